@@ -1,0 +1,152 @@
+"""The public dataset's layout, read as it is (pokeblow/BLS-GAN, folder ``Data``).
+
+A root holds JSON list files (``LS_K1_all_train``: single images, ``DR_K1_train``: follow-up pairs)
+and ``Dataset_cases_anonymization/JOINT/HASH.jpg`` with ``HASH_mask_upper.bmp``,
+``HASH_mask_lower.bmp`` beside it and a soft-tissue background
+``Dataset_cases_anonymization/background/JOINT_HASH.jpg``. The folder ``JOINT``
+(``00054_L_13``: patient, side, joint) groups the visits of one joint.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from blsgan.errors import InputError
+
+LIST_FILES = ("LS_K1_all_train", "LS_K1_overlap_train", "LS_K1_nonoverlap_train")
+# An image counts as overlapped from this many pixels of mask intersection on (physics.md).
+MIN_OVERLAP_PX = 20
+
+
+@dataclass(frozen=True)
+class JointImage:
+    """One radiograph of one joint: where its four files lie."""
+
+    joint: str
+    image: Path
+    upper: Path
+    lower: Path
+    background: Path | None
+
+    @property
+    def name(self) -> str:
+        """``JOINT/HASH``: unique in the dataset, the seed of everything drawn for this image."""
+        return f"{self.joint}/{self.image.stem}"
+
+
+@dataclass(frozen=True)
+class JointArrays:
+    """The pixels of one :class:`JointImage`.
+
+    ``image`` and ``background`` uint8 [H,W] (``background`` is None where the dataset has none),
+    ``masks`` bool [2,H,W], channel 0 the upper bone, 1 the lower bone.
+    """
+
+    image: np.ndarray
+    masks: np.ndarray
+    background: np.ndarray | None
+
+
+def load_list(path: str | Path) -> list[JointImage]:
+    """Reads one of the dataset's list files; paths in it are relative to its folder.
+
+    Raises:
+        InputError: the file is missing, is not such a list, or an entry lacks a key.
+    """
+    path = Path(path)
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give a list file of the "
+                         "public dataset such as LS_K1_all_train") from error
+    except ValueError as error:
+        raise InputError(f"{path}: is not a JSON list of the public dataset ({error})") from error
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise InputError(f"{path}: is not a JSON list of images of the public dataset")
+    root = path.parent
+    images = []
+    for index, entry in enumerate(entries):
+        try:
+            image, upper, lower = (root / str(entry[key]) for key in ("image", "upper", "lower"))
+        except KeyError as error:
+            raise InputError(f"{path}: entry {index} has no {error}; every entry needs image, "
+                             "upper and lower") from error
+        background = root / str(entry["background"]) if entry.get("background") else None
+        images.append(JointImage(image.parent.name, image, upper, lower, background))
+    return images
+
+
+def load_root(root: str | Path) -> list[JointImage]:
+    """Every image that the list files under ``root`` name, once, sorted by name.
+
+    Raises:
+        InputError: ``root`` is no folder, or holds none of the dataset's list files.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise InputError(f"{root}: is not a folder; give the dataset's folder Data")
+    lists = [path for path in sorted(root.glob("LS_*")) if path.is_file()]
+    if not lists:
+        raise InputError(f"{root}: holds none of the dataset's list files ({', '.join(LIST_FILES)})"
+                         "; give the folder that contains them")
+    found = {image.name: image for path in lists for image in load_list(path)}
+    return [found[name] for name in sorted(found)]
+
+
+def by_joint(images: Iterable[JointImage]) -> dict[str, list[JointImage]]:
+    """Groups images by joint, joints sorted by name, visits in the given order."""
+    groups: dict[str, list[JointImage]] = defaultdict(list)
+    for image in images:
+        groups[image.joint].append(image)
+    return dict(sorted(groups.items()))
+
+
+def _grey(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as file:
+            return np.asarray(file.convert("L"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: is named in the dataset's list but missing") from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"{path}: cannot be decoded ({error})") from error
+
+
+def read_joint(joint: JointImage) -> JointArrays:
+    """Reads image, masks and background of one entry.
+
+    Raises:
+        InputError: a file is missing or damaged, sizes differ, or a mask is empty.
+    """
+    image = _grey(joint.image)
+    masks = []
+    for path in (joint.upper, joint.lower):
+        mask = _grey(path) > 127
+        if mask.shape != image.shape:
+            raise InputError(f"{path}: is {mask.shape[1]}x{mask.shape[0]} px but {joint.image.name} "
+                             f"is {image.shape[1]}x{image.shape[0]} px")
+        if not mask.any():
+            raise InputError(f"{path}: the mask is empty")
+        masks.append(mask)
+    background = None
+    if joint.background is not None and joint.background.exists():
+        background = _grey(joint.background)
+        if background.shape != image.shape:
+            raise InputError(f"{joint.background}: is not of the size of {joint.image.name}")
+    return JointArrays(image, np.stack(masks), background)
+
+
+def overlap_px(masks: np.ndarray) -> int:
+    """Pixels covered by both bones; ``masks`` bool [2,H,W]."""
+    return int(np.logical_and(masks[0], masks[1]).sum())
+
+
+def joints_of(images: Sequence[JointImage]) -> list[str]:
+    """The joints' names, sorted, each once."""
+    return sorted({image.joint for image in images})
