@@ -1,1 +1,1 @@
-"""Radiographs with a known truth: overlaps composed from real joints, phantoms made from nothing."""
+"""Radiographs with a known truth: overlaps composed from real joints, and phantoms."""
