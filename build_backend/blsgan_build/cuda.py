@@ -80,7 +80,8 @@ def choose_architectures(asked: str | None, visible: list[str], supported: set[s
     """Architectures to compile for: those asked for, else the visible GPUs', else all.
 
     Args:
-        asked: ``BLSGAN_CUDA_ARCHS``, such as ``8.6;9.0+PTX``; None or empty when not set.
+        asked: ``BLSGAN_CUDA_ARCHS``, such as ``8.6;9.0+PTX``, or ``all`` for the default list
+            whatever GPU is visible; None or empty when not set.
         visible: compute capabilities of this machine's GPUs, such as ``["8.9"]``.
         supported: what nvcc can compile for, such as ``{"75", "90"}``.
 
@@ -88,8 +89,9 @@ def choose_architectures(asked: str | None, visible: list[str], supported: set[s
         BuildError: an architecture that was asked for is malformed or not supported by this nvcc,
             or nothing is left to compile for.
     """
-    if asked and asked.strip():
-        chosen = [part.strip() for part in re.split(r"[;,\s]+", asked.strip()) if part.strip()]
+    asked = (asked or "").strip()
+    if asked and asked != "all":
+        chosen = [part.strip() for part in re.split(r"[;,\s]+", asked) if part.strip()]
         for architecture in chosen:
             if not re.fullmatch(r"\d+\.\d[af]?(\+PTX)?", architecture):
                 raise BuildError(
@@ -104,7 +106,7 @@ def choose_architectures(asked: str | None, visible: list[str], supported: set[s
                     f" supports {listed}."
                 )
         return chosen
-    if visible:
+    if visible and not asked:
         # The driver of a GPU newer than nvcc compiles the default list's PTX.
         known = [capability for capability in visible if capability.replace(".", "") in supported]
         if known == visible:

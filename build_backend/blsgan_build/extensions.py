@@ -220,6 +220,12 @@ class BuildExtensions(build_ext):
             return os.path.join(os.path.dirname(filename), "_ops.so")
         return filename
 
+    def copy_extensions_to_source(self):
+        """In an editable install, take away the ops that an earlier build with torch left."""
+        if "blsgan._ops" not in {ext.name for ext in self.extensions}:
+            (ROOT / "blsgan" / "_ops.so").unlink(missing_ok=True)
+        super().copy_extensions_to_source()
+
     def build_extensions(self):
         try:
             self._build()
@@ -261,7 +267,10 @@ class BuildExtensions(build_ext):
             return self._compile(tools.cuda_units()), ""
         except CompileError as error:
             if tools.cuda.required:
-                raise
+                raise BuildError(
+                    "the CUDA kernels did not compile; set BLSGAN_CUDA=0 to build without them,"
+                    f" or mend what nvcc says:\n{error}"
+                ) from None
             # auto: a CPU install must succeed. pip hides a successful build's output, so the
             # cause also goes into the build report, where `blsgan doctor` shows it.
             print(f"blsgan: the CUDA build failed, going on without it:\n{error}")
@@ -306,13 +315,15 @@ class BuildExtensions(build_ext):
             headers.update(header.read_bytes())
 
         def compile_one(unit: Unit) -> Path:
-            # The command is part of the name, so that CPU, sanitizer and other builds live side
-            # by side; the content is in the stamp.
+            # The flags are part of the name, so that CPU, sanitizer and other builds live side by
+            # side; the facts, which change with every commit, are only in the stamp.
             command = list(unit.command)
-            text = shlex.join([platform.machine(), *command, str(unit.source)])
+            flags = [part for part in command if not re.match(r'-D\w+="', part)]
+            text = shlex.join([platform.machine(), *flags, str(unit.source)])
             name = hashlib.sha256(text.encode()).hexdigest()[:16]
             target = folder / f"{unit.source.parent.name}-{unit.source.stem}-{name}.o"
-            digest = hashlib.sha256(headers.digest() + unit.source.read_bytes()).hexdigest()
+            content = headers.digest() + unit.source.read_bytes() + shlex.join(command).encode()
+            digest = hashlib.sha256(content).hexdigest()
             stamp = target.with_suffix(".stamp")
             if target.exists() and stamp.exists() and stamp.read_text() == digest:
                 return target
