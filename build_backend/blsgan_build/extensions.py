@@ -311,7 +311,7 @@ class BuildExtensions(build_ext):
         """Compile ``units`` that changed, in parallel; objects in the order of the units."""
         folder = self._object_folder()
         headers = hashlib.sha256()
-        for header in sorted(CSRC.rglob("*.h")):
+        for header in sorted([*CSRC.rglob("*.h"), *CSRC.rglob("*.cuh")]):
             headers.update(header.read_bytes())
 
         def compile_one(unit: Unit) -> Path:

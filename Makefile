@@ -1,0 +1,133 @@
+# A fresh machine needs Python >= 3.10 (with venv), a C++ compiler and make.
+#
+#   make demo       set up .venv, separate a joint phantom, say where the pictures are
+#   make test       the same set-up, then every Python and C++ test
+#   make lint       ruff, mypy, import rules, clang-tidy
+#   make sanitize   C++ tests and op tests under AddressSanitizer and UBSan
+#   make cuda       compile and link the CUDA kernels for every architecture (needs nvcc, no GPU)
+#   make bench      every benchmark of benchmarks/
+#   make clean      remove what was built; make distclean: .venv too
+#
+# An environment of your own, with its torch: make demo VENV=$VIRTUAL_ENV
+
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= demo
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+STAMPS := $(VENV)/.blsgan
+SANITIZERS := address,undefined
+
+# Where a make variable and the environment both name a compiler cache or job count, pip passes
+# them on: CXX, CXXFLAGS, MAX_JOBS, BLSGAN_CUDA, BLSGAN_TORCH.
+build_inputs := pyproject.toml setup.py $(wildcard build_backend/blsgan_build/*.py) \
+    $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
+
+.PHONY: all demo test setup lint sanitize sanitize-cpp sanitize-ops cuda bench ctest clean distclean
+.DELETE_ON_ERROR:
+
+all: setup
+
+demo: $(STAMPS)/installed
+	$(BIN)/blsgan demo -o $(OUT)
+
+test: setup
+	$(BIN)/pytest $(PYTEST_ARGS)
+	@$(MAKE) --no-print-directory ctest
+
+setup: $(STAMPS)/test-tools
+
+ctest: $(STAMPS)/test-tools
+	@PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B build/cmake -G Ninja >build/cmake.log 2>&1 \
+	    || { cat build/cmake.log; exit 1; }
+	@PATH="$(abspath $(BIN)):$$PATH" cmake --build build/cmake
+	@PATH="$(abspath $(BIN)):$$PATH" ctest --test-dir build/cmake --output-on-failure --no-tests=error
+
+# ---- set-up: each step leaves a stamp, so that a second run starts at once ----
+
+$(STAMPS)/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and \
+	    "blsgan needs Python 3.10 or newer, and $(PYTHON) is %s: make PYTHON=python3.11" \
+	    % sys.version.split()[0])'
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/torch: $(STAMPS)/venv
+	@$(PY) -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch") is None)' \
+	    || $(BIN)/pip install "$$(PYTHONPATH=build_backend $(PY) -c \
+	        'from blsgan_build.torch_source import TORCH_REQUIREMENT as r; print(r)')"
+	@touch $@
+
+$(STAMPS)/build-tools: $(STAMPS)/torch
+	$(BIN)/pip install 'setuptools>=77' 'pybind11>=2.13' wheel
+	@touch $@
+
+# pip says nothing while it compiles, and drops the log of a build that succeeds.
+$(STAMPS)/installed: $(STAMPS)/build-tools $(build_inputs)
+	@mkdir -p build
+	$(BIN)/pip install --no-build-isolation --editable .
+	@touch $@
+
+$(STAMPS)/test-tools: $(STAMPS)/installed pyproject.toml
+	$(BIN)/pip install $(call extra,test)
+	@touch $@
+
+$(STAMPS)/lint-tools: $(STAMPS)/test-tools pyproject.toml
+	$(BIN)/pip install $(call extra,lint)
+	@touch $@
+
+# The packages of one extra, from the installed metadata: installing '.[extra]' would build again.
+extra = $$($(PY) build_backend/blsgan_build/extra.py $(1))
+
+# ---- checks ----
+
+lint: $(STAMPS)/lint-tools
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B build/cmake -G Ninja >build/cmake.log 2>&1 \
+	    || { cat build/cmake.log; exit 1; }
+	$(BIN)/clang-tidy --quiet -p build/cmake $(wildcard csrc/cpu/*.cpp csrc/tests/*.cpp)
+
+sanitize: sanitize-cpp sanitize-ops
+
+sanitize-cpp: $(STAMPS)/test-tools
+	@PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B build/sanitize -G Ninja \
+	    -DBLSGAN_SANITIZE=$(SANITIZERS) >build/sanitize.log 2>&1 || { cat build/sanitize.log; exit 1; }
+	@PATH="$(abspath $(BIN)):$$PATH" cmake --build build/sanitize
+	@PATH="$(abspath $(BIN)):$$PATH" ctest --test-dir build/sanitize --output-on-failure --no-tests=error
+
+# Python itself is not instrumented, so the runtimes are preloaded; it never frees everything at
+# exit, so leaks are not looked for here.
+sanitize-ops: $(STAMPS)/test-tools
+	BLSGAN_CUDA=0 BLSGAN_SANITIZE=$(SANITIZERS) \
+	    $(PY) setup.py --quiet build --build-base build/sanitize-py --build-lib build/sanitize-py/lib
+	LD_PRELOAD="$$(for l in asan ubsan stdc++; do $${CXX:-g++} -print-file-name=lib$$l.so; done | xargs)" \
+	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	    PYTHONPATH=$(abspath build/sanitize-py/lib) BLSGAN_EXPECT_SANITIZED=1 \
+	    $(BIN)/pytest -p no:cacheprovider -m "not slow and not gpu" tests/ops
+
+cuda: $(STAMPS)/test-tools
+	@if command -v nvcc >/dev/null || test -x "$${CUDA_HOME:-/none}/bin/nvcc"; then \
+	    set -e; \
+	    BLSGAN_CUDA=1 BLSGAN_CUDA_ARCHS=all \
+	        $(PY) setup.py --quiet build --build-base build/cuda --build-lib build/cuda/lib; \
+	    $(BIN)/pip install --quiet nvidia-cuda-cuobjdump || echo "make cuda: no cuobjdump to be had"; \
+	    BLSGAN_CUDA_LIBRARY=build/cuda/lib/blsgan/_ops.so \
+	        $(BIN)/pytest -p no:cacheprovider tests/packaging/test_cuda_library.py; \
+	else \
+	    echo "make cuda: NOT CHECKED, the CUDA kernels were not compiled: no nvcc on PATH or in CUDA_HOME"; \
+	fi
+
+bench: setup
+	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(PY) $$script; done
+
+clean:
+	rm -rf build dist *.egg-info blsgan/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .import_linter_cache $(STAMPS)/installed
+	find blsgan tests benchmarks build_backend -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+distclean: clean
+	rm -rf .venv
