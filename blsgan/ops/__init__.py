@@ -1,0 +1,70 @@
+"""The kernels of the physics and of the losses: one public function for each op.
+
+===================== ==========================================================================
+``compose_layers``      layers of N bones to the radiograph they make together
+``split_attenuation``   a radiograph and each bone's share of the attenuation to layers, exactly
+``reconstruction_loss`` compose and masked RMSE in one, without writing the reconstruction
+``supervisor_loss``     sigmoid, BCE and Dice, plain and weighted by the overlap, in one pass
+``layer_loss``          masked RMSE between layers
+``synthesize_overlap``  a batch of radiographs without overlap to synthetic pairs with known layers
+===================== ==========================================================================
+
+``blsgan.ops.reference`` holds the same functions in plain PyTorch, ``blsgan.ops.native`` the two
+that inference needs for NumPy arrays without torch. Importing this package imports neither.
+
+Rules all ops share. Masks are bool, uint8 or floating point and cover a pixel where they are not
+zero; what a layer holds outside its mask, NaN included, has no effect. Floating-point inputs may be
+float64, float32, float16 or bfloat16, also mixed in one call; arithmetic is float32 (float64 when
+an image-sized input is), so autocast casts nothing. Inputs may be contiguous, channels_last or
+expanded and are then read in place; a slice whose rows are not adjacent is copied once. Outputs
+are contiguous. Results are the same bits on every run. Gradients are of first order.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from blsgan.ops.compose_layers import compose_layers
+    from blsgan.ops.layer_loss import layer_loss
+    from blsgan.ops.reconstruction_loss import reconstruction_loss
+    from blsgan.ops.split_attenuation import split_attenuation
+    from blsgan.ops.supervisor_loss import supervisor_loss
+    from blsgan.ops.synthesize_overlap import synthesize_overlap
+
+K_MAX = 0.95
+"""Upper limit of the soft-tissue intensity k; larger values are clamped, with zero gradient."""
+
+OPS = (
+    "compose_layers",
+    "split_attenuation",
+    "reconstruction_loss",
+    "supervisor_loss",
+    "layer_loss",
+    "synthesize_overlap",
+)
+
+__all__ = [
+    "K_MAX",
+    "OPS",
+    "compose_layers",
+    "layer_loss",
+    "reconstruction_loss",
+    "split_attenuation",
+    "supervisor_loss",
+    "synthesize_overlap",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in OPS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Importing the submodule binds the package attribute to the module; the function replaces it.
+    function = getattr(importlib.import_module(f"{__name__}.{name}"), name)
+    globals()[name] = function
+    return function
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

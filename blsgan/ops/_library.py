@@ -1,0 +1,135 @@
+"""Loads the compiled ops and holds what their Python sides share: checks, fakes' helpers, vmap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blsgan.errors import BackendError
+
+LIBRARY = Path(__file__).resolve().parent.parent / "_ops.so"
+
+FLOAT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+MASK_DTYPES = (torch.bool, torch.uint8, *FLOAT_DTYPES)
+
+
+def _load() -> None:
+    if not LIBRARY.is_file():
+        raise BackendError(
+            f"the compiled ops are missing ({LIBRARY} does not exist): "
+            "install blsgan with `pip install .` in an environment that has torch"
+        )
+    try:
+        torch.ops.load_library(str(LIBRARY))
+    except OSError as error:
+        raise BackendError(
+            f"the compiled ops in {LIBRARY} do not load under torch {torch.__version__} "
+            f"({error}): rebuild blsgan with `pip install .`"
+        ) from error
+
+
+_load()
+
+
+def build_info() -> dict[str, str]:
+    """What the loaded op library was compiled for: keys ``cpu`` (dispatch level) and ``cuda``."""
+    text: str = torch.ops.blsgan.build_info()
+    return dict(part.split("=", 1) for part in text.split(" "))
+
+
+def check_tensor(op: str, name: str, value: object, dtypes: Sequence[torch.dtype]) -> Tensor:
+    """Return ``value`` if it is a strided tensor of one of ``dtypes``, else raise TypeError."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{op}: {name} must be a torch.Tensor, got {type(value).__name__}")
+    if value.dtype not in dtypes:
+        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        raise TypeError(
+            f"{op}: {name} must be one of {names}, got {str(value.dtype).removeprefix('torch.')}"
+        )
+    if value.layout is not torch.strided:
+        raise TypeError(f"{op}: {name} must be a dense tensor, got layout {value.layout}")
+    return value
+
+
+def check_float(op: str, name: str, value: object) -> Tensor:
+    """Return ``value`` if it is a dense floating-point tensor, else raise TypeError."""
+    return check_tensor(op, name, value, FLOAT_DTYPES)
+
+
+def check_masks(op: str, masks: object) -> tuple[int, int, int, int]:
+    """Return (B, N, H, W) of the masks; TypeError or ValueError if they are none."""
+    tensor = check_tensor(op, "masks", masks, MASK_DTYPES)
+    if tensor.dim() != 4 or tensor.shape[1] < 2:
+        raise ValueError(
+            f"{op}: masks must have the shape [B,N,H,W] with N >= 2, got {list(tensor.shape)}"
+        )
+    batch, layers, height, width = tensor.shape
+    return batch, layers, height, width
+
+
+def check_shape(op: str, name: str, tensor: Tensor, shape: Sequence[int], letters: str) -> None:
+    """Raise ValueError unless ``tensor`` has ``shape``; ``letters`` spells it for the message."""
+    if tensor.dim() != len(shape) or any(a != b for a, b in zip(tensor.shape, shape, strict=True)):
+        raise ValueError(
+            f"{op}: {name} must have the shape {letters} = {list(shape)} "
+            f"(from masks), got {list(tensor.shape)}"
+        )
+
+
+def check_device(op: str, **tensors: Tensor) -> None:
+    """Raise ValueError unless all tensors lie on one device."""
+    items = list(tensors.items())
+    first_name, first = items[0]
+    for name, tensor in items[1:]:
+        if tensor.device != first.device:
+            raise ValueError(
+                f"{op}: {name} is on {tensor.device} but {first_name} is on {first.device}"
+            )
+
+
+def fold_batch(
+    info: Any, in_dims: Sequence[int | None], args: Sequence[Any]
+) -> tuple[list[Any], int]:
+    """Fold a vmapped dimension of every tensor argument into its batch dimension.
+
+    Arguments that are not mapped are repeated. Returns the arguments and the size of the mapped
+    dimension; ``unfold_batch`` undoes it on the results.
+    """
+    size: int = info.batch_size
+    folded = []
+    for dim, arg in zip(in_dims, args, strict=True):
+        if not isinstance(arg, Tensor):
+            folded.append(arg)
+            continue
+        mapped = arg.movedim(dim, 0) if dim is not None else arg.expand(size, *arg.shape)
+        folded.append(mapped.reshape(size * mapped.shape[1], *mapped.shape[2:]))
+    return folded, size
+
+
+def unfold_batch(result: Tensor, size: int) -> Tensor:
+    """Give a folded result its mapped dimension back, in front."""
+    return result.reshape(size, result.shape[0] // size, *result.shape[1:])
+
+
+def each_of_batch(
+    op: Any, info: Any, in_dims: Sequence[int | None], args: Sequence[Any]
+) -> tuple[Any, Any]:
+    """Vmap rule of ops that reduce over the batch: one call for each mapped index."""
+    results = []
+    for index in range(info.batch_size):
+        results.append(
+            op(
+                *(
+                    arg.select(dim, index) if isinstance(arg, Tensor) and dim is not None else arg
+                    for dim, arg in zip(in_dims, args, strict=True)
+                )
+            )
+        )
+    if isinstance(results[0], Tensor):
+        return torch.stack(results), 0
+    stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+    return stacked, tuple(0 for _ in stacked)

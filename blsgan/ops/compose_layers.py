@@ -1,0 +1,91 @@
+"""The composition of N bone layers to one radiograph (Beer-Lambert)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blsgan.ops import _library, reference
+
+_OP = "compose_layers"
+
+
+def compose_layers(layers: Tensor, masks: Tensor, soft_tissue: Tensor) -> Tensor:
+    """Compose layers to the radiograph that they make together.
+
+    ``1 - prod_i (1 - layer_i) / (1 - k)^(n - 1)`` over the n bones that cover a pixel; with one
+    covering bone the pixel is that layer bit for bit, with none it is 0. Source: Beer-Lambert law;
+    Wang et al., BLS-GAN, AAAI 2025, for N = 2.
+
+    Args:
+        layers: [B,N,H,W], N >= 2, range [0,1], floating point; ignored outside ``masks``.
+        masks: [B,N,H,W] bool, uint8 or floating point; not zero = covered.
+        soft_tissue: [B] floating point, intensity k of soft tissue alone, clamped to [0, K_MAX].
+
+    Returns:
+        [B,1,H,W] with the dtype of ``layers``.
+
+    Gradients flow to ``layers`` and ``soft_tissue`` (zero where k is clamped). ``vmap`` folds into
+    the batch. During export the reference implementation is traced instead of the op.
+
+    Raises:
+        TypeError: an argument is not a dense tensor of an allowed dtype.
+        ValueError: shapes or devices do not fit together.
+    """
+    batch, count, height, width = _library.check_masks(_OP, masks)
+    _library.check_float(_OP, "layers", layers)
+    _library.check_float(_OP, "soft_tissue", soft_tissue)
+    _library.check_shape(_OP, "layers", layers, (batch, count, height, width), "[B,N,H,W]")
+    _library.check_shape(_OP, "soft_tissue", soft_tissue, (batch,), "[B]")
+    _library.check_device(_OP, layers=layers, masks=masks, soft_tissue=soft_tissue)
+    if torch.compiler.is_exporting():
+        return reference.compose_layers(layers, masks, soft_tissue)
+    result: Tensor = torch.ops.blsgan.compose_layers(layers, masks, soft_tissue)
+    return result
+
+
+@torch.library.register_fake("blsgan::compose_layers")
+def _fake(layers: Tensor, masks: Tensor, soft_tissue: Tensor) -> Tensor:
+    batch, _, height, width = layers.shape
+    return layers.new_empty((batch, 1, height, width))
+
+
+@torch.library.register_fake("blsgan::compose_layers_backward")
+def _fake_backward(
+    grad_composed: Tensor, layers: Tensor, masks: Tensor, soft_tissue: Tensor
+) -> tuple[Tensor, Tensor]:
+    return layers.new_empty(layers.shape), soft_tissue.new_empty(soft_tissue.shape)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, grad_composed: Tensor) -> tuple[Tensor | None, ...]:
+    layers, masks, soft_tissue = ctx.saved_tensors
+    grad_layers, grad_soft_tissue = torch.ops.blsgan.compose_layers_backward(
+        grad_composed, layers, masks, soft_tissue
+    )
+    return grad_layers, None, grad_soft_tissue
+
+
+torch.library.register_autograd(
+    "blsgan::compose_layers", _backward, setup_context=_setup_context
+)
+
+
+@torch.library.register_vmap("blsgan::compose_layers")
+def _vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
+    folded, size = _library.fold_batch(info, in_dims, args)
+    return _library.unfold_batch(torch.ops.blsgan.compose_layers(*folded), size), 0
+
+
+@torch.library.register_vmap("blsgan::compose_layers_backward")
+def _vmap_backward(
+    info: Any, in_dims: tuple[int | None, ...], *args: Any
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    folded, size = _library.fold_batch(info, in_dims, args)
+    results = torch.ops.blsgan.compose_layers_backward(*folded)
+    return tuple(_library.unfold_batch(result, size) for result in results), (0, 0)

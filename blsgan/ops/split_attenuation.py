@@ -1,0 +1,111 @@
+"""The inverse of the composition, exact by construction: share the attenuation of an overlap."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blsgan.ops import _library, reference
+
+_OP = "split_attenuation"
+
+
+def split_attenuation(
+    share_logits: Tensor, image: Tensor, masks: Tensor, soft_tissue: Tensor
+) -> Tensor:
+    """Split a radiograph into one layer for each bone.
+
+    Where one bone covers a pixel its layer is the image bit for bit. Where n bones overlap, with
+    shares r the softmax of their logits, ``layer_i = 1 - exp(-r_i (A + (n-1) a_soft))`` with
+    ``A = -log(1 - image)`` and ``a_soft = -log(1 - k)``, so that ``compose_layers`` of the result
+    is the image again whatever the shares and k are (to rounding; an overlapping pixel outside
+    [0, 1 - 2^-24] counts as the nearest end of that range). Zero outside the masks.
+
+    Args:
+        share_logits: [B,N,H,W], N >= 2, floating point; read only where bones overlap. An infinite
+            positive logit gives NaN, as in softmax.
+        image: [B,1,H,W] floating point, range [0,1], white = dense.
+        masks: [B,N,H,W] bool, uint8 or floating point; not zero = covered.
+        soft_tissue: [B] floating point, intensity k of soft tissue alone, clamped to [0, K_MAX].
+
+    Returns:
+        layers [B,N,H,W] with the dtype of ``image``.
+
+    Gradients flow to ``share_logits``, ``image`` and ``soft_tissue`` (zero where clamped).
+    ``vmap`` folds into the batch. During export the reference implementation is traced.
+
+    Raises:
+        TypeError: an argument is not a dense tensor of an allowed dtype.
+        ValueError: shapes or devices do not fit together.
+    """
+    batch, count, height, width = _library.check_masks(_OP, masks)
+    _library.check_float(_OP, "share_logits", share_logits)
+    _library.check_float(_OP, "image", image)
+    _library.check_float(_OP, "soft_tissue", soft_tissue)
+    _library.check_shape(
+        _OP, "share_logits", share_logits, (batch, count, height, width), "[B,N,H,W]"
+    )
+    _library.check_shape(_OP, "image", image, (batch, 1, height, width), "[B,1,H,W]")
+    _library.check_shape(_OP, "soft_tissue", soft_tissue, (batch,), "[B]")
+    _library.check_device(
+        _OP, share_logits=share_logits, image=image, masks=masks, soft_tissue=soft_tissue
+    )
+    if torch.compiler.is_exporting():
+        return reference.split_attenuation(share_logits, image, masks, soft_tissue)
+    layers: Tensor = torch.ops.blsgan.split_attenuation(share_logits, image, masks, soft_tissue)
+    return layers
+
+
+@torch.library.register_fake("blsgan::split_attenuation")
+def _fake(share_logits: Tensor, image: Tensor, masks: Tensor, soft_tissue: Tensor) -> Tensor:
+    return image.new_empty(share_logits.shape)
+
+
+@torch.library.register_fake("blsgan::split_attenuation_backward")
+def _fake_backward(
+    grad_layers: Tensor,
+    share_logits: Tensor,
+    image: Tensor,
+    masks: Tensor,
+    soft_tissue: Tensor,
+    need_grad_image: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        share_logits.new_empty(share_logits.shape),
+        image.new_empty(image.shape if need_grad_image else (0,)),
+        soft_tissue.new_empty(soft_tissue.shape),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, grad_layers: Tensor) -> tuple[Tensor | None, ...]:
+    need_grad_image = ctx.needs_input_grad[1]
+    grad_share_logits, grad_image, grad_soft_tissue = torch.ops.blsgan.split_attenuation_backward(
+        grad_layers, *ctx.saved_tensors, need_grad_image
+    )
+    return grad_share_logits, grad_image if need_grad_image else None, None, grad_soft_tissue
+
+
+torch.library.register_autograd(
+    "blsgan::split_attenuation", _backward, setup_context=_setup_context
+)
+
+
+@torch.library.register_vmap("blsgan::split_attenuation")
+def _vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
+    folded, size = _library.fold_batch(info, in_dims, args)
+    return _library.unfold_batch(torch.ops.blsgan.split_attenuation(*folded), size), 0
+
+
+@torch.library.register_vmap("blsgan::split_attenuation_backward")
+def _vmap_backward(
+    info: Any, in_dims: tuple[int | None, ...], *args: Any
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    folded, size = _library.fold_batch(info, in_dims, args)
+    results = torch.ops.blsgan.split_attenuation_backward(*folded)
+    return tuple(_library.unfold_batch(result, size) for result in results), (0, 0, 0)

@@ -1,0 +1,205 @@
+// The formulas of blsgan, each written once and used by every kernel, host and device.
+//
+// Symbols: a radiograph `image` behaves as 1 - transmission. `layer` is one bone with the soft
+// tissue around it, `covered` says whether that bone's mask covers the pixel, `coverage` counts the
+// covering bones, `soft_tissue` (k) is the intensity of soft tissue alone, which n composed layers
+// count n - 1 times too often:
+//
+//     composed = 1 - prod_i (1 - layer_i) / (1 - k)^(n - 1)          over the covering bones
+//
+// Source: Beer-Lambert law; Wang et al., "BLS-GAN", AAAI 2025 (arXiv 2409.07304) for n = 2.
+
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__CUDACC__)
+#define BLSGAN_HD __host__ __device__ __forceinline__
+#elif defined(__GNUC__) || defined(__clang__)
+#define BLSGAN_HD inline __attribute__((always_inline))
+#else
+#define BLSGAN_HD inline
+#endif
+
+namespace blsgan {
+
+// Soft tissue is never denser than this; nothing is ever divided by less than 1 - kSoftTissueMax.
+// Outside [0, kSoftTissueMax] the value is clamped and its gradient is zero (as torch.clamp).
+constexpr double kSoftTissueMax = 0.95;
+// A pixel at exactly 1 would have infinite attenuation; its transmission is held at 2^-24, one
+// rounding step of float32 below white, in every precision, so that all precisions agree.
+constexpr double kTransmissionMin = 1.0 / 16777216.0;
+
+// ------------------------------------------------------------------------------------------------
+// Elementary functions. On the host in float32 they are branch-free polynomials that a compiler
+// turns into vector code (relative error below 2e-7 on the stated domain; NaN stays NaN); elsewhere
+// they are the platform's own.
+
+namespace detail {
+
+BLSGAN_HD float float_of_bits(uint32_t bits) {
+  float value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+BLSGAN_HD uint32_t bits_of_float(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+// log(1 + f) for f in [sqrt(1/2) - 1, sqrt(2) - 1]; minimax fit of (log1p(f) - f + f^2/2) / f^3.
+BLSGAN_HD float log1p_near_zero(float f) {
+  float p = -0.0830638f;
+  p = p * f + 0.12800372f;
+  p = p * f - 0.12943667f;
+  p = p * f + 0.14190075f;
+  p = p * f - 0.16643459f;
+  p = p * f + 0.20001884f;
+  p = p * f - 0.2500028f;
+  p = p * f + 0.33333325f;
+  return f + (f * f) * (f * p - 0.5f);
+}
+
+constexpr float kLn2 = 0.693147180559945f;
+
+}  // namespace detail
+
+// exp(x) for x <= 0, the only sign the formulas need.
+BLSGAN_HD float exp_nonpositive(float x) {
+#if defined(__CUDA_ARCH__)
+  return ::expf(x);
+#else
+  const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  const float clamped = x < -87.0f ? -87.0f : x;
+  const float shifted = clamped * 1.44269504088896f + magic;
+  const float n = shifted - magic;
+  const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts
+  float p = 0.0013941207f;  // minimax fit of (exp(r) - 1 - r) / r^2 on [-ln2/2, ln2/2]
+  p = p * r + 0.008363235f;
+  p = p * r + 0.041666374f;
+  p = p * r + 0.16666576f;
+  p = p * r + 0.5f;
+  const float mantissa = 1.0f + (r + (r * r) * p);
+  const float scale = detail::float_of_bits((detail::bits_of_float(shifted) << 23) + 0x3f800000u);
+  return x < -87.0f ? 0.0f : mantissa * scale;
+#endif
+}
+
+BLSGAN_HD double exp_nonpositive(double x) { return ::exp(x); }
+
+// log(x) for finite x in the normal range.
+BLSGAN_HD float log_positive(float x) {
+#if defined(__CUDA_ARCH__)
+  return ::logf(x);
+#else
+  const uint32_t offset = detail::bits_of_float(x) - 0x3f3504f3u;  // bits of sqrt(1/2)
+  const int32_t exponent = static_cast<int32_t>(offset) >> 23;
+  const float m = detail::float_of_bits((offset & 0x007fffffu) + 0x3f3504f3u);
+  const float value =
+      static_cast<float>(exponent) * detail::kLn2 + detail::log1p_near_zero(m - 1.0f);
+  return value + (x - x);  // NaN in, NaN out
+#endif
+}
+
+BLSGAN_HD double log_positive(double x) { return ::log(x); }
+
+// log(1 + e) for e in [0, 1].
+BLSGAN_HD float log1p_unit(float e) {
+#if defined(__CUDA_ARCH__)
+  return ::log1pf(e);
+#else
+  const bool upper = e > 0.41421356f;
+  const float f = upper ? (e - 1.0f) * 0.5f : e;
+  return (upper ? detail::kLn2 : 0.0f) + detail::log1p_near_zero(f);
+#endif
+}
+
+BLSGAN_HD double log1p_unit(double e) { return ::log1p(e); }
+
+// ------------------------------------------------------------------------------------------------
+// Soft tissue
+
+template <typename T>
+BLSGAN_HD T clamp_soft_tissue(T k) {
+  const T top = static_cast<T>(kSoftTissueMax);
+  return k < T(0) ? T(0) : (k > top ? top : k);
+}
+
+template <typename T>
+BLSGAN_HD bool soft_tissue_has_gradient(T k) {
+  return !(k < T(0)) && !(k > static_cast<T>(kSoftTissueMax));
+}
+
+// ------------------------------------------------------------------------------------------------
+// Compose
+
+// What is known of a pixel after some of its layers.
+template <typename T>
+struct Composition {
+  T transmission;  // prod_i (1 - layer_i)
+  T correction;    // (1 - k)^-(coverage - 1)
+  T single;        // sum of the covering layers: the pixel itself where one bone covers it
+  T coverage;      // number of covering bones
+
+  BLSGAN_HD static Composition empty() { return {T(1), T(1), T(0), T(0)}; }
+
+  // `covered` is 0 or 1; whatever a layer holds outside its mask (NaN included) has no effect.
+  BLSGAN_HD void add(T layer, T covered, T inverse_soft_transmission) {
+    const T value = covered != T(0) ? layer : T(0);
+    transmission *= T(1) - value;
+    correction *= covered * coverage != T(0) ? inverse_soft_transmission : T(1);
+    single += value;
+    coverage += covered;
+  }
+
+  // With one covering bone the pixel is that layer, bit for bit.
+  BLSGAN_HD T value() const {
+    return coverage > T(1) ? T(1) - transmission * correction : single;
+  }
+
+  // d value / d k
+  BLSGAN_HD T soft_tissue_gradient(T inverse_soft_transmission) const {
+    return coverage > T(1)
+               ? (T(1) - coverage) * transmission * correction * inverse_soft_transmission
+               : T(0);
+  }
+};
+
+// d value / d layer_i, given the product of the other covering layers' transmissions.
+template <typename T>
+BLSGAN_HD T compose_layer_gradient(T covered, T other_transmission, T correction) {
+  return covered != T(0) ? other_transmission * correction : T(0);
+}
+
+// ------------------------------------------------------------------------------------------------
+// Split: the inverse, exact by construction. Inside an overlap of n bones with shares r_i,
+//     layer_i = 1 - exp(-r_i * (attenuation(image) + (n - 1) * a_soft)),   a_soft = -log(1 - k)
+
+template <typename T>
+BLSGAN_HD T clamp_transmission(T image) {
+  const T low = static_cast<T>(kTransmissionMin);
+  const T transmission = T(1) - image;
+  return transmission < low ? low : (transmission > T(1) ? T(1) : transmission);
+}
+
+template <typename T>
+BLSGAN_HD bool image_has_gradient(T image) {
+  return !(image < T(0)) && !(T(1) - image < static_cast<T>(kTransmissionMin));
+}
+
+template <typename T>
+BLSGAN_HD T total_attenuation(T transmission, T coverage, T soft_attenuation) {
+  return (coverage - T(1)) * soft_attenuation - log_positive(transmission);
+}
+
+// 1 - layer_i
+template <typename T>
+BLSGAN_HD T split_transmission(T share, T total) {
+  return exp_nonpositive(-share * total);
+}
+
+}  // namespace blsgan

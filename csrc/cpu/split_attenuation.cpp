@@ -1,0 +1,252 @@
+#include <limits>
+
+#include "tile.h"
+
+namespace blsgan {
+namespace {
+
+using cpu::kTile;
+using cpu::Tiles;
+
+// What a tile's masks say: how many bones cover each pixel, and whether any pixel is shared.
+struct Cover {
+  bool any, shared;
+};
+
+// The masks of all layers and their sum. Reads nothing else, because most tiles of a radiograph
+// hold no overlap and need neither the logits nor an exponential.
+template <typename T, typename MaskOf>
+BLSGAN_HD Cover load_cover(const View& masks, int64_t layers, int64_t batch, int64_t p, int count,
+                           MaskOf mask, T* __restrict coverage) {
+  int set = 0;
+  for (int t = 0; t < count; ++t) coverage[t] = T(0);
+  for (int64_t i = 0; i < layers; ++i) {
+    T* __restrict m = mask(i);
+    set += cpu::load_mask(masks, batch, i, p, count, m);
+#pragma omp simd
+    for (int t = 0; t < count; ++t) coverage[t] += m[t];
+  }
+  int shared = 0;
+#pragma omp simd reduction(+ : shared)
+  for (int t = 0; t < count; ++t) shared += coverage[t] > T(1) ? 1 : 0;
+  return {set != 0, shared != 0};
+}
+
+// The shares of the covering bones, a softmax over them, and the total attenuation they divide.
+template <typename T, typename MaskOf, typename ShareOf>
+BLSGAN_HD void load_shares(const View& logits, int64_t layers, int64_t batch, int64_t p, int count,
+                           MaskOf mask, ShareOf share, T* __restrict largest,
+                           T* __restrict inverse_sum, T* __restrict buffer) {
+  for (int t = 0; t < count; ++t) {
+    largest[t] = -std::numeric_limits<T>::infinity();
+    inverse_sum[t] = T(0);
+  }
+  for (int64_t i = 0; i < layers; ++i) {
+    const T* m = mask(i);
+    T* __restrict r = share(i);
+    const T* __restrict source = cpu::load_tile(logits, batch, i, p, count, buffer);
+#pragma omp simd
+    for (int t = 0; t < count; ++t) {
+      const T logit = source[t];
+      r[t] = logit;
+      const T candidate = m[t] != T(0) ? logit : largest[t];
+      largest[t] = candidate > largest[t] ? candidate : largest[t];
+    }
+  }
+  for (int64_t i = 0; i < layers; ++i) {
+    const T* m = mask(i);
+    T* __restrict r = share(i);
+#pragma omp simd
+    for (int t = 0; t < count; ++t) {
+      const T weight = m[t] != T(0) ? exp_nonpositive(r[t] - largest[t]) : T(0);
+      r[t] = weight;
+      inverse_sum[t] += weight;
+    }
+  }
+#pragma omp simd
+  for (int t = 0; t < count; ++t) inverse_sum[t] = T(1) / inverse_sum[t];
+  for (int64_t i = 0; i < layers; ++i) {
+    T* __restrict r = share(i);
+#pragma omp simd
+    for (int t = 0; t < count; ++t) r[t] *= inverse_sum[t];
+  }
+}
+
+template <typename T>
+BLSGAN_HD void forward(const SplitAttenuation& a, int64_t begin, int64_t end) {
+  const int64_t layers = a.shape.layers;
+  Tiles<T> scratch(7 + 2 * layers);
+  T *coverage = scratch[0], *image_buffer = scratch[1], *result = scratch[2], *total = scratch[3],
+    *largest = scratch[4], *inverse_sum = scratch[5], *buffer = scratch[6];
+  const auto mask = [&](int64_t i) __attribute__((always_inline)) { return scratch[7 + 2 * i]; };
+  const auto share = [&](int64_t i) __attribute__((always_inline)) { return scratch[8 + 2 * i]; };
+  for (int64_t item = begin; item < end; ++item) {
+    const cpu::Span span = cpu::span_of(a.shape, item);
+    const T k = clamp_soft_tissue(cpu::load_scalar<T>(a.soft_tissue, span.batch));
+    const T soft_attenuation = -log_positive(T(1) - k);
+    for (int64_t p = span.begin; p < span.end; p += kTile) {
+      const int count = static_cast<int>(span.end - p < kTile ? span.end - p : kTile);
+      const Cover cover =
+          load_cover(a.masks, layers, span.batch, p, count, mask, coverage);
+      if (!cover.any) {
+        for (int64_t i = 0; i < layers; ++i) {
+          cpu::store_zeros(a.layers, span.batch, i, p, count);
+        }
+        continue;
+      }
+      const T* __restrict image =
+          cpu::load_tile(a.image, span.batch, 0, p, count, image_buffer);
+      if (cover.shared) {
+        load_shares(a.share_logits, layers, span.batch, p, count, mask, share, largest,
+                    inverse_sum, buffer);
+#pragma omp simd
+        for (int t = 0; t < count; ++t) {
+          total[t] =
+              total_attenuation(clamp_transmission(image[t]), coverage[t], soft_attenuation);
+        }
+      }
+      for (int64_t i = 0; i < layers; ++i) {
+        const T *m = mask(i), *r = share(i);
+        T* __restrict target = cpu::output_tile(a.layers, span.batch, i, p, result);
+        if (cover.shared) {
+#pragma omp simd
+          for (int t = 0; t < count; ++t) {
+            const T inside = T(1) - split_transmission(r[t], total[t]);
+            const T value = coverage[t] > T(1) ? inside : image[t];
+            target[t] = m[t] != T(0) ? value : T(0);
+          }
+        } else {
+#pragma omp simd
+          for (int t = 0; t < count; ++t) target[t] = m[t] != T(0) ? image[t] : T(0);
+        }
+        cpu::finish_tile(a.layers, span.batch, i, p, count, target, result);
+      }
+    }
+  }
+}
+
+template <typename T>
+BLSGAN_HD void backward(const SplitAttenuationBackward& a, int64_t begin, int64_t end) {
+  const int64_t layers = a.shape.layers;
+  Tiles<T> scratch(9 + 3 * layers);
+  T *coverage = scratch[0], *image_buffer = scratch[1], *result = scratch[2], *total = scratch[3],
+    *largest = scratch[4], *inverse_sum = scratch[5], *buffer = scratch[6],
+    *grad_total = scratch[7], *copied = scratch[8];
+  const auto mask = [&](int64_t i) __attribute__((always_inline)) { return scratch[9 + 3 * i]; };
+  const auto share = [&](int64_t i) __attribute__((always_inline)) { return scratch[10 + 3 * i]; };
+  const auto slope = [&](int64_t i) __attribute__((always_inline)) { return scratch[11 + 3 * i]; };
+  for (int64_t item = begin; item < end; ++item) {
+    const cpu::Span span = cpu::span_of(a.shape, item);
+    const T k = clamp_soft_tissue(cpu::load_scalar<T>(a.soft_tissue, span.batch));
+    const T soft_attenuation = -log_positive(T(1) - k);
+    double soft_sum = 0.0;
+    for (int64_t p = span.begin; p < span.end; p += kTile) {
+      const int count = static_cast<int>(span.end - p < kTile ? span.end - p : kTile);
+      const Cover cover =
+          load_cover(a.masks, layers, span.batch, p, count, mask, coverage);
+      if (!cover.shared) {
+        for (int64_t i = 0; i < layers; ++i) {
+          cpu::store_zeros(a.grad_share_logits, span.batch, i, p, count);
+        }
+        if (a.grad_image.data == nullptr) continue;
+      }
+      for (int t = 0; t < count; ++t) {
+        grad_total[t] = T(0);
+        copied[t] = T(0);
+      }
+      const T* __restrict image =
+          cpu::load_tile(a.image, span.batch, 0, p, count, image_buffer);
+      if (cover.shared) {
+        load_shares(a.share_logits, layers, span.batch, p, count, mask, share, largest,
+                    inverse_sum, buffer);
+#pragma omp simd
+        for (int t = 0; t < count; ++t) {
+          total[t] =
+              total_attenuation(clamp_transmission(image[t]), coverage[t], soft_attenuation);
+        }
+      }
+      for (int64_t i = 0; i < layers; ++i) {
+        const T *m = mask(i), *r = share(i);
+        T* __restrict s = slope(i);
+        const T* __restrict grad =
+            cpu::load_tile(a.grad_layers, span.batch, i, p, count, buffer);
+        if (cover.shared) {
+#pragma omp simd
+          for (int t = 0; t < count; ++t) {
+            // d layer_i / d A_i, and its part in the total's gradient
+            const T value = grad[t] * split_transmission(r[t], total[t]);
+            s[t] = m[t] != T(0) ? value : T(0);
+            grad_total[t] += m[t] != T(0) ? value * r[t] : T(0);
+            copied[t] += m[t] != T(0) ? grad[t] : T(0);
+          }
+        } else {
+#pragma omp simd
+          for (int t = 0; t < count; ++t) copied[t] += m[t] != T(0) ? grad[t] : T(0);
+        }
+      }
+      if (cover.shared) {
+        for (int64_t i = 0; i < layers; ++i) {
+          const T *m = mask(i), *r = share(i), *s = slope(i);
+          T* __restrict target =
+              cpu::output_tile(a.grad_share_logits, span.batch, i, p, result);
+#pragma omp simd
+          for (int t = 0; t < count; ++t) {
+            const T value = total[t] * r[t] * (s[t] - grad_total[t]);
+            target[t] = coverage[t] > T(1) && m[t] != T(0) ? value : T(0);
+          }
+          cpu::finish_tile(a.grad_share_logits, span.batch, i, p, count, target, result);
+        }
+        T sum = T(0);
+#pragma omp simd reduction(+ : sum)
+        for (int t = 0; t < count; ++t) {
+          sum += coverage[t] > T(1) ? grad_total[t] * (coverage[t] - T(1)) : T(0);
+        }
+        soft_sum += static_cast<double>(sum);
+      }
+      if (a.grad_image.data != nullptr) {
+        T* __restrict target = cpu::output_tile(a.grad_image, span.batch, 0, p, result);
+#pragma omp simd
+        for (int t = 0; t < count; ++t) {
+          const T inside = image_has_gradient(image[t])
+                               ? grad_total[t] / clamp_transmission(image[t])
+                               : T(0);
+          target[t] = coverage[t] > T(1) ? inside : copied[t];
+        }
+        cpu::finish_tile(a.grad_image, span.batch, 0, p, count, target, result);
+      }
+    }
+    a.partials[item] = soft_sum / (1.0 - static_cast<double>(k));  // d a_soft / d k
+  }
+}
+
+BLSGAN_CLONES void forward_narrow(const SplitAttenuation& a, int64_t begin, int64_t end) {
+  forward<float>(a, begin, end);
+}
+BLSGAN_CLONES void forward_wide(const SplitAttenuation& a, int64_t begin, int64_t end) {
+  forward<double>(a, begin, end);
+}
+BLSGAN_CLONES void backward_narrow(const SplitAttenuationBackward& a, int64_t begin, int64_t end) {
+  backward<float>(a, begin, end);
+}
+BLSGAN_CLONES void backward_wide(const SplitAttenuationBackward& a, int64_t begin, int64_t end) {
+  backward<double>(a, begin, end);
+}
+
+}  // namespace
+
+void run_cpu(const SplitAttenuation& args, const CpuContext& context) {
+  cpu::advise_large_pages(args.layers,
+                          args.shape.batch * args.shape.layers * args.shape.pixels());
+  cpu::for_items(item_count(args.shape), context, args, forward_narrow, forward_wide);
+}
+
+void run_cpu(const SplitAttenuationBackward& args, const CpuContext& context) {
+  cpu::advise_large_pages(args.grad_share_logits,
+                          args.shape.batch * args.shape.layers * args.shape.pixels());
+  cpu::advise_large_pages(args.grad_image, args.shape.batch * args.shape.pixels());
+  cpu::for_items(item_count(args.shape), context, args, backward_narrow, backward_wide);
+  cpu::finish_soft_tissue_gradient(args.shape, args.soft_tissue, args.partials,
+                                   args.grad_soft_tissue);
+}
+
+}  // namespace blsgan

@@ -1,0 +1,180 @@
+// What every op's registration shares: tensors to Views, checks, outputs, and the place to run.
+//
+// Only LibTorch's stable ABI is used, so one binary serves every torch from 2.11 on. The precise
+// checks with Python's exception types are in blsgan/ops; those here keep a direct call of
+// torch.ops.blsgan.* memory safe.
+
+#pragma once
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <initializer_list>
+#include <tuple>
+#include <vector>
+
+#include "../ops.h"
+
+#if defined(BLSGAN_WITH_CUDA)
+// Absent from a CPU-only torch, where no CUDA tensor can ask for it.
+#pragma weak aoti_torch_get_current_cuda_stream
+#endif
+
+namespace blsgan::binding {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline DType dtype_of(const Tensor& tensor, const char* op, const char* name) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float:
+      return DType::kFloat32;
+    case ScalarType::Double:
+      return DType::kFloat64;
+    case ScalarType::Half:
+      return DType::kFloat16;
+    case ScalarType::BFloat16:
+      return DType::kBFloat16;
+    case ScalarType::Bool:
+    case ScalarType::Byte:
+      return DType::kUInt8;
+    default:
+      STD_TORCH_CHECK(false, "blsgan::", op, ": ", name,
+                      " must be float64, float32, float16, bfloat16, uint8 or bool");
+  }
+}
+
+// A tensor with its View. Pixels that do not lie on one stride (a cropped slice) are copied, once,
+// to a contiguous tensor; contiguous, channels_last and expanded ones are used where they are.
+class Input {
+ public:
+  Input(const Tensor& tensor, const char* op, const char* name) : tensor_(tensor) {
+    const int64_t rank = tensor.dim();
+    if (rank == 4) {
+      const bool flat = tensor.size(2) <= 1 || tensor.size(3) == 0 ||
+                        tensor.stride(2) == tensor.size(3) * tensor.stride(3) ||
+                        tensor.size(3) == 1;
+      if (!flat) tensor_ = torch::stable::contiguous(tensor);
+      view_.stride_batch = tensor_.stride(0);
+      view_.stride_channel = tensor_.stride(1);
+      view_.stride_pixel = tensor_.size(3) == 1 ? tensor_.stride(2) : tensor_.stride(3);
+    } else if (rank == 1) {
+      view_.stride_batch = tensor_.stride(0);
+    }
+    view_.data = tensor_.const_data_ptr();
+    view_.dtype = dtype_of(tensor_, op, name);
+  }
+  const View& view() const { return view_; }
+  operator const View&() const { return view_; }
+
+ private:
+  Tensor tensor_;
+  View view_;
+};
+
+// A contiguous output (or nothing) as a View.
+inline MutableView output_view(const Tensor& tensor, const char* op, const char* name) {
+  MutableView view;
+  if (tensor.numel() == 0) return view;
+  view.data = tensor.mutable_data_ptr();
+  view.dtype = dtype_of(tensor, op, name);
+  if (tensor.dim() == 4) {
+    view.stride_batch = tensor.stride(0);
+    view.stride_channel = tensor.stride(1);
+    view.stride_pixel = 1;
+  } else {
+    view.stride_batch = 1;
+  }
+  return view;
+}
+
+inline Tensor empty(const Tensor& like, std::vector<int64_t> sizes, ScalarType dtype) {
+  return torch::stable::new_empty(like, sizes, dtype);
+}
+
+inline void check_size(const char* op, const char* name, const Tensor& tensor,
+                       std::initializer_list<int64_t> sizes) {
+  bool same = tensor.dim() == static_cast<int64_t>(sizes.size());
+  int64_t axis = 0;
+  for (auto size = sizes.begin(); same && size != sizes.end(); ++size, ++axis) {
+    same = tensor.size(axis) == *size;
+  }
+  STD_TORCH_CHECK(same, "blsgan::", op, ": ", name, " has the wrong shape");
+}
+
+inline void check_device(const char* op, const char* name, const Tensor& tensor,
+                         const Tensor& first) {
+  STD_TORCH_CHECK(tensor.is_cuda() == first.is_cuda() &&
+                      tensor.get_device_index() == first.get_device_index(),
+                  "blsgan::", op, ": ", name, " is on another device than the first argument");
+}
+
+// Shape of the problem from the masks [B,N,H,W], N >= 2.
+inline Shape shape_of(const char* op, const Tensor& masks) {
+  STD_TORCH_CHECK(masks.dim() == 4 && masks.size(1) >= 2, "blsgan::", op,
+                  ": masks must have the shape [B,N,H,W] with N >= 2");
+  return {masks.size(0), masks.size(1), masks.size(2), masks.size(3)};
+}
+
+inline bool is_wide(std::initializer_list<Tensor> tensors) {
+  for (const Tensor& tensor : tensors) {
+    if (tensor.scalar_type() == ScalarType::Double) return true;
+  }
+  return false;
+}
+
+inline void torch_parallel(int64_t count, ParallelBody body, void* context) {
+  torch::stable::parallel_for(0, count, 1, [=](int64_t begin, int64_t end) {
+    body(context, begin, end);
+  });
+}
+
+// Room for `rows` rows of `columns` partial sums, from torch's allocator on the tensor's device.
+class Partials {
+ public:
+  Partials(const Tensor& like, int64_t rows, int64_t columns = 1)
+      : tensor_(empty(like, {rows * columns}, ScalarType::Double)) {}
+  double* data() const { return static_cast<double*>(tensor_.mutable_data_ptr()); }
+
+ private:
+  Tensor tensor_;
+};
+
+// Runs `args` where `first` lives: on torch's CPU threads, or on its device's current stream.
+template <typename Args>
+void run(const char* op, const Tensor& first, bool wide, const Args& args) {
+  if (first.is_cuda()) {
+#if defined(BLSGAN_WITH_CUDA)
+    const int device = first.get_device_index();
+    const torch::stable::accelerator::DeviceGuard guard(device);
+    CudaContext context;
+    context.wide = wide;
+    context.device = device;
+    STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream != nullptr, "blsgan::", op,
+                    ": this torch has no CUDA");
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &context.stream));
+    run_cuda(args, context);
+#else
+    STD_TORCH_CHECK(false, "blsgan::", op,
+                    ": blsgan was built without CUDA (see `blsgan doctor` for the reason); "
+                    "rebuild it with BLSGAN_CUDA=1 or move the tensors to the CPU");
+#endif
+    return;
+  }
+  STD_TORCH_CHECK(first.is_cpu(), "blsgan::", op, ": only CPU and CUDA tensors are supported");
+  CpuContext context;
+  context.wide = wide;
+  context.parallel_for = torch_parallel;
+  run_cpu(args, context);
+}
+
+}  // namespace blsgan::binding
+
+// One implementation serves both keys; a build without CUDA answers CUDA tensors with a sentence.
+#define BLSGAN_REGISTER_IMPLEMENTATIONS(REGISTER)              \
+  STABLE_TORCH_LIBRARY_IMPL(blsgan, CPU, m) { REGISTER(m); }   \
+  STABLE_TORCH_LIBRARY_IMPL(blsgan, CUDA, m) { REGISTER(m); }
