@@ -185,7 +185,8 @@ class Toolchain:
         command += ["-isystem", str(self.torch.include)]
         if with_cuda:
             # USE_CUDA opens torch's CUDA shims in its headers.
-            command += ["-DBLSGAN_WITH_CUDA", "-DUSE_CUDA"]
+            archs = ";".join(self.cuda.architectures)
+            command += ["-DBLSGAN_WITH_CUDA", "-DUSE_CUDA", f'-DBLSGAN_CUDA_ARCHS="{archs}"']
             command += ["-isystem", str(self.cuda.root / "include")]
         return [Unit(source, (*command, "-c")) for source in sources("torch")]
 

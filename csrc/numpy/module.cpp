@@ -156,15 +156,24 @@ py::array split_attenuation(const py::array& share_logits, const py::array& imag
 py::dict build_info() {
   py::dict info;
   info["cpu_dispatch"] = cpu_dispatch_level();
-#if defined(__VERSION__)
-  info["compiler"] = __VERSION__;
-#endif
   info["cxx_standard"] = static_cast<int64_t>(__cplusplus);
   info["soft_tissue_max"] = kSoftTissueMax;
   info["chunk_pixels"] = kChunkPixels;
-#if defined(BLSGAN_VERSION)
-  info["version"] = BLSGAN_VERSION;
+#if defined(_OPENMP)
+  info["openmp"] = true;
+#else
+  info["openmp"] = false;
 #endif
+  // Facts that only the build knows (build_backend/blsgan_build/extensions.py); "" means none.
+  info["version"] = BLSGAN_VERSION;
+  info["git_commit"] = BLSGAN_GIT_COMMIT;
+  info["compiler"] = BLSGAN_COMPILER;
+  info["cxx_flags"] = BLSGAN_CXX_FLAGS;
+  info["cuda_archs"] = BLSGAN_CUDA_ARCHS;
+  info["cuda_reason"] = BLSGAN_CUDA_REASON;
+  info["torch_abi"] = BLSGAN_TORCH_ABI;
+  info["torch_built"] = BLSGAN_TORCH_BUILT;
+  info["sanitize"] = BLSGAN_SANITIZE;
   return info;
 }
 

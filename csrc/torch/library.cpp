@@ -11,8 +11,8 @@ std::string build_info() {
   std::string info = std::string("cpu=") + blsgan::cpu_dispatch_level();
 #if defined(BLSGAN_WITH_CUDA)
   info += " cuda=";
-#if defined(BLSGAN_CUDA_ARCHITECTURES)
-  info += BLSGAN_CUDA_ARCHITECTURES;
+#if defined(BLSGAN_CUDA_ARCHS)
+  info += BLSGAN_CUDA_ARCHS;
 #else
   info += "unknown";
 #endif

@@ -1,0 +1,162 @@
+"""The sdist and the wheel are complete, hold nothing else, and run where nothing else is.
+
+The wheel is built from the sdist, so that a file missing from the sdist shows. Environments are
+empty but for links to the installed distributions that the wheel declares (and what those need):
+an import that is not declared fails, and no network is used.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from email.parser import Parser
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+WEIGHTS = {"lite.onnx", "lite.safetensors", "lite.json"}
+NATIVE_WORKS = """
+import importlib.util, numpy as np, blsgan
+assert importlib.util.find_spec("torch") is None, "this environment has a torch"
+from blsgan.ops import native
+image = np.linspace(0.1, 0.9, 12, dtype=np.float32).reshape(1, 1, 3, 4)
+masks = np.zeros((1, 2, 3, 4), dtype=bool)
+masks[:, 0, :2], masks[:, 1, 1:] = True, True
+k = np.array([0.3], dtype=np.float32)
+layers = native.split_attenuation(np.zeros((1, 2, 3, 4), np.float32), image, masks, k)
+composed = native.compose_layers(layers, masks, k)
+assert np.abs(composed - image).max() < 1e-6, np.abs(composed - image).max()
+assert (layers[0, 0, 0] == image[0, 0, 0]).all() and (layers[0, 0, 2] == 0).all()
+print("version", blsgan.__version__, native.build_info()["version"])
+"""
+
+
+def archive_names(sdist: Path) -> set[str]:
+    with tarfile.open(sdist) as archive:
+        names = {str(PurePosixPath(*PurePosixPath(m.name).parts[1:])) for m in archive if m.isfile()}
+    return names
+
+
+def metadata(wheel: Path):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+        return Parser().parsestr(archive.read(name).decode())
+
+
+def test_sdist_holds_everything_that_a_build_needs(sdist, tracked):
+    names = archive_names(sdist)
+    needed = {
+        str(path)
+        for path in tracked
+        if path.parts[0] in ("csrc", "blsgan", "build_backend", "tests")
+        and path.suffix in (".h", ".cpp", ".cu", ".cuh", ".py", ".onnx", ".safetensors", ".json")
+    }
+    assert any(name.startswith("csrc/cuda/") for name in needed)
+    assert needed - names == set()
+    assert {"LICENSE", "README.md", "pyproject.toml", "setup.py", "CMakeLists.txt", "Makefile"} <= names
+    assert WEIGHTS <= {PurePosixPath(n).name for n in names if n.startswith("blsgan/weights/")}
+
+
+@pytest.mark.parametrize("kind", ["sdist", "wheel"])
+def test_no_radiograph_and_nothing_built_is_packed_by_accident(kind, request):
+    path = request.getfixturevalue(kind)
+    names = archive_names(path) if kind == "sdist" else set(zipfile.ZipFile(path).namelist())
+    images = {".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".npz", ".npy"}
+    assert {n for n in names if PurePosixPath(n).suffix.lower() in images} == set()
+    objects = {n for n in names if PurePosixPath(n).suffix in (".o", ".so", ".a", ".pyc")}
+    libraries = {n for n in objects if kind == "wheel" and n.startswith(("blsgan/_native.", "blsgan/_ops."))}
+    assert objects - libraries == set()
+
+
+def test_wheel_holds_the_package_both_libraries_and_the_weights(wheel, tracked):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    modules = {str(p) for p in tracked if p.parts[0] == "blsgan" and p.suffix in (".py", ".typed")}
+    assert modules - names == set()
+    libraries = {PurePosixPath(n).name.split(".")[0] for n in names if n.endswith(".so")}
+    assert libraries == {"_native", "_ops"}
+    assert {n for n in names if n.startswith("blsgan/weights/")} >= {f"blsgan/weights/{n}" for n in WEIGHTS}
+    outside = {n for n in names if not n.startswith(("blsgan/", f"blsgan-{metadata(wheel)['Version']}.dist-info/"))}
+    assert outside == set()
+    assert any(n.endswith(".dist-info/licenses/LICENSE") for n in names)
+
+
+def test_wheel_asks_for_no_torch_unless_an_extra_does(wheel):
+    requirements = metadata(wheel).get_all("Requires-Dist")
+    assert any(line.startswith("numpy") for line in requirements)
+    assert [line for line in requirements if line.startswith("torch") and "extra ==" not in line] == []
+    assert any(line.startswith("torch>=2.11") and 'extra == "train"' in line for line in requirements)
+    assert [line for line in requirements if line.startswith("pylibjpeg-libjpeg")] == []  # GPL
+
+
+def test_torch_ops_name_torch_and_no_path_of_this_machine(wheel, tmp_path, run):
+    if shutil.which("readelf") is None:
+        pytest.skip("readelf (binutils) is not installed")
+    zipfile.ZipFile(wheel).extract("blsgan/_ops.so", tmp_path)
+    dynamic = run(["readelf", "-d", tmp_path / "blsgan" / "_ops.so"]).stdout
+    needed = {line.rsplit("[", 1)[1].rstrip("]") for line in dynamic.splitlines() if "NEEDED" in line}
+    assert "libtorch.so" in needed  # dropped, the symbol of the current CUDA stream is null
+    assert not any("python" in name for name in needed)
+    assert "RPATH" not in dynamic
+    assert "RUNPATH" not in dynamic
+
+
+def test_wheel_runs_in_an_empty_environment(wheel, empty_environment, installed_closure, run):
+    empty_environment.link(installed_closure(metadata(wheel).get_all("Requires-Dist")))
+    empty_environment.pip_install(wheel)
+    version = metadata(wheel)["Version"]
+    assert empty_environment.run(NATIVE_WORKS).strip() == f"version {version} {version}"
+    blsgan = empty_environment.root / "bin" / "blsgan"
+    assert version in run([blsgan, "--version"], cwd=empty_environment.root).stdout
+    # The main job, from weights to pictures, with nothing but the declared dependencies.
+    out = empty_environment.root / "demo"
+    run([blsgan, "demo", "-o", out], cwd=empty_environment.root)
+    assert list(out.rglob("*_upper.png"))
+
+
+def test_sdist_installs_without_torch(sdist, empty_environment, installed_closure):
+    """``BLSGAN_TORCH=0``, the edge device: compiled from the sdist, no torch anywhere."""
+    empty_environment.link(installed_closure(["setuptools", "pybind11", "wheel", "numpy", "click"]))
+    empty_environment.pip_install("--no-build-isolation", sdist, env={"BLSGAN_TORCH": "0"})
+    assert "version" in empty_environment.run(NATIVE_WORKS)
+    assert not (empty_environment.site / "blsgan" / "_ops.so").exists()
+    facts = empty_environment.run("from blsgan.ops import native; print(native.build_info())")
+    assert "BLSGAN_TORCH=0" in facts
+
+
+def test_torch_free_build_drops_the_ops_of_an_earlier_build(unpacked_sdist, tmp_path, run, wheel):
+    """The tree that built ``wheel`` has torch ops in build/lib; a torch-free wheel has none."""
+    assert "blsgan/_ops.so" in zipfile.ZipFile(wheel).namelist()
+    (unpacked_sdist / "build" / "lib" / "blsgan").mkdir(parents=True, exist_ok=True)
+    (unpacked_sdist / "build" / "lib" / "blsgan" / "gone.py").write_text("")
+    code = (
+        "import sys; sys.path.insert(0, 'build_backend'); from blsgan_build import pep517;"
+        f"pep517.build_wheel({str(tmp_path)!r})"
+    )
+    run([sys.executable, "-c", code], cwd=unpacked_sdist, env={"BLSGAN_TORCH": "0"})
+    (built,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(built).namelist()
+    assert "blsgan/_ops.so" not in names
+    assert "blsgan/gone.py" not in names
+
+
+def test_cuda_asked_for_without_nvcc_is_one_clear_error(unpacked_sdist, tmp_path):
+    environment = {k: v for k, v in os.environ.items() if k not in ("CUDA_HOME", "CUDA_PATH")}
+    done = subprocess.run(
+        [sys.executable, "setup.py", "--quiet", "build_ext", "--build-lib", tmp_path],
+        cwd=unpacked_sdist,
+        env={**environment, "PATH": str(tmp_path), "BLSGAN_CUDA": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "BLSGAN_CUDA=1 asks for the CUDA kernels, but no nvcc on PATH or in CUDA_HOME" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.rglob("*.so")) == []
