@@ -15,11 +15,12 @@ import cv2
 import numpy as np
 
 from blsgan.errors import InputError
+from blsgan.ops import K_MAX
+from blsgan.ops.native import compose_layers
 
 PROTOCOL_SHIFT_PX = (2, 8)  # each bone's shift is drawn from this closed range
 CROP_PX = 8  # the largest shift: rows that a shift leaves empty fall away
 MIN_OVERLAP_PX = 20  # a composite below this counts as one without overlap
-SOFT_TISSUE_MAX = 0.95
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class SyntheticOverlap:
         """bool [H,W], pixels that both bones cover."""
         return np.logical_and(self.masks[0], self.masks[1])
 
+    @property
+    def union(self) -> np.ndarray:
+        """bool [H,W], pixels that any bone covers."""
+        return np.logical_or(self.masks[0], self.masks[1])
+
 
 def image_rng(name: str, seed: int = 0) -> np.random.Generator:
     """Random numbers that depend on ``name`` and ``seed`` alone, not on the order of a data set."""
@@ -68,12 +74,19 @@ def dilate_by_one(mask: np.ndarray) -> np.ndarray:
     return cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
 
 
-def compose_pair(layers: np.ndarray, masks: np.ndarray, soft_tissue: float) -> np.ndarray:
-    """physics.md's compose for two layers: float32 [2,H,W], bool [2,H,W] -> float32 [H,W]."""
-    transmission = np.prod(1 - layers * masks, axis=0, dtype=np.float32)
-    overlap = masks[0] & masks[1]
-    recon = np.where(overlap, 1 - transmission / np.float32(1 - soft_tissue), 1 - transmission)
-    return np.clip(recon, 0, 1).astype(np.float32)
+def compose_image(layers: np.ndarray, masks: np.ndarray, soft_tissue: float) -> np.ndarray:
+    """The radiograph that layers make together, as one image.
+
+    Args:
+        layers: float32 or float64 [N,H,W] in [0,1].
+        masks: bool [N,H,W].
+        soft_tissue: k, clamped to [0, 0.95].
+
+    Returns:
+        [H,W] in [0,1], of the dtype of ``layers``, 0 outside the masks.
+    """
+    k = np.array([soft_tissue], layers.dtype)
+    return np.clip(compose_layers(layers[None], masks[None], k)[0, 0], 0, 1)
 
 
 def rim_of(overlap: np.ndarray) -> np.ndarray:
@@ -149,9 +162,9 @@ def synthesize_overlap(
     overlap = moved[0] & moved[1]
     if soft_tissue is None:
         soft_tissue = float(as_unit(background)[overlap].mean()) if overlap.any() else 0.0
-    k = float(np.clip(soft_tissue, 0, SOFT_TISSUE_MAX))
+    k = float(np.clip(soft_tissue, 0, K_MAX))
 
-    composed = compose_pair(layers, moved, k)
+    composed = compose_image(layers, moved, k)
     smooth = cv2.GaussianBlur(composed, (3, 3), 0)
     composed = np.where(rim_of(overlap), smooth, composed)
 

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 
 from blsgan.errors import UsageError
+from blsgan.synthesis.overlap import compose_image
 
 FIELD_MM = 25.6  # side of the square field of view: 0.1 mm per pixel at 256x256
 MIN_SIZE_PX = 64
@@ -300,17 +301,15 @@ def joint_phantom(
         for part in parts
     ])
     layers = np.where(masks, -np.expm1(-np.maximum(attenuations, 0)), 0).astype(np.float32)
+    soft_tissue = float(-np.expm1(-at_joint))
     free = -np.expm1(-np.maximum(tissue + 0.008 * field.blur(field.noise(grain), 0.6), 0))
-
-    soft_tissue = -np.expm1(-at_joint)
-    extra = np.maximum(masks.sum(axis=0) - 1, 0)
-    transmission = np.prod(1 - layers.astype(np.float64), axis=0) / (1 - soft_tissue) ** extra
-    image = np.where(masks.any(axis=0), 1 - transmission, free)
+    composed = compose_image(layers, masks, soft_tissue)
+    image = np.where(masks.any(axis=0), composed, free)
     return Phantom(
         image=np.clip(image, 0, 1).astype(np.float32),
         masks=masks,
         layers=layers,
-        soft_tissue=float(soft_tissue),
+        soft_tissue=soft_tissue,
         background=(-np.expm1(-tissue)).astype(np.float32),
         pixel_spacing_mm=spacing,
     )

@@ -6,7 +6,7 @@ import pytest
 from blsgan.errors import InputError
 from blsgan.synthesis.overlap import (
     MIN_OVERLAP_PX,
-    compose_pair,
+    compose_image,
     dilate_by_one,
     image_rng,
     protocol_overlap,
@@ -25,10 +25,10 @@ def as_uint8(image):
     return np.round(image * 255).astype(np.uint8)
 
 
-def test_compose_pair_by_hand():
+def test_compose_image_by_hand():
     masks = np.array([[[1, 1, 0, 0]], [[0, 1, 1, 0]]], bool)
     layers = np.array([[[0.5, 0.5, 0.9, 0.9]], [[0.9, 0.4, 0.3, 0.9]]], np.float32)
-    composed = compose_pair(layers, masks, 0.25)
+    composed = compose_image(layers, masks, 0.25)
     np.testing.assert_allclose(composed, [[0.5, 1 - 0.5 * 0.6 / 0.75, 0.3, 0.0]], atol=1e-6)
 
 
@@ -71,7 +71,7 @@ def test_truth_recomposes_to_the_image_inside_the_overlap(joint):
     pair = synthesize_overlap(joint.image, joint.masks, joint.background, down_px=8, up_px=8)
     inner = pair.overlap & ~rim_of(pair.overlap)
     assert inner.sum() > 200
-    recomposed = compose_pair(pair.layers, pair.masks, pair.soft_tissue)
+    recomposed = compose_image(pair.layers, pair.masks, pair.soft_tissue)
     # Resampling a product is not the product of the resampled: close, never equal.
     assert np.abs(recomposed - pair.image)[inner].max() < 0.05
     assert np.sqrt(np.mean((recomposed - pair.image)[inner] ** 2)) < 0.008

@@ -1,0 +1,142 @@
+"""The protocol's figures: errors by overlap size, and where in a joint the error lies.
+
+matplotlib is an extra: it is imported when a figure is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from blsgan.data.layout import JointImage, read_joint
+from blsgan.errors import BackendError
+from blsgan.evaluation.methods import Answer, Method, Sample
+from blsgan.evaluation.metrics import BUCKETS, bucket_name, psnr_db, region_mse
+from blsgan.evaluation.protocol import Part
+from blsgan.io.atomic import atomic_path
+from blsgan.synthesis.overlap import protocol_overlap
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_METRICS = (
+    ("overlap_mse", "MSE"), ("overlap_psnr_db", "PSNR (dB)"), ("overlap_ssim", "SSIM"),
+)
+_MARGIN_PX = 12
+
+
+def _new_figure(width: float, height: float) -> Figure:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise BackendError("figures need matplotlib, which is not installed; "
+                           "pip install 'blsgan[figures]'") from error
+    # Not pyplot: no global state, no display, nothing to close.
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
+
+
+def draw_by_size(part: Part, path: Path) -> None:
+    """MSE, PSNR and SSIM over the overlap against its size, with 95 % intervals, as a PNG.
+
+    Raises:
+        BackendError: matplotlib is not installed.
+        OutputError: ``path`` cannot be written.
+    """
+    figure = _new_figure(12, 3.8)
+    names = [bucket_name(bucket) for bucket in BUCKETS]
+    axes = figure.subplots(1, len(_METRICS))
+    methods = part.summary["methods"]
+    spread = np.linspace(-0.22, 0.22, len(methods))
+    for axis, (key, label) in zip(axes, _METRICS, strict=True):
+        for offset, (method, summary) in zip(spread, methods.items(), strict=True):
+            present = [i for i, name in enumerate(names) if name in summary["buckets"]]
+            values = [summary["buckets"][names[i]][key] for i in present]
+            mean = np.array([v["mean"] for v in values])
+            below = mean - np.array([v["low"] for v in values])
+            above = np.array([v["high"] for v in values]) - mean
+            axis.errorbar(np.array(present) + offset, mean, (below.clip(0), above.clip(0)),
+                          marker="o", markersize=4, capsize=2, linewidth=1, label=method)
+        axis.set_xticks(range(len(names)), names)
+        axis.set_xlabel("overlap (px)")
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.3)
+    axes[0].set_yscale("log")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4,
+                  fontsize=8, frameon=False)
+    _save(figure, path)
+
+
+def typical_images(part: Part, method: str) -> list[str]:
+    """For each size class the name of the image with the method's median PSNR."""
+    chosen = []
+    for bucket in map(bucket_name, BUCKETS):
+        records = [r for r in part.records if r["method"] == method and r["bucket"] == bucket]
+        if records:
+            records.sort(key=lambda r: (r["overlap_psnr_db"], r["image"]))
+            chosen.append(records[len(records) // 2]["image"])
+    return chosen
+
+
+def draw_error_panel(
+    images: Sequence[JointImage], names: Sequence[str], method: Method, path: Path, *, seed: int
+) -> None:
+    """One row for each named synthetic overlap: input, true and separated layers, squared error.
+
+    Args:
+        images: entries that contain the named ones.
+        names: ``JOINT/HASH``, typically of :func:`typical_images`.
+        method: what separates.
+        path: the PNG.
+        seed: of the protocol's shifts.
+
+    Raises:
+        BackendError: matplotlib is not installed.
+        InputError: a file is missing or damaged.
+        OutputError: ``path`` cannot be written.
+    """
+    listed = {image.name: image for image in images}
+    figure = _new_figure(13, 1.7 * len(names) + 0.8)
+    titles = ("input", "true upper", "upper", "true lower", "lower", "upper error²",
+              "lower error²")
+    grid = figure.subplots(len(names), len(titles), squeeze=False)
+    shown: Any = None
+    for row, name in zip(grid, names, strict=True):
+        arrays = read_joint(listed[name])
+        if arrays.background is None:
+            raise ValueError(f"{name} has no background and cannot have been evaluated")
+        pair = protocol_overlap(name, arrays.image, arrays.masks, arrays.background, seed=seed)
+        if pair is None:
+            raise ValueError(f"{name} has no overlap at seed {seed}")
+        answer: Answer = method(Sample(pair.image, pair.masks, pair.layers, pair.soft_tissue))
+        error = (answer.layers.astype(np.float64) - pair.layers) ** 2
+        window = _around(pair.overlap)
+        pictures = (pair.image, pair.layers[0], answer.layers[0], pair.layers[1],
+                    answer.layers[1])
+        for axis, picture in zip(row, pictures, strict=False):
+            axis.imshow(picture[window], cmap="gray", vmin=0, vmax=1)
+        for axis, squared in zip(row[len(pictures):], error, strict=True):
+            shown = axis.imshow(squared[window], cmap="inferno", vmin=0, vmax=0.01)
+        quality = psnr_db(region_mse(answer.layers, pair.layers, pair.overlap))
+        row[0].set_ylabel(f"{int(pair.overlap.sum())} px\n{quality:.1f} dB", fontsize=8)
+    for axis, title in zip(grid[0], titles, strict=True):
+        axis.set_title(title, fontsize=9)
+    for axis in grid.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+    figure.colorbar(shown, ax=grid[:, -1], shrink=0.8, extend="max")
+    figure.suptitle(f"{method.name}: typical synthetic overlap of each size", fontsize=10)
+    _save(figure, path)
+
+
+def _around(region: np.ndarray) -> tuple[slice, slice]:
+    rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
+    return (slice(max(rows[0] - _MARGIN_PX, 0), rows[-1] + _MARGIN_PX + 1),
+            slice(max(columns[0] - _MARGIN_PX, 0), columns[-1] + _MARGIN_PX + 1))

@@ -1,0 +1,167 @@
+"""What can be evaluated: closed forms, oracles that know the truth, and any separator, alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from blsgan.errors import InputError
+from blsgan.evaluation import baselines
+from blsgan.separation import Separator
+
+K_SYNTHETIC = 0.245  # mean k of the protocol's synthetic overlaps on the public dataset
+K_REAL = 0.55  # what true layers from other visits ask for (physics.md)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One overlap to separate: ``image`` float32 [H,W], ``masks`` bool [2,H,W].
+
+    ``layers`` and ``soft_tissue`` are the truth where it is known; only oracles look at it.
+    """
+
+    image: np.ndarray
+    masks: np.ndarray
+    layers: np.ndarray | None = None
+    soft_tissue: float | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Layers float32 [2,H,W] and, for a method that states one, the k they recompose with."""
+
+    layers: np.ndarray
+    soft_tissue: float | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """A named separation; ``description`` holds what identifies a model (weights, backend)."""
+
+    name: str
+    run: Callable[[Sample], Answer]
+    description: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(self, sample: Sample) -> Answer:
+        """Runs the method and refuses an answer that is not one.
+
+        Raises:
+            InputError: layers of another shape, or a value that is not finite.
+        """
+        answer = self.run(sample)
+        if answer.layers.shape != sample.masks.shape:
+            raise InputError(f"{self.name} answered layers of shape {answer.layers.shape}; "
+                             f"expected {sample.masks.shape}")
+        if not np.isfinite(answer.layers).all():
+            raise InputError(f"{self.name} answered layers with NaN or infinite values")
+        return answer
+
+
+def from_callable(
+    name: str,
+    separate: Callable[[np.ndarray, np.ndarray], Any],
+    description: dict[str, Any] | None = None,
+) -> Method:
+    """Wraps ``(image [H,W], masks [2,H,W]) -> layers [2,H,W]`` or ``-> Separation``.
+
+    A ``blsgan.Separator`` is such a callable; its answer's ``upper``, ``lower`` and
+    ``soft_tissue`` are taken.
+    """
+
+    def run(sample: Sample) -> Answer:
+        answer = separate(sample.image, sample.masks)
+        if isinstance(answer, np.ndarray):
+            return Answer(answer)
+        return Answer(np.stack((answer.upper, answer.lower)), float(answer.soft_tissue))
+
+    return Method(name, run, description or {})
+
+
+def from_separator(separator: Separator) -> Method:
+    """A loaded separator under the name of its weights, with their hash and its backend."""
+    weights, backend = separator.weights, separator.backend
+    description = {
+        "weights": weights.name, "weights_file": weights.path.name, "sha256": weights.sha256,
+        "architecture": weights.architecture, "backend": backend.name,
+        "backend_version": backend.version,
+    }
+    return from_callable(f"blsgan {weights.name}", separator, description)
+
+
+def _equal(soft_tissue: float) -> Callable[[Sample], Answer]:
+    def run(sample: Sample) -> Answer:
+        layers = baselines.equal_split(sample.image, sample.masks, soft_tissue)
+        return Answer(layers, soft_tissue)
+
+    return run
+
+
+def _ring(
+    split: Callable[[np.ndarray, np.ndarray, float], np.ndarray],
+) -> Callable[[Sample], Answer]:
+    def run(sample: Sample) -> Answer:
+        k = baselines.ring_soft_tissue(sample.image, sample.masks)
+        return Answer(split(sample.image, sample.masks, k), k)
+
+    return run
+
+
+def _known(sample: Sample) -> tuple[np.ndarray, float]:
+    if sample.layers is None or sample.soft_tissue is None:
+        raise ValueError("an oracle needs the truth of the sample")
+    return sample.layers, sample.soft_tissue
+
+
+def _equal_with_true_k(sample: Sample) -> Answer:
+    _, k = _known(sample)
+    return Answer(baselines.equal_split(sample.image, sample.masks, k), k)
+
+
+def _harmonic_with_true_k(sample: Sample) -> Answer:
+    _, k = _known(sample)
+    return Answer(baselines.harmonic_with_physics(sample.image, sample.masks, k), k)
+
+
+def _true_share(sample: Sample) -> Answer:
+    layers, k = _known(sample)
+    # Softmax of the log attenuations is the true share of the attenuation.
+    density = -np.log1p(-np.clip(layers.astype(np.float64), 0, 1 - 1e-4))
+    logits = np.log(np.maximum(density, 1e-6))
+    return Answer(baselines.share_split(sample.image, sample.masks, logits, k), k)
+
+
+COPY = Method("copy", lambda s: Answer(baselines.copy_layers(s.image, s.masks)))
+HARMONIC = Method("harmonic", lambda s: Answer(baselines.harmonic(s.image, s.masks)))
+EQUAL_RING = Method("equal split, ring k", _ring(baselines.equal_split))
+HARMONIC_RING = Method("harmonic + physics, ring k", _ring(baselines.harmonic_with_physics))
+
+
+def synthetic_baselines() -> list[Method]:
+    """What is printed beside a model on synthetic pairs."""
+    return [
+        COPY,
+        HARMONIC,
+        Method("harmonic + physics, true k", _harmonic_with_true_k),
+        EQUAL_RING,
+        Method("equal split, true k", _equal_with_true_k),
+    ]
+
+
+def synthetic_limit() -> Method:
+    """The best any exact split can do: the true share; only smoothing and resampling are lost."""
+    return Method("limit: true share", _true_share)
+
+
+def real_baselines() -> list[Method]:
+    """What is printed beside a model on real overlaps, where nobody knows k."""
+    return [
+        COPY,
+        Method(f"equal split, k={K_SYNTHETIC}", _equal(K_SYNTHETIC)),
+        Method(f"equal split, k={K_REAL}", _equal(K_REAL)),
+        EQUAL_RING,
+        HARMONIC,
+        HARMONIC_RING,
+    ]

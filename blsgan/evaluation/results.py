@@ -1,0 +1,216 @@
+"""An evaluation as files: JSON for programs, markdown for readers, CSV of every single record."""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import scipy
+import skimage
+
+from blsgan import __version__
+from blsgan.evaluation.metrics import BUCKETS, bucket_name
+from blsgan.evaluation.protocol import BONES, Part
+from blsgan.io.atomic import atomic_paths
+
+SCHEMA = 1
+JSON_NAME, MARKDOWN_NAME = "evaluation.json", "evaluation.md"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of finished cells, first column text, the others figures."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    notes: list[str] = field(default_factory=list)
+
+    def markdown(self) -> str:
+        """The table as GitHub markdown."""
+        lines = [f"## {self.title}", "", "| " + " | ".join(self.header) + " |",
+                 "|---" + "|---:" * (len(self.header) - 1) + "|"]
+        lines += ["| " + " | ".join(row) + " |" for row in self.rows]
+        lines += ["", *(f"{note}" for note in self.notes)] if self.notes else []
+        return "\n".join(lines) + "\n"
+
+
+@dataclass
+class Evaluation:
+    """Everything one run of ``blsgan evaluate`` found.
+
+    Attributes:
+        split: ``train``, ``val`` or ``all``.
+        seed: of the synthetic shifts and of the bootstrap.
+        dataset: ``images`` and ``joints`` of the split.
+        model: what identifies the model (weights, hash, backend); empty for closed forms alone.
+        model_name: the method name of the model in the parts' summaries, None without a model.
+        synthetic, real: the parts that were run.
+        truths: registered visits the real part used, for the record.
+    """
+
+    split: str
+    seed: int
+    dataset: dict[str, int]
+    model: dict[str, Any]
+    model_name: str | None = None
+    synthetic: Part | None = None
+    real: Part | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON file's content: figures without their single records."""
+        return {
+            "schema": SCHEMA,
+            "blsgan": __version__,
+            "split": self.split,
+            "seed": self.seed,
+            "dataset": self.dataset,
+            "model": self.model,
+            "versions": {"python": platform.python_version(), "numpy": np.__version__,
+                         "scipy": scipy.__version__, "scikit-image": skimage.__version__,
+                         "opencv": cv2.__version__},
+            "synthetic": self.synthetic.summary if self.synthetic else None,
+            "real": self.real.summary if self.real else None,
+        }
+
+    def heading(self) -> str:
+        """One line that says what every figure below belongs to."""
+        model = "closed forms only"
+        if self.model:
+            model = (f"weights {self.model['weights']} (sha256 {self.model['sha256'][:12]}), "
+                     f"backend {self.model['backend']} {self.model['backend_version']}")
+        return (f"split {self.split}: {self.dataset['images']} images of "
+                f"{self.dataset['joints']} joints; seed {self.seed}; {model}; "
+                f"blsgan {__version__}")
+
+    def tables(self) -> list[Table]:
+        """The tables of the protocol, ready to print."""
+        tables = []
+        if self.synthetic:
+            tables += [_synthetic_table(self.synthetic.summary),
+                       _bucket_table(self.synthetic.summary)]
+        if self.real:
+            tables += [_real_table(self.real.summary), _reconstruction_table(self.real.summary)]
+        return tables
+
+    def write(self, folder: Path) -> list[Path]:
+        """Writes JSON, markdown and CSV files into ``folder``: all of them, or none.
+
+        Raises:
+            OutputError: the folder is not writable or the disk is full.
+        """
+        parts = {"synthetic.csv": self.synthetic, "real.csv": self.real}
+        present = {name: part for name, part in parts.items() if part is not None}
+        names = [*present, MARKDOWN_NAME, JSON_NAME]
+        paths = [folder / name for name in names]
+        with atomic_paths(paths) as temporaries:
+            for temporary, part in zip(temporaries, present.values(), strict=False):
+                _write_csv(temporary, part.records)
+            text = f"# Evaluation\n\n{self.heading()}\n\n"
+            text += "\n".join(table.markdown() for table in self.tables())
+            temporaries[-2].write_text(text, encoding="utf-8")
+            temporaries[-1].write_text(
+                json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8"
+            )
+        return paths
+
+
+def _write_csv(path: Path, records: Sequence[dict[str, Any]]) -> None:
+    columns = list(dict.fromkeys(key for record in records for key in record))
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        writer.writerows(records)
+
+
+def _cell(summary: dict[str, Any], key: str, form: str) -> str:
+    value = summary.get(key)
+    return "" if value is None else format(value["mean"], form)
+
+
+def _with_interval(value: dict[str, float] | None, form: str) -> str:
+    if value is None:
+        return ""
+    return (f"{value['mean']:{form}} [{value['low']:{form}}, {value['high']:{form}}]")
+
+
+def _left_out(summary: dict[str, Any]) -> str:
+    reasons = [f"{count} {reason}" for reason, count in summary["left_out"].items() if count]
+    return f" Left out: {', '.join(reasons)}." if reasons else ""
+
+
+def _synthetic_table(summary: dict[str, Any]) -> Table:
+    header = ["method", "MSE", "PSNR dB [95 %]", "SSIM [95 %]", "union PSNR dB", "union SSIM",
+              "reconstruction MSE", "k error", "ms"]
+    rows = [
+        [name, _cell(m, "overlap_mse", ".5f"), _with_interval(m.get("overlap_psnr_db"), ".2f"),
+         _with_interval(m.get("overlap_ssim"), ".3f"), _cell(m, "union_psnr_db", ".2f"),
+         _cell(m, "union_ssim", ".4f"), _cell(m, "reconstruction_mse", ".1e"),
+         _cell(m, "soft_tissue_error", ".3f"), _cell(m, "time_ms", ".1f")]
+        for name, m in summary["methods"].items()
+    ]
+    title = (f"Synthetic overlaps: {summary['images']} images of {summary['joints']} joints, "
+             "layers against the true layers")
+    note = ("MSE, PSNR and SSIM over the overlap, then over the bones' union; intervals are "
+            f"bootstrapped over joints.{_left_out(summary)}")
+    return Table(title, header, rows, [note])
+
+
+def _bucket_table(summary: dict[str, Any]) -> Table:
+    names = [bucket_name(bucket) for bucket in BUCKETS]
+    first = next(iter(summary["methods"].values()))["buckets"]
+    header = ["PSNR dB / SSIM by overlap size in px"] + [
+        f"{name} (N={first[name]['images']})" if name in first else f"{name} (N=0)"
+        for name in names
+    ]
+    rows = []
+    for method, m in summary["methods"].items():
+        cells = []
+        for name in names:
+            bucket = m["buckets"].get(name)
+            cells.append("" if bucket is None else
+                         f"{_cell(bucket, 'overlap_psnr_db', '.2f')} / "
+                         f"{_cell(bucket, 'overlap_ssim', '.3f')}")
+        rows.append([method, *cells])
+    return Table("Synthetic overlaps by size", header, rows)
+
+
+def _real_table(summary: dict[str, Any]) -> Table:
+    counts = summary["comparisons"]
+    header = ["method", *(f"{bone} bone ({counts[bone]}) PSNR dB [95 %]" for bone in BONES),
+              "mean of both"]
+    rows = []
+    for name, m in summary["methods"].items():
+        bones = [_with_interval(m.get(bone, {}).get("psnr_db"), ".2f") for bone in BONES]
+        mean = m.get("mean_psnr_db")
+        rows.append([name, *bones, "" if mean is None else f"{mean:.2f}"])
+    floor = summary["floor"]
+    both = [floor[bone]["mean"] for bone in BONES if bone in floor]
+    rows.append(["floor: the registration itself",
+                 *(_with_interval(floor.get(bone), ".2f") for bone in BONES),
+                 f"{np.mean(both):.2f}" if len(both) == len(BONES) else ""])
+    notes = ["The hidden bone as another visit of the joint shows it, registered and mapped to "
+             "this image's intensities; the floor is the same error where nothing is hidden."]
+    if not any(counts.values()):
+        notes.append("No visit of these joints shows a bone that another one hides.")
+    return Table("Real overlaps: truth from another visit", header, rows, notes)
+
+
+def _reconstruction_table(summary: dict[str, Any]) -> Table:
+    header = ["method", "MSE", "PSNR dB", "SSIM", "k"]
+    rows = [
+        [name, _cell(m, "reconstruction_mse", ".1e"), _cell(m, "reconstruction_psnr_db", ".1f"),
+         _cell(m, "reconstruction_ssim", ".4f"), _cell(m, "soft_tissue", ".3f")]
+        for name, m in summary["methods"].items() if "reconstruction_mse" in m
+    ]
+    title = (f"Real overlaps: recomposed against the image, {summary['images']} images of "
+             f"{summary['joints']} joints, over the bones' union")
+    return Table(title, header, rows, [f"Methods that state no k cannot be recomposed."
+                                       f"{_left_out(summary)}"])

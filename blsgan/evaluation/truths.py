@@ -1,0 +1,105 @@
+"""Registered visits, kept beside the results: finding them takes longer than the evaluation."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from blsgan.data import visits
+from blsgan.data.layout import JointImage
+from blsgan.data.visits import VisitTruth, visit_truths
+from blsgan.io.atomic import atomic_path
+from blsgan.io.files import read_file
+
+_FORMAT = 1
+
+
+def registration_key(images: Sequence[JointImage]) -> str:
+    """A digest of everything the registration depends on: the files' bytes, the protocol's code.
+
+    Raises:
+        InputError: a listed file cannot be read.
+    """
+    digest = hashlib.sha256(f"{_FORMAT}".encode())
+    digest.update(inspect.getsource(visits).encode())
+    for image in images:
+        digest.update(image.name.encode())
+        for path in (image.image, image.upper, image.lower):
+            digest.update(read_file(path).sha256.encode())
+    return digest.hexdigest()
+
+
+def cached_visit_truths(
+    images: Sequence[JointImage], folder: Path | None
+) -> list[VisitTruth]:
+    """What ``visit_truths`` finds among ``images``, read from ``folder`` where it was found before.
+
+    Without a folder nothing is read or kept.
+
+    The file's name holds the digest of its inputs, so it cannot belong to other images or another
+    protocol; a damaged file is made again. Only pixels in ``valid`` or ``guide`` are kept of
+    ``truth``, the others are 0.
+
+    Raises:
+        InputError: a listed file is missing or damaged.
+        OutputError: the file cannot be written.
+    """
+    if folder is None:
+        return [_only_used_pixels(truth) for truth in visit_truths(images)]
+    path = folder / f"registration-{registration_key(images)[:16]}.npz"
+    try:
+        return _load(path)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError, BadZipFile, EOFError):
+        path.unlink(missing_ok=True)
+    found = [_only_used_pixels(truth) for truth in visit_truths(images)]
+    _save(path, found)
+    return found
+
+
+def _only_used_pixels(truth: VisitTruth) -> VisitTruth:
+    kept = np.where(truth.valid | truth.guide, truth.truth, np.float32(0))
+    return VisitTruth(**{**vars(truth), "truth": kept})
+
+
+def _save(path: Path, truths: Sequence[VisitTruth]) -> None:
+    # Images may differ in size: one pair of arrays for each truth, columns for everything scalar.
+    arrays: dict[str, Any] = {
+        "image": np.array([t.image for t in truths], dtype=str),
+        "other": np.array([t.other for t in truths], dtype=str),
+        "bone": np.array([t.bone for t in truths], dtype=np.int64),
+        "correlation": np.array([t.correlation for t in truths], dtype=np.float64),
+        "floor_mse": np.array([t.floor_mse for t in truths], dtype=np.float64),
+    }
+    for index, truth in enumerate(truths):
+        arrays[f"truth_{index}"] = truth.truth
+        arrays[f"where_{index}"] = np.packbits(np.stack((truth.valid, truth.guide)), axis=-1)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def _load(path: Path) -> list[VisitTruth]:
+    truths = []
+    with np.load(path, allow_pickle=False) as arrays:
+        for index, image in enumerate(arrays["image"]):
+            truth = arrays[f"truth_{index}"]
+            packed = arrays[f"where_{index}"]
+            where = np.unpackbits(packed, axis=-1, count=truth.shape[1]).astype(bool)
+            truths.append(VisitTruth(
+                image=str(image),
+                other=str(arrays["other"][index]),
+                bone=int(arrays["bone"][index]),
+                truth=truth,
+                valid=where[0],
+                guide=where[1],
+                correlation=float(arrays["correlation"][index]),
+                floor_mse=float(arrays["floor_mse"][index]),
+            ))
+    return truths
