@@ -1,0 +1,7 @@
+"""``python -m blsgan``."""
+
+import sys
+
+from blsgan.cli import main
+
+sys.exit(main())

@@ -1,0 +1,94 @@
+"""The command line: one module for each command, imported when it is called, never before.
+
+``main`` is the console script. Errors that blsgan raises on purpose end as one sentence on stderr
+and their exit status; Ctrl-C ends with 130, SIGTERM with 143, both after cleaning up.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from blsgan import __version__
+from blsgan.errors import BlsganError
+
+COMMANDS = {
+    "separate": ("blsgan.cli.separate", "Take the overlapping bones of radiographs apart."),
+    "demo": ("blsgan.cli.demo", "Separate a joint phantom and show how well it went."),
+    "evaluate": ("blsgan.cli.evaluate", "Measure quality on the public dataset."),
+    "train": ("blsgan.cli.train", "Train a generator on the public dataset."),
+    "doctor": ("blsgan.cli.doctor", "Check what can run here, and say why something cannot."),
+    "info": ("blsgan.cli.info", "Show versions, compiled kernels, backends and weights."),
+    "bench": ("blsgan.cli.bench", "Time the kernels on this machine."),
+}
+"""Command -> (module that holds it as ``command``, help in one line)."""
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by :data:`COMMANDS` and imports only the one that runs."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command = import_module(COMMANDS[name][0]).command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.command(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, "-V", "--version", prog_name="blsgan")
+def cli() -> None:
+    """Separate overlapping bones in radiographs of finger joints.
+
+    For research; not a medical device.
+    """
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line on ``args`` (default: the process's) and return its exit status."""
+    previous = signal.getsignal(signal.SIGTERM)
+    try:
+        signal.signal(signal.SIGTERM, _terminate)
+    except ValueError:  # not the main thread: its owner decides about signals
+        previous = None
+    try:
+        result = cli.main(
+            args=list(args) if args is not None else None, prog_name="blsgan", standalone_mode=False
+        )
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except BlsganError as error:
+        print(f"blsgan: {error}", file=sys.stderr)
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        print("blsgan: interrupted; nothing is left half-written.", file=sys.stderr)
+        return 130
+    except MemoryError:
+        print("blsgan: out of memory; crop the image to the joint first.", file=sys.stderr)
+        return 1
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    # An exception instead of sudden death, so that temporary files are removed.
+    sys.exit(128 + number)

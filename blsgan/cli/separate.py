@@ -1,0 +1,455 @@
+"""``blsgan separate``: radiographs and masks in; layers, a panel and a record for each out."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from blsgan import __version__, backends
+from blsgan.errors import BlsganError, InputError, OutputError, UsageError
+from blsgan.geometry import bounding_box
+from blsgan.io import results
+from blsgan.io.atomic import check_writable_folder
+from blsgan.io.files import read_file
+from blsgan.io.listing import (
+    DEFAULT_MASK_PATTERN,
+    Item,
+    check_mask_pattern,
+    find_mask,
+    list_folder,
+    name_results,
+)
+from blsgan.io.masks import BONES, decode_masks
+from blsgan.io.panel import draw_panel
+from blsgan.io.radiograph import SUFFIXES, Radiograph, anonymous_name, decode_radiograph
+from blsgan.separation import Separation, Separator
+
+
+@dataclass(frozen=True)
+class Options:
+    """What decides the content of the results, besides inputs and weights."""
+
+    file_format: str = "png"
+    bit_depth: int | None = None
+    invert: bool = False
+    pixel_spacing_mm: tuple[float, float] | None = None
+
+    def record(self) -> dict[str, Any]:
+        spacing = self.pixel_spacing_mm
+        return {
+            "format": self.file_format,
+            "bit_depth": self.bit_depth,
+            "invert": self.invert,
+            "pixel_spacing_mm": None if spacing is None else list(spacing),
+        }
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one joint: its files, the record, and whether it had been finished before."""
+
+    files: list[Path]
+    record: dict[str, Any]
+    separation: Separation | None
+
+
+@click.command()
+@click.argument("image", type=click.Path(path_type=Path))
+@click.option("--upper-mask", type=click.Path(path_type=Path), help="Mask of the upper bone.")
+@click.option("--lower-mask", type=click.Path(path_type=Path), help="Mask of the lower bone.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of the results."
+)
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(results.FORMATS),
+    default="png",
+    show_default=True,
+    help="16-bit pictures, or float32 arrays (npz).",
+)
+@click.option(
+    "--mask-pattern",
+    default=DEFAULT_MASK_PATTERN,
+    show_default=True,
+    help="Name of a mask, beside its image, with {stem} and {bone} (upper, lower).",
+)
+@click.option("--overwrite", is_flag=True, help="Separate again what is finished.")
+@click.option("--weights", help="Name or file of the weights.  [default: lite]")
+@click.option(
+    "--backend",
+    type=click.Choice(backends.NAMES),
+    default="auto",
+    show_default=True,
+    help="Runtime.",
+)
+@click.option("--threads", type=click.IntRange(1), help="Threads.  [default: usable cores]")
+@click.option(
+    "--bit-depth",
+    type=click.IntRange(1, 16),
+    help="Bits of a 16-bit file's values.  [default: from the values]",
+)
+@click.option("--invert", is_flag=True, help="The image shows bone dark.")
+@click.option(
+    "--pixel-spacing",
+    type=click.FloatRange(0, min_open=True),
+    help="Side of a pixel in mm.  [default: from DICOM]",
+)
+def command(
+    image: Path,
+    upper_mask: Path | None,
+    lower_mask: Path | None,
+    output: Path,
+    file_format: str,
+    mask_pattern: str,
+    overwrite: bool,
+    weights: str | None,
+    backend: str,
+    threads: int | None,
+    bit_depth: int | None,
+    invert: bool,
+    pixel_spacing: float | None,
+) -> int:
+    """Take the overlapping bones of IMAGE apart.
+
+    IMAGE is a radiograph (PNG, JPEG, TIFF, BMP, DICOM), a folder of them, or a list file of the
+    public dataset. Writes NAME_upper, NAME_lower, NAME_reconstruction, NAME_residual,
+    NAME_panel.png and NAME.json; results that are complete and up to date are skipped.
+    """
+    items, single = _work_list(image, upper_mask, lower_mask, output, mask_pattern)
+    check_writable_folder(output)
+    spacing = None if pixel_spacing is None else (pixel_spacing, pixel_spacing)
+    options = Options(file_format, bit_depth, invert, spacing)
+    separator = Separator.from_pretrained(weights, backend, threads=threads)
+    if single:
+        outcome = separate_item(separator, items[0], output, options, overwrite=overwrite)
+        _report_one(outcome)
+        return 0
+    return _separate_all(separator, items, output, options, overwrite=overwrite)
+
+
+def separate_item(
+    separator: Separator, item: Item, output: Path, options: Options, *, overwrite: bool = False
+) -> Outcome:
+    """Read, separate and write one joint; every error names its file.
+
+    The result lands in ``output / item.folder``, unless that path or the name would tell who the
+    patient is: then in ``output`` under a name made of the file's hash. An up to date result is
+    left alone, and ``separation`` is None, unless ``overwrite``.
+    """
+    started = time.perf_counter()
+    upper, lower = _require_masks(item)
+    image_file = read_file(item.image, what="image")
+    mask_files = (read_file(upper, what="mask"), read_file(lower, what="mask"))
+    described = {
+        "blsgan": __version__,
+        "inputs": {
+            "image": {"sha256": image_file.sha256},
+            "upper_mask": {"sha256": mask_files[0].sha256},
+            "lower_mask": {"sha256": mask_files[1].sha256},
+        },
+        "options": options.record(),
+        "weights": {
+            "name": separator.weights.name,
+            "architecture": separator.weights.architecture,
+            "file": separator.weights.path.name,
+            "sha256": separator.weights.sha256,
+        },
+    }
+    folder, name = output / item.folder, item.name
+    neutral = anonymous_name(image_file.sha256)
+    if not overwrite:
+        for place in ((folder, name), (output, neutral)):
+            if results.is_finished(*place, options.file_format, described):
+                files = [
+                    place[0] / file for file in results.result_names(place[1], options.file_format)
+                ]
+                return Outcome(files, described, None)
+
+    radiograph = decode_radiograph(
+        image_file,
+        bit_depth=options.bit_depth,
+        invert=options.invert,
+        pixel_spacing_mm=options.pixel_spacing_mm,
+    )
+    height, width = radiograph.pixels.shape
+    masks = decode_masks(*mask_files, (height, width)).masks
+    file_name: str | None = item.image.name
+    if radiograph.names_patient(f"{item.folder}/{item.image.name}"):
+        folder, name, file_name = output, neutral, None
+    _protect_inputs(folder, name, options.file_format, (item.image, upper, lower))
+
+    read = time.perf_counter()
+    try:
+        separation = separator(radiograph.pixels, masks)
+    except InputError as error:
+        raise InputError(f"{item.image}: {error}") from error
+    separated = time.perf_counter()
+    error_mse = _reconstruction_mse(separation, masks)
+    panel = draw_panel(
+        radiograph.pixels,
+        masks,
+        separation.upper,
+        separation.lower,
+        separation.reconstruction,
+        separation.residual,
+        _caption(radiograph, separation, error_mse),
+    )
+    record = {
+        "schema": results.SCHEMA,
+        "name": name,
+        **described,
+        "image": {
+            "file": file_name,
+            "format": radiograph.format,
+            "bit_depth": radiograph.bits,
+            "height_px": height,
+            "width_px": width,
+        },
+        "pixel_spacing_mm": _spacing_record(radiograph),
+        "soft_tissue": separation.soft_tissue if separation.overlap.any() else None,
+        "overlap": _overlap_record(radiograph, separation),
+        "reconstruction_error": {
+            "mse": error_mse,
+            "max_abs": float(np.abs(separation.residual).max()),
+            "region": "union of the masks",
+        },
+        "working_scale": separation.scale,
+        "residual_encoding": None if options.file_format == "npz" else results.RESIDUAL_ENCODING,
+        "backend": {"name": separator.backend.name, "version": separator.backend.version},
+        "versions": {"python": platform.python_version(), "numpy": np.__version__},
+        "times_ms": {
+            "read": _milliseconds(started, read),
+            "separate": _milliseconds(read, separated),
+            "draw": _milliseconds(separated, time.perf_counter()),
+        },
+        "notes": [*radiograph.notes, *separation.notes],
+    }
+    files = results.write_result(
+        folder,
+        name,
+        {plane: getattr(separation, plane) for plane in results.PLANES},
+        panel,
+        record,
+        file_format=options.file_format,
+        arrays=_arrays(radiograph, separation),
+        pixel_spacing=radiograph.pixel_spacing,
+    )
+    return Outcome(files, record, separation)
+
+
+def _work_list(
+    image: Path, upper: Path | None, lower: Path | None, output: Path, pattern: str
+) -> tuple[list[Item], bool]:
+    """The joints to separate, and whether a single file was named."""
+    check_mask_pattern(pattern)
+    given = [path for path in (upper, lower) if path is not None]
+    if image.is_dir():
+        if given:
+            raise UsageError(
+                f"{image} is a folder, so --upper-mask and --lower-mask cannot name its masks; use "
+                "--mask-pattern."
+            )
+        return list_folder(image, pattern, exclude=output), False
+    if _is_list_file(image):
+        if given:
+            raise UsageError(
+                f"{image} is a list that names its own masks; leave out the mask options."
+            )
+        from blsgan.data.layout import load_list
+
+        entries = load_list(image)
+        if not entries:
+            raise InputError(f"{image} is an empty list; give one with images.")
+        root = image.parent
+        return name_results(
+            (entry.image, entry.upper, entry.lower, Path(os.path.relpath(entry.image.parent, root)))
+            for entry in entries
+        ), False
+    if len(given) == 1:
+        raise UsageError("one mask was given; give both --upper-mask and --lower-mask.")
+    if not given:
+        read_file(image, what="image")  # a missing image is what to complain about first
+        upper, lower = (find_mask(image, bone, pattern) for bone in BONES)
+        if upper is None or lower is None:
+            missing = [
+                bone for bone, path in zip(BONES, (upper, lower), strict=True) if path is None
+            ]
+            raise UsageError(
+                f"no {' and '.join(missing)} mask was found beside {image} "
+                f"({pattern.format(stem=image.stem, bone=missing[0])}); give --upper-mask and "
+                "--lower-mask, or --mask-pattern."
+            )
+    return name_results([(image, upper, lower, Path())]), True
+
+
+def _is_list_file(path: Path) -> bool:
+    if path.suffix.lower() in SUFFIXES or not path.is_file():
+        return False
+    try:
+        with path.open("rb") as stream:
+            return stream.read(64).lstrip()[:1] in (b"[", b"{")
+    except OSError:
+        return False
+
+
+def _require_masks(item: Item) -> tuple[Path, Path]:
+    if item.upper is None or item.lower is None:
+        missing = " and ".join(
+            bone for bone, path in zip(BONES, (item.upper, item.lower), strict=True) if path is None
+        )
+        raise InputError(
+            f"{item.image} has no {missing} mask beside it; add it or say how masks are named with "
+            "--mask-pattern."
+        )
+    return item.upper, item.lower
+
+
+def _protect_inputs(folder: Path, name: str, file_format: str, inputs: Iterable[Path]) -> None:
+    """Refuse to write a result over one of its own inputs (a mask called NAME_upper.png)."""
+    targets = {os.path.realpath(folder / file) for file in results.result_names(name, file_format)}
+    for path in inputs:
+        if os.path.realpath(path) in targets:
+            raise UsageError(
+                f"{path} is an input and would be overwritten by a result of that name; choose "
+                "another "
+                "output folder."
+            )
+
+
+def _separate_all(
+    separator: Separator, items: list[Item], output: Path, options: Options, *, overwrite: bool
+) -> int:
+    done = skipped = 0
+    no_overlap: list[Item] = []
+    failures: list[BlsganError] = []
+    with _progress(items) as steps:
+        for item in steps:
+            try:
+                outcome = separate_item(separator, item, output, options, overwrite=overwrite)
+            except (InputError, OutputError, UsageError) as error:
+                failures.append(error)
+                continue
+            except MemoryError:
+                failures.append(InputError(f"{item.image} does not fit into memory; crop it."))
+                continue
+            if outcome.separation is None:
+                skipped += 1
+            else:
+                done += 1
+                if not outcome.separation.overlap.any():
+                    no_overlap.append(item)
+    click.echo(
+        f"{done} separated, {skipped} already finished, {len(failures)} failed; results in {output}"
+    )
+    if no_overlap:
+        click.echo(
+            f"{len(no_overlap)} of them have bones that do not overlap (layers are the masked "
+            "image)"
+        )
+    for failure in failures:
+        click.echo(f"failed: {failure}", err=True)
+    return 1 if failures else 0
+
+
+@contextmanager
+def _progress(items: list[Item]) -> Iterator[Iterable[Item]]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("separating"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        yield progress.track(items)
+
+
+def _report_one(outcome: Outcome) -> None:
+    record, panel = outcome.record, outcome.files[-2]
+    if outcome.separation is None:
+        click.echo(f"{panel} and the rest are up to date (--overwrite separates again)")
+        return
+    overlap, k = record["overlap"], record["soft_tissue"]
+    area = "" if overlap["area_mm2"] is None else f" ({overlap['area_mm2']:.2f} mm²)"
+    if k is None:
+        click.echo("no overlap: each layer is the image inside its mask")
+    else:
+        click.echo(
+            f"overlap {overlap['area_px']} px{area}, soft tissue k {k:.3f}, reconstruction MSE "
+            f"{record['reconstruction_error']['mse']:.1e}"
+        )
+    for note in record["notes"]:
+        if k is not None or "do not overlap" not in note:
+            click.echo(f"note: {note}")
+    click.echo(f"wrote {panel} and {len(outcome.files) - 1} more files")
+
+
+def _reconstruction_mse(separation: Separation, masks: np.ndarray) -> float:
+    pixels = np.count_nonzero(masks[0] | masks[1])
+    return float(np.square(separation.residual, dtype=np.float64).sum() / pixels)
+
+
+def _spacing_record(radiograph: Radiograph) -> dict[str, Any] | None:
+    spacing = radiograph.pixel_spacing
+    if spacing is None:
+        return None
+    return {"row": spacing.row_mm, "column": spacing.column_mm, "source": spacing.source}
+
+
+def _overlap_record(radiograph: Radiograph, separation: Separation) -> dict[str, Any]:
+    pixels = int(np.count_nonzero(separation.overlap))
+    spacing = radiograph.pixel_spacing
+    box = None
+    if pixels:
+        top, left, bottom, right = bounding_box(separation.overlap)
+        box = {"top": top, "left": left, "bottom": bottom, "right": right}
+    return {
+        "area_px": pixels,
+        "area_mm2": None if spacing is None else pixels * spacing.area_mm2,
+        "bounding_box_px": box,
+    }
+
+
+def _arrays(radiograph: Radiograph, separation: Separation) -> dict[str, Any]:
+    arrays: dict[str, Any] = {
+        "overlap": separation.overlap,
+        "soft_tissue": np.float32(separation.soft_tissue),
+    }
+    if radiograph.pixel_spacing is not None:
+        spacing = radiograph.pixel_spacing
+        arrays["pixel_spacing_mm"] = np.array([spacing.row_mm, spacing.column_mm])
+    return arrays
+
+
+def _caption(radiograph: Radiograph, separation: Separation, error_mse: float) -> str:
+    pixels = int(np.count_nonzero(separation.overlap))
+    if not pixels:
+        return "no overlap: each layer is the image inside its mask"
+    spacing = radiograph.pixel_spacing
+    area = "" if spacing is None else f" = {pixels * spacing.area_mm2:.2f} mm²"
+    return (
+        f"overlap {pixels} px{area}     soft tissue k = {separation.soft_tissue:.3f}     "
+        f"reconstruction MSE {error_mse:.1e}"
+    )
+
+
+def _milliseconds(start: float, stop: float) -> float:
+    return round(1000 * (stop - start), 1)

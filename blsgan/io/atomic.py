@@ -1,0 +1,154 @@
+"""Writes that are either there, complete, or not there at all.
+
+A file is written under a temporary name in its own folder, flushed to the disk and renamed; several
+files that belong together are renamed together at the end. An error, a full disk or Ctrl-C removes
+the temporary files and the folders that were made for them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from blsgan.errors import BlsganError, OutputError
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full; free some space or choose another folder",
+    errno.EDQUOT: "the disk quota is used up; free some space or choose another folder",
+    errno.EACCES: "the folder is not writable; choose another one",
+    errno.EPERM: "the folder is not writable; choose another one",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.ENOTDIR: "part of the path is a file, not a folder; choose another one",
+    errno.EEXIST: "part of the path is a file, not a folder; choose another one",
+    errno.EISDIR: "a folder of that name is in the way; move it or choose another name",
+    errno.ENAMETOOLONG: "the name is too long for the file system; choose a shorter one",
+}
+
+
+def output_error(path: os.PathLike[str] | str, error: OSError) -> OutputError:
+    """The sentence a user reads when ``path`` could not be written because of ``error``."""
+    reason = _REASONS.get(error.errno or 0) or error.strerror or str(error) or type(error).__name__
+    return OutputError(f"{os.fspath(path)} cannot be written: {reason}.")
+
+
+@contextlib.contextmanager
+def atomic_path(path: os.PathLike[str] | str) -> Iterator[Path]:
+    """Yield a temporary path in the folder of ``path``; it becomes ``path`` when the block ends.
+
+    The folder is made if it is missing. An exception in the block leaves an existing ``path`` as it
+    was. Raises :class:`blsgan.errors.OutputError` when anything cannot be written.
+    """
+    with atomic_paths([path]) as (temporary,):
+        yield temporary
+
+
+@contextlib.contextmanager
+def atomic_paths(paths: Sequence[os.PathLike[str] | str]) -> Iterator[list[Path]]:
+    """:func:`atomic_path` for files that belong together: all of them appear, or none does.
+
+    The temporary paths come in the order of ``paths`` and are renamed in that order, so whatever
+    says "the others are complete" belongs at the end.
+    """
+    targets = [Path(path) for path in paths]
+    temporaries: list[Path] = []
+    made: list[Path] = []
+    current = targets[0] if targets else Path(".")
+    try:
+        for target in targets:
+            current = target
+            _make_folder(current.parent, made)
+            if current.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            temporary = current.parent / f".blsgan-{secrets.token_hex(6)}.tmp{current.suffix}"
+            temporaries.append(temporary)  # first: an interrupt right after must find it to remove
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        current = targets[0] if targets else current
+        yield temporaries
+        for target, temporary in zip(targets, temporaries, strict=True):
+            current = target
+            _flush(temporary)
+        _rename_together(list(zip(temporaries, targets, strict=True)))
+        for folder in {target.parent for target in targets}:
+            _flush_folder(folder)
+    except BaseException as error:
+        for temporary in temporaries:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+        for folder in reversed(made):
+            with contextlib.suppress(OSError):  # not empty: someone else uses it by now
+                folder.rmdir()
+        if isinstance(error, OSError) and not isinstance(error, BlsganError):
+            raise output_error(current, error) from error
+        raise
+
+
+def check_writable_folder(folder: os.PathLike[str] | str) -> None:
+    """Raise :class:`OutputError` when files could not be made in ``folder``; makes nothing.
+
+    Asked before long work starts, so that it is not lost at its end. A folder that does not exist
+    yet is judged by its nearest existing parent.
+    """
+    path = Path(folder)
+    existing = path
+    try:
+        while not existing.exists():
+            if existing.is_symlink() or existing == existing.parent:
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            existing = existing.parent
+        if not existing.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+def _make_folder(folder: Path, made: list[Path]) -> None:
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    for folder in reversed(missing):
+        made.append(folder)
+        folder.mkdir(exist_ok=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _flush_folder(folder: Path) -> None:
+    # Makes the renames themselves durable. Not every file system offers it; the files are safe.
+    with contextlib.suppress(OSError):
+        _flush(folder)
+
+
+def _rename_together(pairs: list[tuple[Path, Path]]) -> None:
+    interrupt: KeyboardInterrupt | None = None
+    placed: list[Path] = []
+    try:
+        while pairs:
+            try:
+                temporary, target = pairs[0]
+                # After an interrupt the first rename may have happened already.
+                if interrupt is None or temporary.exists():
+                    os.replace(temporary, target)
+                placed.append(target)
+                pairs.pop(0)
+            except KeyboardInterrupt as error:  # a few renames away from complete: finish them
+                interrupt = error
+    except OSError:
+        for target in placed:
+            with contextlib.suppress(OSError):
+                target.unlink()
+        raise
+    if interrupt is not None:
+        raise interrupt

@@ -1,0 +1,159 @@
+"""From what a user names (a file, a folder) to a work list: images, masks, names of results."""
+
+from __future__ import annotations
+
+import os
+import string
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from blsgan.errors import InputError, UsageError
+from blsgan.io.masks import BONES
+from blsgan.io.radiograph import SUFFIXES
+from blsgan.io.raster import SUFFIXES as MASK_SUFFIXES
+
+DEFAULT_MASK_PATTERN = "{stem}_mask_{bone}"
+"""The public dataset's naming; without an ending, any picture format is accepted."""
+
+_SKIPPED_FOLDERS = frozenset({"background"})  # the public dataset's soft-tissue pictures, no joints
+
+
+@dataclass(frozen=True)
+class Item:
+    """One joint to separate. ``folder`` (relative) and ``name`` say where its results go."""
+
+    image: Path
+    upper: Path | None
+    lower: Path | None
+    folder: Path
+    name: str
+
+
+def check_mask_pattern(pattern: str) -> str:
+    """Return ``pattern`` if it is one: a file name with {bone}, and {stem} for the image's.
+
+    Raises :class:`UsageError` otherwise.
+    """
+    try:
+        fields = {
+            field for _, field, _, _ in string.Formatter().parse(pattern) if field is not None
+        }
+    except ValueError as error:
+        raise UsageError(f"mask pattern {pattern!r} has unbalanced braces ({error}).") from error
+    if "bone" not in fields or not fields <= {"bone", "stem"}:
+        raise UsageError(
+            f"mask pattern {pattern!r} does not say which mask is which; use {{bone}} (upper, "
+            "lower) "
+            f"and {{stem}} (the image's name), as in {DEFAULT_MASK_PATTERN}.png."
+        )
+    return pattern
+
+
+def find_mask(image: Path, bone: str, pattern: str = DEFAULT_MASK_PATTERN) -> Path | None:
+    """The mask of ``bone`` ("upper", "lower") for ``image``, or None when there is none.
+
+    ``pattern`` is relative to the image's folder. Raises :class:`InputError` when masks of several
+    formats match: which one is meant cannot be known.
+    """
+    named = image.parent / pattern.format(stem=image.stem, bone=bone)
+    if named.is_file():
+        return named
+    found = [
+        path for suffix in MASK_SUFFIXES if (path := named.with_name(named.name + suffix)).is_file()
+    ]
+    if len(found) > 1:
+        raise InputError(
+            f"{image} has several {bone} masks ({', '.join(path.name for path in found)}); "
+            "remove all "
+            "but one or give --mask-pattern with the ending."
+        )
+    return found[0] if found else None
+
+
+def list_folder(
+    folder: Path, pattern: str = DEFAULT_MASK_PATTERN, *, exclude: Path | None = None
+) -> list[Item]:
+    """Every radiograph below ``folder``, sorted, with its masks (None where one is missing).
+
+    Files that are some image's mask are not images, nor is anything below ``exclude`` (the
+    results), hidden, or in a folder called ``background``. Raises :class:`InputError` when nothing is left.
+    """
+    hidden = (
+        exclude.resolve() if exclude is not None and exclude.resolve() != folder.resolve() else None
+    )
+    candidates: list[Path] = []
+    for parent, folders, files in os.walk(folder):
+        here = Path(parent)
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".")
+            and name not in _SKIPPED_FOLDERS
+            and (here / name).resolve() != hidden
+        )
+        names = set(files)
+        candidates += [
+            here / name
+            for name in sorted(files)
+            if Path(name).suffix.lower() in SUFFIXES
+            and not name.startswith(".")
+            and not _is_result(name, names)
+        ]
+    masks: dict[Path, tuple[Path | None, Path | None]] = {}
+    taken: set[str] = set()
+    for image in candidates:
+        upper, lower = (find_mask(image, bone, pattern) for bone in BONES)
+        masks[image] = (upper, lower)
+        taken |= {os.path.normpath(path) for path in (upper, lower) if path is not None}
+    images = [image for image in candidates if os.path.normpath(image) not in taken]
+    if not images:
+        raise InputError(
+            f"{folder} holds no image to separate; images end in {', '.join(SUFFIXES)}."
+        )
+    return name_results(
+        (image, *masks[image], image.parent.relative_to(folder)) for image in images
+    )
+
+
+def name_results(
+    entries: Iterable[tuple[Path, Path | None, Path | None, Path]],
+) -> list[Item]:
+    """Give every (image, upper, lower, folder) a name of its own within its folder.
+
+    It is the image's stem; images of one stem in one folder (a.png, a.jpg) get their ending added.
+    """
+    rows = [(image, upper, lower, _inside(folder)) for image, upper, lower, folder in entries]
+    stems = Counter(_key(folder, image.stem) for image, _, _, folder in rows)
+    items: list[Item] = []
+    used: set[tuple[str, str]] = set()
+    for image, upper, lower, folder in rows:
+        name = image.stem
+        if stems[_key(folder, name)] > 1:
+            name = f"{image.stem}_{image.suffix.lstrip('.')}"
+        base, number = name, 2
+        while _key(folder, name) in used:
+            name, number = f"{base}_{number}", number + 1
+        used.add(_key(folder, name))
+        items.append(Item(image, upper, lower, folder, name))
+    return items
+
+
+def _key(folder: Path, name: str) -> tuple[str, str]:
+    return str(folder).casefold(), name.casefold()  # some file systems do not tell A from a
+
+
+def _inside(folder: Path) -> Path:
+    """``folder`` without what would lead out of the results' folder (a root, "..")."""
+    return Path(*(part for part in folder.parts if part not in ("..", folder.anchor)))
+
+
+def _is_result(name: str, siblings: set[str]) -> bool:
+    """Whether ``name`` is a picture that an earlier run wrote beside its input."""
+    stem = Path(name).stem
+    for kind in ("upper", "lower", "reconstruction", "residual", "panel"):
+        if stem.endswith(f"_{kind}"):
+            base = stem[: -len(kind) - 1]
+            return {f"{base}.json", f"{base}_panel.png"} <= siblings
+    return False

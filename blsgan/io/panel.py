@@ -1,0 +1,268 @@
+"""The picture a reader looks at first: input, layers, reconstruction and residual side by side.
+
+Drawn with Pillow and NumPy alone; a plotting library would cost more than the separation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blsgan.geometry import bone_width_px, bounding_box
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageDraw
+
+UPPER_COLOUR = (255, 159, 28)
+LOWER_COLOUR = (46, 196, 255)
+RESIDUAL_FLOOR = 1 / 255
+"""Least half-range of the residual's colour scale: one grey level of an 8-bit picture."""
+
+_BACKGROUND = (255, 255, 255)
+_INK = (24, 28, 34)
+_MUTED = (96, 104, 116)
+_FRAME = (255, 255, 255)
+_TILE_PX = 288
+_GAP_PX = 12
+_MARGIN_PX = 18
+_BAR_PX = 14
+_TITLE_PX = 24
+
+# Violet, blue, cyan, green, yellow, orange, red: the order of the visible spectrum.
+_SPECTRUM = np.array(
+    [
+        (92, 32, 140),
+        (48, 84, 200),
+        (40, 172, 210),
+        (76, 190, 92),
+        (244, 224, 72),
+        (244, 148, 44),
+        (196, 30, 40),
+    ],
+    dtype=np.float64,
+)
+
+
+@dataclass(frozen=True)
+class _View:
+    """A window of the image (rows top:bottom, columns left:right) drawn ``width`` x ``height``."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+    width: int
+    height: int
+
+    def cut(self, plane: NDArray[Any]) -> NDArray[Any]:
+        return plane[self.top : self.bottom, self.left : self.right]
+
+
+def spectrum(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Colours [...,3] of values in [0,1] (clipped): violet 0, green 0.5, red 1."""
+    position = np.clip(values, 0, 1) * (len(_SPECTRUM) - 1)
+    steps = np.arange(len(_SPECTRUM))
+    channels = [np.interp(position, steps, _SPECTRUM[:, channel]) for channel in range(3)]
+    return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
+
+
+def draw_panel(
+    image: NDArray[np.float32],
+    masks: NDArray[np.bool_],
+    upper: NDArray[np.float32],
+    lower: NDArray[np.float32],
+    reconstruction: NDArray[np.float32],
+    residual: NDArray[np.float32],
+    caption: str = "",
+) -> Image.Image:
+    """Draw the panel of one joint; arrays are [H,W] ([2,H,W] for ``masks``).
+
+    First row: the joint (the whole picture if the bones fill it). Second row: the overlap, enlarged;
+    left out where there is none. Grey is one scale for all pictures of the panel: black is 0,
+    white the brightest pixel of the bones, so a layer can be compared with the input by eye.
+    """
+    from PIL import Image, ImageDraw
+
+    overlap = masks[0] & masks[1]
+    views = [_joint_view(masks, overlap)]
+    titles = ["Joint"]
+    zoom = _overlap_view(overlap, views[0]) if overlap.any() else None
+    if zoom is not None:
+        views.append(zoom)
+        titles.append(f"Overlap, {zoom.width / (zoom.right - zoom.left):.1f}x")
+    covered = masks[0] | masks[1]
+    white = max(float(image[covered].max()), 1e-6)
+    reach = max(float(np.abs(residual).max()), RESIDUAL_FLOOR)
+
+    bar_width = 92
+    width = 2 * _MARGIN_PX + 5 * _TILE_PX + 4 * _GAP_PX + bar_width
+    rows = [view.height for view in views]
+    height = _MARGIN_PX + _TITLE_PX + sum(rows) + _GAP_PX * (len(rows) - 1) + 34 + _MARGIN_PX
+    page = Image.new("RGB", (width, height), _BACKGROUND)
+    draw = ImageDraw.Draw(page)
+
+    columns = [_MARGIN_PX + index * (_TILE_PX + _GAP_PX) for index in range(5)]
+    for x, text in zip(
+        columns,
+        (
+            "Input",
+            "Upper layer",
+            "Lower layer",
+            "Reconstruction",
+            "Residual (input - reconstruction)",
+        ),
+        strict=True,
+    ):
+        draw.text((x, _MARGIN_PX - 4), text, fill=_INK, font=_font(15))
+    y = _MARGIN_PX + _TITLE_PX
+    for view, title in zip(views, titles, strict=True):
+        tiles: list[Image.Image] = [
+            _grey_tile(plane, view, white) for plane in (image, upper, lower, reconstruction)
+        ]
+        _outline(tiles[0], masks, view)
+        tiles.append(_residual_tile(residual, covered, view, reach))
+        if zoom is not None and view is not zoom:
+            for tile in tiles:
+                _mark(tile, view, zoom)
+        for x, tile in zip(columns, tiles, strict=True):
+            page.paste(tile, (x + (_TILE_PX - view.width) // 2, y))
+        _label(draw, columns[0] + 6, y + 5, title)
+        y += view.height + _GAP_PX
+    _colour_bar(page, draw, columns[4] + _TILE_PX + 14, _MARGIN_PX + _TITLE_PX, rows[0], reach)
+    _legend(draw, columns[0], y, caption)
+    return page
+
+
+def _joint_view(masks: NDArray[np.bool_], overlap: NDArray[np.bool_]) -> _View:
+    """A square around the joint, half as wide again as the bones, inside the picture."""
+    height, width = overlap.shape
+    centre: tuple[float, float]
+    if overlap.any():
+        top, left, bottom, right = bounding_box(overlap)
+        centre = ((top + bottom) / 2, (left + right) / 2)
+        extent = max(bottom - top, right - left)
+    else:
+        boxes = [bounding_box(mask) for mask in masks]
+        centre = ((boxes[0][2] + boxes[1][0]) / 2, (boxes[0][1] + boxes[0][3]) / 2)
+        extent = 0
+    side = max(1.6 * bone_width_px(masks), 1.3 * extent, 16.0)
+    top, bottom = _interval(centre[0], side, height)
+    left, right = _interval(centre[1], side, width)
+    return _fit(top, left, bottom, right, _TILE_PX)
+
+
+def _overlap_view(overlap: NDArray[np.bool_], joint: _View) -> _View:
+    top, left, bottom, right = bounding_box(overlap)
+    height, width = overlap.shape
+    pad = 0.12 * (joint.right - joint.left)
+    extent_x = (right - left) + pad
+    extent_y = max((bottom - top) + pad, 0.55 * extent_x)
+    y0, y1 = _interval((top + bottom) / 2, extent_y, height)
+    x0, x1 = _interval((left + right) / 2, extent_x, width)
+    return _fit(y0, x0, y1, x1, _TILE_PX)
+
+
+def _interval(centre: float, extent: float, limit: int) -> tuple[int, int]:
+    size = min(max(round(extent), 1), limit)
+    start = min(max(round(centre - size / 2), 0), limit - size)
+    return start, start + size
+
+
+def _fit(top: int, left: int, bottom: int, right: int, side: int) -> _View:
+    height, width = bottom - top, right - left
+    factor = side / max(height, width)
+    return _View(
+        top, left, bottom, right, max(1, round(width * factor)), max(1, round(height * factor))
+    )
+
+
+def _grey_tile(plane: NDArray[np.float32], view: _View, white: float) -> Image.Image:
+    from PIL import Image
+
+    grey = np.rint(np.clip(view.cut(plane) / white, 0, 1) * 255).astype(np.uint8)
+    tile = Image.fromarray(grey).resize((view.width, view.height), Image.Resampling.BICUBIC)
+    return tile.convert("RGB")
+
+
+def _residual_tile(
+    residual: NDArray[np.float32], covered: NDArray[np.bool_], view: _View, reach: float
+) -> Image.Image:
+    from PIL import Image
+
+    colours = spectrum(view.cut(residual) / (2 * reach) + 0.5)
+    colours[~view.cut(covered)] = (226, 229, 233)
+    return Image.fromarray(colours).resize((view.width, view.height), Image.Resampling.NEAREST)
+
+
+def _outline(tile: Image.Image, masks: NDArray[np.bool_], view: _View) -> None:
+    """Draw the masks' contours, one screen pixel and a half wide, on ``tile``."""
+    from PIL import Image
+
+    canvas = np.asarray(tile, dtype=np.float64)
+    for mask, colour in zip(masks, (UPPER_COLOUR, LOWER_COLOUR), strict=True):
+        # Twice the resolution, a smooth threshold: a contour without the pixels' staircase.
+        size = (2 * view.width, 2 * view.height)
+        grey = Image.fromarray(view.cut(mask).astype(np.uint8) * 255)
+        inside = np.asarray(grey.resize(size, Image.Resampling.BICUBIC)) > 127
+        padded = np.pad(inside, 1, mode="edge")
+        shrunk = (
+            padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:] & inside
+        )
+        grown = padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:] | inside
+        edge = (grown & ~shrunk).astype(np.uint8) * 255
+        strength = Image.fromarray(edge).resize((view.width, view.height), Image.Resampling.BOX)
+        alpha = np.asarray(strength, dtype=np.float64)[..., None] / 255
+        canvas = canvas * (1 - alpha) + np.array(colour, dtype=np.float64) * alpha
+    tile.paste(Image.fromarray(np.rint(canvas).astype(np.uint8)))
+
+
+def _mark(tile: Image.Image, view: _View, zoom: _View) -> None:
+    """Frame what the second row enlarges."""
+    from PIL import ImageDraw
+
+    factor = view.width / (view.right - view.left)
+    box = (
+        round((zoom.left - view.left) * factor),
+        round((zoom.top - view.top) * factor),
+        round((zoom.right - view.left) * factor) - 1,
+        round((zoom.bottom - view.top) * factor) - 1,
+    )
+    ImageDraw.Draw(tile).rectangle(box, outline=_FRAME)
+
+
+def _label(draw: ImageDraw.ImageDraw, x: int, y: int, text: str) -> None:
+    draw.text(
+        (x, y), text, fill=(255, 255, 255), font=_font(13), stroke_width=2, stroke_fill=(0, 0, 0)
+    )
+
+
+def _colour_bar(
+    page: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, height: int, reach: float
+) -> None:
+    from PIL import Image
+
+    ramp = spectrum(np.linspace(1, 0, height))[:, None]
+    page.paste(Image.fromarray(np.repeat(ramp, _BAR_PX, axis=1)), (x, y))
+    draw.rectangle((x - 1, y - 1, x + _BAR_PX, y + height), outline=_MUTED)
+    for share in (1.0, 0.5, 0.0, -0.5, -1.0):
+        tick = y + round((1 - share) / 2 * (height - 1))
+        draw.line((x + _BAR_PX, tick, x + _BAR_PX + 4, tick), fill=_MUTED)
+        text = "0" if share == 0 else f"{share * reach:+.4f}"
+        draw.text((x + _BAR_PX + 8, tick), text, fill=_INK, font=_font(12), anchor="lm")
+
+
+def _legend(draw: ImageDraw.ImageDraw, x: int, y: int, caption: str) -> None:
+    for colour, text in ((UPPER_COLOUR, "upper bone"), (LOWER_COLOUR, "lower bone")):
+        draw.line((x, y + 9, x + 22, y + 9), fill=colour, width=3)
+        draw.text((x + 28, y + 9), text, fill=_INK, font=_font(13), anchor="lm")
+        x += 128
+    draw.text((x + 8, y + 9), caption, fill=_MUTED, font=_font(13), anchor="lm")
+
+
+def _font(size: int) -> Any:
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size)

@@ -1,0 +1,156 @@
+"""Reading a radiograph in the formats hospitals and datasets hand out, as float32 in [0,1]."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blsgan.errors import InputError, UsageError
+from blsgan.io import dicom, raster
+from blsgan.io.files import FileBytes, read_file
+from blsgan.io.levels import guess_bits
+from blsgan.io.spacing import PixelSpacing
+
+SUFFIXES = (*raster.SUFFIXES, *dicom.SUFFIXES)
+"""File name endings that a folder is searched for."""
+
+
+@dataclass(frozen=True)
+class Radiograph:
+    """A radiograph ready for separation.
+
+    ``pixels`` is float32 [H,W] in [0,1], white = dense. ``sha256`` is the hash of the file,
+    ``bits`` the depth of its grey values. ``notes`` say what was decided on the way (bit depth,
+    inversion, spacing).
+    """
+
+    pixels: NDArray[np.float32]
+    sha256: str
+    format: str
+    bits: int
+    pixel_spacing: PixelSpacing | None = None
+    notes: tuple[str, ...] = ()
+    identity: frozenset[str] = field(default=frozenset(), repr=False)
+
+    def names_patient(self, text: str) -> bool:
+        """Whether ``text`` (a file or folder name) holds the patient's name or identifier."""
+        folded = text.casefold()
+        words = set(re.split(r"[\W_]+", folded))
+        # Long words are looked for anywhere ("smithjohn.dcm"), short ones as words, so that an
+        # identifier such as "123" does not rename everything.
+        return bool(words & self.identity) or any(
+            len(word) >= 5 and word in folded for word in self.identity
+        )
+
+
+def anonymous_name(sha256: str) -> str:
+    """What results are called when the file's own name would tell who the patient is."""
+    return f"anonymous-{sha256[:12]}"
+
+
+def read_radiograph(
+    path: os.PathLike[str] | str,
+    *,
+    bit_depth: int | None = None,
+    invert: bool = False,
+    pixel_spacing_mm: tuple[float, float] | None = None,
+) -> Radiograph:
+    """Read PNG, JPEG, TIFF, BMP (8 or 16 bit, float TIFF) or single-frame DICOM.
+
+    ``bit_depth`` overrides the guess for 16-bit files that hold fewer bits; ``invert`` is for
+    pictures that show bone dark; ``pixel_spacing_mm`` (row, column) replaces the file's own.
+    Raises :class:`InputError` with one sentence for everything that cannot be used.
+    """
+    return decode_radiograph(
+        read_file(path, what="image"),
+        bit_depth=bit_depth,
+        invert=invert,
+        pixel_spacing_mm=pixel_spacing_mm,
+    )
+
+
+def decode_radiograph(
+    file: FileBytes,
+    *,
+    bit_depth: int | None = None,
+    invert: bool = False,
+    pixel_spacing_mm: tuple[float, float] | None = None,
+) -> Radiograph:
+    """:func:`read_radiograph` for bytes that were read already (and hashed)."""
+    if bit_depth is not None and not 1 <= bit_depth <= 16:
+        raise UsageError(f"bit depth {bit_depth} is not between 1 and 16.")
+    if dicom.is_dicom(file):
+        decoded = dicom.decode_dicom(file, bit_depth)
+        radiograph = Radiograph(
+            decoded.pixels,
+            file.sha256,
+            "DICOM",
+            decoded.bits,
+            decoded.pixel_spacing,
+            decoded.notes,
+            decoded.identity,
+        )
+    else:
+        radiograph = _from_raster(file, bit_depth)
+    if invert:
+        radiograph = replace(
+            radiograph,
+            pixels=np.float32(1) - radiograph.pixels,
+            notes=(*radiograph.notes, "inverted (asked for)"),
+        )
+    if pixel_spacing_mm is not None:
+        row, column = pixel_spacing_mm
+        if not (0 < row < np.inf and 0 < column < np.inf):
+            raise UsageError(f"pixel spacing {row:g} x {column:g} mm is not positive.")
+        radiograph = replace(radiograph, pixel_spacing=PixelSpacing(row, column, "user"))
+    if float(np.ptp(radiograph.pixels)) == 0.0:
+        raise InputError(
+            f"{file.path} is constant (every pixel is {radiograph.pixels.flat[0]:g}); give a "
+            "radiograph."
+        )
+    return radiograph
+
+
+def _from_raster(file: FileBytes, bit_depth: int | None) -> Radiograph:
+    picture = raster.decode_raster(file)
+    values, bits, notes = picture.values, picture.bits, list(picture.notes)
+    highest: Any = values.max()
+    if values.dtype == np.float32:
+        lowest = values.min()
+        if not np.isfinite(values).all():
+            raise InputError(
+                f"{file.path} has NaN or infinite values; export it again without them."
+            )
+        if lowest < 0 or highest > 1:
+            raise InputError(
+                f"{file.path} has float values from {lowest:g} to {highest:g}, outside 0 to 1; "
+                "scale "
+                "it to [0, 1] or save it as 16-bit greyscale."
+            )
+        pixels = values
+    else:
+        if bits > 8:
+            bits = bit_depth or guess_bits(int(highest), bits)
+            if bits != picture.bits:
+                notes.append(
+                    f"values up to {highest} in a {picture.bits}-bit file taken as {bits} bit"
+                )
+        if highest > 2**bits - 1:
+            raise InputError(
+                f"{file.path} has values up to {highest}, more than {bits} bits hold; give a "
+                "larger "
+                "bit depth."
+            )
+        pixels = unit_interval(values, bits)
+    return Radiograph(pixels, file.sha256, picture.format, bits, None, tuple(notes))
+
+
+def unit_interval(values: NDArray[Any], bits: int) -> NDArray[np.float32]:
+    """Integer grey levels of ``bits`` bits as float32 in [0,1], correctly rounded."""
+    levels = np.arange(2**bits, dtype=np.float64) / (2**bits - 1)
+    return levels.astype(np.float32)[values]

@@ -1,0 +1,130 @@
+"""Writing a separation: 16-bit pictures or npz, the panel, and the record that completes it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blsgan.io.atomic import atomic_paths, output_error
+from blsgan.io.spacing import PixelSpacing
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+FORMATS = ("png", "tiff", "npz")
+SCHEMA = 1
+"""Version of the JSON record's layout."""
+
+PLANES = ("upper", "lower", "reconstruction", "residual")
+RESIDUAL_ENCODING = "residual = (value - 32768) / 32767"
+_RESIDUAL_ZERO = 32768
+
+_MM_PER_INCH = 25.4
+
+
+def to_uint16(plane: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Intensities in [0,1] as 0..65535, rounded; what lies outside is clipped."""
+    return np.rint(np.clip(plane, 0, 1) * np.float32(65535)).astype(np.uint16)
+
+
+def residual_to_uint16(residual: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Signed residuals in [-1,1] as 1..65535 with 0 at 32768 (:data:`RESIDUAL_ENCODING`)."""
+    return (np.rint(np.clip(residual, -1, 1) * 32767) + _RESIDUAL_ZERO).astype(np.uint16)
+
+
+def result_names(name: str, file_format: str) -> list[str]:
+    """Names of the files of one result; the JSON record is last."""
+    if file_format == "npz":
+        planes = [f"{name}.npz"]
+    else:
+        planes = [f"{name}_{plane}.{file_format}" for plane in PLANES]
+    return [*planes, f"{name}_panel.png", f"{name}.json"]
+
+
+def write_result(
+    folder: Path,
+    name: str,
+    planes: Mapping[str, NDArray[np.float32]],
+    panel: Image.Image,
+    record: Mapping[str, Any],
+    *,
+    file_format: str = "png",
+    arrays: Mapping[str, Any] | None = None,
+    pixel_spacing: PixelSpacing | None = None,
+) -> list[Path]:
+    """Write all files of one result into ``folder``, or none of them.
+
+    ``planes`` holds the float32 [H,W] arrays named in :data:`PLANES`; ``arrays`` is what an npz
+    file holds besides them. The record gains ``outputs``: the SHA-256 of every other file, by which
+    :func:`is_finished` knows a complete result. Raises :class:`blsgan.errors.OutputError`.
+    """
+    targets = [folder / file for file in result_names(name, file_format)]
+    with atomic_paths(targets) as temporaries:
+        current = targets[0]
+        try:
+            *pictures, panel_path, record_path = temporaries
+            if file_format == "npz":
+                with pictures[0].open("wb") as stream:
+                    np.savez_compressed(stream, **{**planes, **(arrays or {})})
+            else:
+                for plane, target, path in zip(PLANES, targets, pictures, strict=False):
+                    current = target
+                    encode = residual_to_uint16 if plane == "residual" else to_uint16
+                    _write_picture(path, encode(planes[plane]), file_format, pixel_spacing)
+            current = targets[-2]
+            panel.save(panel_path, format="PNG", compress_level=4)
+            current = targets[-1]
+            outputs = {
+                target.name: hash_file(path)
+                for target, path in zip(targets[:-1], temporaries, strict=False)
+            }
+            text = json.dumps({**record, "outputs": outputs}, indent=2, allow_nan=False)
+            record_path.write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            raise output_error(current, error) from error
+    return targets
+
+
+def _write_picture(
+    path: Path, values: NDArray[np.uint16], file_format: str, spacing: PixelSpacing | None
+) -> None:
+    from PIL import Image
+
+    options: dict[str, Any] = (
+        {"compress_level": 4} if file_format == "png" else {"compression": "tiff_adobe_deflate"}
+    )
+    if spacing is not None:
+        options["dpi"] = (_MM_PER_INCH / spacing.column_mm, _MM_PER_INCH / spacing.row_mm)
+    Image.fromarray(values).save(path, format=file_format.upper(), **options)
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def is_finished(folder: Path, name: str, file_format: str, expected: Mapping[str, Any]) -> bool:
+    """Whether ``folder`` holds the complete result that ``expected`` describes.
+
+    Judged by content: the record must carry every field of ``expected`` (input hashes, weights,
+    options), and every output must have the hash the record gives it.
+    """
+    files = [folder / file for file in result_names(name, file_format)]
+    try:
+        record = json.loads(files[-1].read_text(encoding="utf-8"))
+        if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+            return False
+        if any(record.get(key) != value for key, value in expected.items()):
+            return False
+        outputs = record.get("outputs")
+        return isinstance(outputs, dict) and all(
+            outputs.get(path.name) == hash_file(path) for path in files[:-1]
+        )
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,501 @@
+"""The front door: an image and the masks of two bones in, one layer for each bone out.
+
+Outside the overlap nothing is to be decided: a layer is the image. Inside it a small network gives
+each bone's share of the attenuation and the soft tissue k, from a crop around the overlap at the
+scale it was trained at; the split itself (``blsgan.ops``) runs at full resolution on the original
+pixels, so the layers recompose to the image whatever the network says.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blsgan import backends
+from blsgan.errors import InputError, WeightsError
+from blsgan.geometry import bone_width_px, bounding_box
+
+Float32 = NDArray[np.float32]
+Bool = NDArray[np.bool_]
+
+TYPICAL_BONE_WIDTH_PX = 165.0
+"""Width of a bone across the joint's axis in the public dataset's 256x256 images: median over 1194
+images of the two bones' geometric mean (90th percentile of the chords); the range is 124 to 223."""
+
+SAME_SCALE = (0.70, 1.45)
+"""Bones whose width is within these multiples of the typical one are not resampled; the dataset's
+own images lie between 0.75 and 1.35."""
+
+MAX_SCALE = 4.0
+"""A smaller picture is enlarged at most this much: there is no detail to be had from more."""
+
+CONTEXT_PX = 32
+"""Surroundings of the overlap that the network sees, in pixels at working scale."""
+
+CROP_MULTIPLE = 16
+MAX_CROP_AREA_PX = 512 * 512
+"""Crops are kept below this by a smaller working scale, so memory is bounded whatever the masks."""
+
+_BATCH_AREA_PX = 2 * MAX_CROP_AREA_PX  # pixels that go through the network at once
+
+
+@dataclass(frozen=True)
+class Separation:
+    """The layers of one joint; all arrays are [H,W].
+
+    Attributes:
+        upper: float32 in [0,1], the upper bone with the soft tissue around it, 0 outside its mask.
+        lower: the same for the lower bone.
+        reconstruction: float32, the layers composed by Beer-Lambert, 0 outside the bones.
+        residual: float32, image inside the bones minus ``reconstruction``.
+        soft_tissue: k of physics.md in [0, 0.95]; NaN where nothing overlaps, since nothing says.
+        overlap: bool, pixels that both bones cover.
+        scale: working pixels per image pixel the network saw (1: not resampled).
+        notes: what a user should know about this result.
+    """
+
+    upper: Float32
+    lower: Float32
+    reconstruction: Float32
+    residual: Float32
+    soft_tissue: float
+    overlap: Bool
+    scale: float = 1.0
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def layers(self) -> Float32:
+        """float32 [2,H,W]: upper and lower layer in one array (a copy)."""
+        return np.stack((self.upper, self.lower))
+
+
+class SeparationBatch(Sequence[Separation]):
+    """Separations of a batch: a sequence of them, and their arrays stacked along a first axis B.
+
+    The stacked views need pictures of one size.
+    """
+
+    def __init__(self, items: Sequence[Separation]) -> None:
+        self._items = tuple(items)
+
+    @overload
+    def __getitem__(self, index: int) -> Separation: ...
+    @overload
+    def __getitem__(self, index: slice) -> SeparationBatch: ...
+    def __getitem__(self, index: int | slice) -> Separation | SeparationBatch:
+        if isinstance(index, slice):
+            return SeparationBatch(self._items[index])
+        return self._items[index]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[Separation]:
+        return iter(self._items)
+
+    @property
+    def upper(self) -> Float32:
+        """float32 [B,H,W]."""
+        return np.stack([item.upper for item in self._items])
+
+    @property
+    def lower(self) -> Float32:
+        """float32 [B,H,W]."""
+        return np.stack([item.lower for item in self._items])
+
+    @property
+    def reconstruction(self) -> Float32:
+        """float32 [B,H,W]."""
+        return np.stack([item.reconstruction for item in self._items])
+
+    @property
+    def residual(self) -> Float32:
+        """float32 [B,H,W]."""
+        return np.stack([item.residual for item in self._items])
+
+    @property
+    def overlap(self) -> Bool:
+        """bool [B,H,W]."""
+        return np.stack([item.overlap for item in self._items])
+
+    @property
+    def soft_tissue(self) -> Float32:
+        """float32 [B]."""
+        return np.array([item.soft_tissue for item in self._items], dtype=np.float32)
+
+
+class Separator:
+    """Separates two overlapping bones of a radiograph.
+
+    >>> separator = Separator.from_pretrained()
+    >>> joint = separator(image, masks)  # doctest: +SKIP
+    """
+
+    def __init__(self, backend: backends.Backend) -> None:
+        self.backend = backend
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_name: os.PathLike[str] | str | None = None,
+        backend: str = "auto",
+        *,
+        threads: int | None = None,
+    ) -> Separator:
+        """Load weights: the shipped ones by default, or by name, or from a file.
+
+        ``backend`` is "auto", "onnx", "openvino" or "torch"; ``threads`` defaults to the usable
+        cores. Raises :class:`WeightsError` for a missing, damaged or unsuitable file,
+        :class:`BackendError` when the backend cannot run here, :class:`UsageError` for a name that
+        does not exist.
+        """
+        return cls(backends.create(backend, path_or_name, threads))
+
+    @property
+    def weights(self) -> backends.WeightsFile:
+        """Name, path and SHA-256 of the weights in use."""
+        return self.backend.weights
+
+    def __call__(self, image: NDArray[Any], masks: NDArray[Any]) -> Separation:
+        """Separate one joint.
+
+        Args:
+            image: [H,W], white = dense: floating point in [0,1], or uint8 / uint16 over their whole
+                range.
+            masks: bool (or 0/1) [2,H,W], upper and lower bone.
+
+        Raises:
+            InputError: shapes that do not fit, NaN or infinity, values outside [0,1], a mask that
+                is empty or covers everything, an image that is constant under the bones.
+        """
+        return self.batch([image], [masks])[0]
+
+    def batch(
+        self,
+        images: Sequence[NDArray[Any]] | NDArray[Any],
+        masks: Sequence[NDArray[Any]] | NDArray[Any],
+    ) -> SeparationBatch:
+        """Separate several joints: images [B,H,W] (or a sequence of [H,W]), masks [B,2,H,W].
+
+        Crops of one size go through the network together. Raises as :meth:`__call__` does.
+        """
+        if len(images) != len(masks):
+            raise InputError(
+                f"{len(images)} images came with {len(masks)} pairs of masks; give one each."
+            )
+        joints = [_Joint.check(image, pair) for image, pair in zip(images, masks, strict=True)]
+        groups: dict[tuple[int, int], list[int]] = {}
+        for index, joint in enumerate(joints):
+            if joint.crop is not None:
+                groups.setdefault((joint.crop.height, joint.crop.width), []).append(index)
+        results: list[Separation | None] = [
+            joint.without_overlap() if joint.crop is None else None for joint in joints
+        ]
+        for (height, width), members in groups.items():
+            step = max(1, _BATCH_AREA_PX // (height * width))
+            for start in range(0, len(members), step):
+                chunk = members[start : start + step]
+                crops = [joints[index].network_input() for index in chunk]
+                logits, soft_tissue = self.backend.run(
+                    np.stack([crop[0] for crop in crops]), np.stack([crop[1] for crop in crops])
+                )
+                if not (np.isfinite(logits).all() and np.isfinite(soft_tissue).all()):
+                    raise WeightsError(
+                        f"{self.weights.path} gave NaN or infinite values; use other weights."
+                    )
+                for row, index in enumerate(chunk):
+                    results[index] = joints[index].split(
+                        logits[row], float(soft_tissue[row]), crops[row][1]
+                    )
+        return SeparationBatch([result for result in results if result is not None])
+
+
+@dataclass(frozen=True)
+class _Crop:
+    """The part of an image the network sees.
+
+    ``top`` and ``left`` are in image pixels (whole numbers where ``scale`` is 1), may be negative;
+    ``height`` and ``width`` are in working pixels; ``box`` is the overlap's bounding box (top,
+    left, bottom, right) in image pixels.
+    """
+
+    box: tuple[int, int, int, int]
+    scale: float
+    top: float
+    left: float
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class _Joint:
+    """One checked image and its masks, with the plan for its overlap (none: ``crop`` is None)."""
+
+    image: Float32
+    masks: Bool
+    overlap: Bool
+    crop: _Crop | None
+    notes: tuple[str, ...]
+
+    @classmethod
+    def check(cls, image: NDArray[Any], masks: NDArray[Any]) -> _Joint:
+        image, masks = np.asarray(image), np.asarray(masks)
+        if image.ndim != 2:
+            raise InputError(f"image has shape {list(image.shape)}; give [H,W].")
+        if masks.shape != (2, *image.shape):
+            raise InputError(
+                f"masks have shape {list(masks.shape)} for an image of {list(image.shape)}; give "
+                f"[2,{image.shape[0]},{image.shape[1]}] (upper, lower)."
+            )
+        masks = _as_masks(masks)
+        image, notes = _as_unit_interval(image)
+        covered = masks[0] | masks[1]
+        if covered.all():
+            raise InputError("the masks cover every pixel; no background is left around the bones.")
+        values = image[covered]
+        if values.min() == values.max():
+            raise InputError(
+                f"the image is constant ({values[0]:g}) under the bones; there is nothing to "
+                "separate."
+            )
+        overlap = masks[0] & masks[1]
+        crop = _plan(masks, overlap)
+        return cls(image, masks, overlap, crop, (*notes, *_orientation_notes(masks)))
+
+    def without_overlap(self) -> Separation:
+        """The separation of bones that do not overlap: each layer is the image inside its mask."""
+        upper, lower, reconstruction = self._masked()
+        return Separation(
+            upper,
+            lower,
+            reconstruction,
+            np.zeros_like(reconstruction),
+            math.nan,
+            self.overlap,
+            notes=(
+                *self.notes,
+                "the bones do not overlap: the layers are the image inside each mask",
+            ),
+        )
+
+    def network_input(self) -> tuple[Float32, Float32]:
+        """Image [1,h,w] and masks [2,h,w] of the crop at working scale, float32."""
+        crop = self._planned()
+        image = _resample(self.image, crop)
+        masks = np.stack([_resample(mask.view(np.uint8), crop) for mask in self.masks])
+        working = masks >= 0.5
+        if not (working[0] & working[1]).any():  # an overlap thinner than a working pixel
+            working = masks > 0
+        return image[None], working.astype(np.float32)
+
+    def split(self, logits: Float32, soft_tissue: float, working_masks: Float32) -> Separation:
+        """The layers, from share logits [2,h,w] on the crop and k."""
+        from blsgan.ops import native
+
+        crop = self._planned()
+        top, left, bottom, right = crop.box
+        window = np.s_[top:bottom, left:right]
+        inside = self.overlap[window]
+        masks = np.ascontiguousarray(self.masks[:, top:bottom, left:right])[None]
+        k = np.array([soft_tissue], dtype=np.float32)
+        layers = native.split_attenuation(
+            _at_full_resolution(logits, crop, working_masks)[None],
+            np.ascontiguousarray(self.image[window])[None, None],
+            masks,
+            k,
+        )
+        composed = native.compose_layers(layers, masks, k)[0, 0]
+
+        upper, lower, reconstruction = self._masked()
+        original = reconstruction[window][inside]
+        upper[window][inside] = layers[0, 0][inside]
+        lower[window][inside] = layers[0, 1][inside]
+        reconstruction[window][inside] = composed[inside]
+        residual = np.zeros_like(reconstruction)
+        residual[window][inside] = original - composed[inside]
+        return Separation(
+            upper,
+            lower,
+            reconstruction,
+            residual,
+            float(k[0]),
+            self.overlap,
+            crop.scale,
+            self.notes,
+        )
+
+    def _masked(self) -> tuple[Float32, Float32, Float32]:
+        zero = np.float32(0)
+        upper, lower = (np.where(mask, self.image, zero) for mask in self.masks)
+        return upper, lower, np.where(self.masks[0] | self.masks[1], self.image, zero)
+
+    def _planned(self) -> _Crop:
+        assert self.crop is not None, "only joints with an overlap go through the network"
+        return self.crop
+
+
+def _as_masks(masks: NDArray[Any]) -> Bool:
+    if masks.dtype != np.bool_:
+        if masks.dtype.kind not in "uif":
+            raise InputError(f"masks have dtype {masks.dtype}; give bool, or 0 and 1.")
+        if not ((masks == 0) | (masks == 1)).all():
+            raise InputError("masks have values other than 0 and 1; threshold them to bool first.")
+        masks = masks.astype(np.bool_)
+    for bone, mask in zip(("upper", "lower"), masks, strict=True):
+        if not mask.any():
+            raise InputError(f"the {bone} mask is empty; mark the bone's pixels in it.")
+        if mask.all():
+            raise InputError(
+                f"the {bone} mask covers every pixel; mark only the bone's pixels in it."
+            )
+    return np.ascontiguousarray(masks)
+
+
+def _as_unit_interval(image: NDArray[Any]) -> tuple[Float32, tuple[str, ...]]:
+    if image.dtype in (np.uint8, np.uint16):
+        full = np.iinfo(image.dtype).max
+        notes: tuple[str, ...] = ()
+        if image.dtype == np.uint16 and image.size and image.max() < 2**14:
+            notes = (
+                f"the uint16 image reaches only {image.max()} of 65535: if it holds fewer "
+                "bits, divide "
+                "it by their maximum first",
+            )
+        return np.divide(image, np.float32(full), dtype=np.float32), notes
+    if image.dtype.kind != "f":
+        raise InputError(f"image has dtype {image.dtype}; give floats in [0,1], uint8 or uint16.")
+    image = np.ascontiguousarray(image, dtype=np.float32)
+    low, high = image.min(), image.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise InputError("image has NaN or infinite values; replace them first.")
+    if low < 0 or high > 1:
+        raise InputError(
+            f"image has values from {low:g} to {high:g}, outside [0,1]; scale it first."
+        )
+    return image, ()
+
+
+def _orientation_notes(masks: Bool) -> tuple[str, ...]:
+    upper, lower = (np.flatnonzero(mask.any(axis=1)).mean() for mask in masks)
+    if upper > lower:
+        return ("the upper mask lies below the lower one: are the two masks swapped?",)
+    return ()
+
+
+def working_scale(masks: Bool) -> float:
+    """Working pixels per image pixel for masks [2,H,W]: 1 for bones of about the dataset's size."""
+    ratio = bone_width_px(masks) / TYPICAL_BONE_WIDTH_PX
+    if SAME_SCALE[0] <= ratio <= SAME_SCALE[1]:
+        return 1.0
+    return min(1.0 / ratio, MAX_SCALE)
+
+
+def _plan(masks: Bool, overlap: Bool) -> _Crop | None:
+    if not overlap.any():
+        return None
+    top, left, bottom, right = box = bounding_box(overlap)
+    scale = working_scale(masks)
+    height, width = _crop_size(bottom - top, scale), _crop_size(right - left, scale)
+    while height * width > MAX_CROP_AREA_PX:
+        scale *= 0.9
+        height, width = _crop_size(bottom - top, scale), _crop_size(right - left, scale)
+    image_height, image_width = overlap.shape
+    return _Crop(
+        box,
+        scale,
+        _origin(top, bottom, height / scale, image_height, whole=scale == 1.0),
+        _origin(left, right, width / scale, image_width, whole=scale == 1.0),
+        height,
+        width,
+    )
+
+
+def _crop_size(extent_px: int, scale: float) -> int:
+    wanted = extent_px * scale + 2 * CONTEXT_PX
+    return math.ceil(wanted / CROP_MULTIPLE) * CROP_MULTIPLE
+
+
+def _origin(start: int, stop: int, size: float, limit: int, *, whole: bool) -> float:
+    """First pixel of a crop of ``size`` around start..stop, inside the image where it fits."""
+    origin = (start + stop - size) / 2
+    origin = min(max(origin, 0.0), limit - size) if size <= limit else (limit - size) / 2
+    return float(math.floor(origin)) if whole else origin
+
+
+def _resample(plane: NDArray[Any], crop: _Crop) -> Float32:
+    """Float32 [h,w] of the crop from ``plane`` [H,W]; 0 outside the image."""
+    from PIL import Image
+
+    extent_y, extent_x = crop.height / crop.scale, crop.width / crop.scale
+    top, left = math.floor(crop.top), math.floor(crop.left)
+    bottom, right = math.ceil(crop.top + extent_y), math.ceil(crop.left + extent_x)
+    padded = np.zeros((bottom - top, right - left), dtype=np.float32)
+    height, width = plane.shape
+    inside = plane[max(top, 0) : min(bottom, height), max(left, 0) : min(right, width)]
+    y, x = max(-top, 0), max(-left, 0)
+    padded[y : y + inside.shape[0], x : x + inside.shape[1]] = inside
+    if crop.scale == 1.0:
+        return padded
+    offset_y, offset_x = crop.top - top, crop.left - left
+    # Pillow widens its triangle when it shrinks, so nothing aliases; the box may be fractional.
+    resized = Image.fromarray(padded).resize(
+        (crop.width, crop.height),
+        Image.Resampling.BILINEAR,
+        box=(
+            offset_x,
+            offset_y,
+            min(offset_x + extent_x, right - left),
+            min(offset_y + extent_y, bottom - top),
+        ),
+    )
+    return np.asarray(resized, dtype=np.float32)
+
+
+def _at_full_resolution(logits: Float32, crop: _Crop, working_masks: Float32) -> Float32:
+    """Share logits [2,h,w] of the crop as [2,H',W'] on the overlap's bounding box."""
+    top, left, bottom, right = crop.box
+    if crop.scale == 1.0:
+        y, x = top - int(crop.top), left - int(crop.left)
+        return np.ascontiguousarray(logits[:, y : y + bottom - top, x : x + right - left])
+    from PIL import Image
+
+    # The network answers for the overlap only; interpolation must not take in what lies outside.
+    known = (working_masks[0] * working_masks[1]).astype(np.bool_)
+    filled = _extend(logits, known)
+    box = (
+        max((left - crop.left) * crop.scale, 0.0),
+        max((top - crop.top) * crop.scale, 0.0),
+        min((right - crop.left) * crop.scale, float(crop.width)),
+        min((bottom - crop.top) * crop.scale, float(crop.height)),
+    )
+    size = (right - left, bottom - top)
+    return np.stack(
+        [
+            np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BILINEAR, box=box))
+            for plane in filled
+        ]
+    )
+
+
+def _extend(planes: Float32, known: Bool, reach_px: int = 4) -> Float32:
+    """Carry values [N,h,w] from ``known`` [h,w] ``reach_px`` pixels outwards; 0 beyond."""
+    weight = known.astype(np.float32)
+    values = planes * weight
+    for _ in range(reach_px):
+        total, count = _sum_3x3(values), _sum_3x3(weight[None])[0]
+        new = (weight == 0) & (count > 0)
+        values = np.where(new, total / np.maximum(count, 1), values)
+        weight = np.where(new, np.float32(1), weight)
+    return np.ascontiguousarray(values, dtype=np.float32)
+
+
+def _sum_3x3(planes: Float32) -> Float32:
+    padded = np.pad(planes, ((0, 0), (1, 1), (1, 1)))
+    rows = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
+    return np.asarray(rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:], dtype=np.float32)
