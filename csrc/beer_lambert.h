@@ -15,13 +15,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__CUDACC__)
-#define BLSGAN_HD __host__ __device__ __forceinline__
-#elif defined(__GNUC__) || defined(__clang__)
-#define BLSGAN_HD inline __attribute__((always_inline))
-#else
-#define BLSGAN_HD inline
-#endif
+#include "macros.h"
 
 namespace blsgan {
 

@@ -13,11 +13,13 @@
 
 #include <cstdint>
 
+#include "macros.h"
+
 namespace blsgan {
 
 enum class DType : int32_t { kFloat32, kFloat64, kFloat16, kBFloat16, kUInt8 };
 
-constexpr int64_t size_of(DType dtype) {
+BLSGAN_HD constexpr int64_t size_of(DType dtype) {
   return dtype == DType::kFloat64   ? 8
          : dtype == DType::kFloat32 ? 4
          : dtype == DType::kUInt8   ? 1
@@ -42,15 +44,15 @@ struct Shape {
   int64_t height = 0;
   int64_t width = 0;
 
-  int64_t pixels() const { return height * width; }
+  BLSGAN_HD int64_t pixels() const { return height * width; }
 };
 
 constexpr int64_t kChunkPixels = 2048;
 
-inline int64_t chunks_per_image(const Shape& shape) {
+BLSGAN_HD int64_t chunks_per_image(const Shape& shape) {
   return (shape.pixels() + kChunkPixels - 1) / kChunkPixels;
 }
-inline int64_t item_count(const Shape& shape) { return shape.batch * chunks_per_image(shape); }
+BLSGAN_HD int64_t item_count(const Shape& shape) { return shape.batch * chunks_per_image(shape); }
 
 // Runs body(context, begin, end) over parts of [0, count).
 using ParallelBody = void (*)(void* context, int64_t begin, int64_t end);

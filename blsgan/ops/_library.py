@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,47 @@ def check_device(op: str, **tensors: Tensor) -> None:
             raise ValueError(
                 f"{op}: {name} is on {tensor.device} but {first_name} is on {first.device}"
             )
+
+
+def differentiable(
+    name: str,
+    setup_context: Callable[..., None],
+    backward: Callable[..., Any],
+    vmap: Callable[..., Any],
+) -> Callable[..., Any]:
+    """Register the derivative and the vmap rule of ``blsgan::<name>``; return what calls the op.
+
+    Autograd, torch.compile and plain vmap meet the op itself. ``torch.func``'s gradient transforms
+    need an ``autograd.Function`` with a separate ``setup_context``, which the dispatcher's
+    registration does not make, so under them the same formulas go through one. A second derivative
+    is refused with a sentence, where the dispatcher's default would warn and return wrong numbers.
+    """
+    op = getattr(torch.ops.blsgan, name).default
+    torch.library.register_autograd(f"blsgan::{name}", backward, setup_context=setup_context)
+    torch.library.register_vmap(f"blsgan::{name}", vmap)
+
+    def refuse(ctx: Any, *grads: Tensor) -> None:
+        raise RuntimeError(f"{name} has no second derivative: call backward without create_graph")
+
+    torch.library.register_autograd(f"blsgan::{name}_backward", refuse)
+
+    def forward(*args: Any) -> Any:
+        return op(*args)
+
+    members = {
+        "forward": staticmethod(forward),
+        "setup_context": staticmethod(setup_context),
+        "backward": staticmethod(backward),
+        "vmap": staticmethod(vmap),
+    }
+    transformed = type(f"Transformed_{name}", (torch.autograd.Function,), members)
+
+    def call(*args: Any) -> Any:
+        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+            return transformed.apply(*args)  # type: ignore[attr-defined]
+        return op(*args)
+
+    return call
 
 
 def fold_batch(

@@ -42,7 +42,7 @@ def compose_layers(layers: Tensor, masks: Tensor, soft_tissue: Tensor) -> Tensor
     _library.check_device(_OP, layers=layers, masks=masks, soft_tissue=soft_tissue)
     if torch.compiler.is_exporting():
         return reference.compose_layers(layers, masks, soft_tissue)
-    result: Tensor = torch.ops.blsgan.compose_layers(layers, masks, soft_tissue)
+    result: Tensor = _call(layers, masks, soft_tissue)
     return result
 
 
@@ -71,12 +71,6 @@ def _backward(ctx: Any, grad_composed: Tensor) -> tuple[Tensor | None, ...]:
     return grad_layers, None, grad_soft_tissue
 
 
-torch.library.register_autograd(
-    "blsgan::compose_layers", _backward, setup_context=_setup_context
-)
-
-
-@torch.library.register_vmap("blsgan::compose_layers")
 def _vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
     folded, size = _library.fold_batch(info, in_dims, args)
     return _library.unfold_batch(torch.ops.blsgan.compose_layers(*folded), size), 0
@@ -89,3 +83,6 @@ def _vmap_backward(
     folded, size = _library.fold_batch(info, in_dims, args)
     results = torch.ops.blsgan.compose_layers_backward(*folded)
     return tuple(_library.unfold_batch(result, size) for result in results), (0, 0)
+
+
+_call = _library.differentiable(_OP, _setup_context, _backward, _vmap)

@@ -54,7 +54,7 @@ def split_attenuation(
     )
     if torch.compiler.is_exporting():
         return reference.split_attenuation(share_logits, image, masks, soft_tissue)
-    layers: Tensor = torch.ops.blsgan.split_attenuation(share_logits, image, masks, soft_tissue)
+    layers: Tensor = _call(share_logits, image, masks, soft_tissue)
     return layers
 
 
@@ -91,12 +91,6 @@ def _backward(ctx: Any, grad_layers: Tensor) -> tuple[Tensor | None, ...]:
     return grad_share_logits, grad_image if need_grad_image else None, None, grad_soft_tissue
 
 
-torch.library.register_autograd(
-    "blsgan::split_attenuation", _backward, setup_context=_setup_context
-)
-
-
-@torch.library.register_vmap("blsgan::split_attenuation")
 def _vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
     folded, size = _library.fold_batch(info, in_dims, args)
     return _library.unfold_batch(torch.ops.blsgan.split_attenuation(*folded), size), 0
@@ -109,3 +103,6 @@ def _vmap_backward(
     folded, size = _library.fold_batch(info, in_dims, args)
     results = torch.ops.blsgan.split_attenuation_backward(*folded)
     return tuple(_library.unfold_batch(result, size) for result in results), (0, 0, 0)
+
+
+_call = _library.differentiable(_OP, _setup_context, _backward, _vmap)

@@ -153,27 +153,41 @@ py::array split_attenuation(const py::array& share_logits, const py::array& imag
   return layers;
 }
 
+// The build passes its facts as string literals; a fact it does not pass is left out.
 py::dict build_info() {
   py::dict info;
   info["cpu_dispatch"] = cpu_dispatch_level();
   info["cxx_standard"] = static_cast<int64_t>(__cplusplus);
   info["soft_tissue_max"] = kSoftTissueMax;
-  info["chunk_pixels"] = kChunkPixels;
-#if defined(_OPENMP)
-  info["openmp"] = true;
-#else
-  info["openmp"] = false;
-#endif
-  // Facts that only the build knows (build_backend/blsgan_build/extensions.py); "" means none.
+#if defined(BLSGAN_VERSION)
   info["version"] = BLSGAN_VERSION;
+#endif
+#if defined(BLSGAN_GIT_COMMIT)
   info["git_commit"] = BLSGAN_GIT_COMMIT;
+#endif
+#if defined(BLSGAN_COMPILER)
   info["compiler"] = BLSGAN_COMPILER;
+#elif defined(__VERSION__)
+  info["compiler"] = __VERSION__;
+#endif
+#if defined(BLSGAN_CXX_FLAGS)
   info["cxx_flags"] = BLSGAN_CXX_FLAGS;
-  info["cuda_archs"] = BLSGAN_CUDA_ARCHS;
+#endif
+#if defined(BLSGAN_CUDA_ARCHS)
+  info["cuda_architectures"] = BLSGAN_CUDA_ARCHS;
+#endif
+#if defined(BLSGAN_CUDA_REASON)
   info["cuda_reason"] = BLSGAN_CUDA_REASON;
+#endif
+#if defined(BLSGAN_TORCH_ABI)
   info["torch_abi"] = BLSGAN_TORCH_ABI;
+#endif
+#if defined(BLSGAN_TORCH_BUILT)
   info["torch_built"] = BLSGAN_TORCH_BUILT;
+#endif
+#if defined(BLSGAN_SANITIZE)
   info["sanitize"] = BLSGAN_SANITIZE;
+#endif
   return info;
 }
 

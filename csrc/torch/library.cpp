@@ -10,14 +10,9 @@ namespace {
 std::string build_info() {
   std::string info = std::string("cpu=") + blsgan::cpu_dispatch_level();
 #if defined(BLSGAN_WITH_CUDA)
-  info += " cuda=";
-#if defined(BLSGAN_CUDA_ARCHS)
-  info += BLSGAN_CUDA_ARCHS;
+  info += " cuda=yes";
 #else
-  info += "unknown";
-#endif
-#else
-  info += " cuda=none";
+  info += " cuda=no";
 #endif
   return info;
 }
