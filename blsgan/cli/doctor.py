@@ -1,0 +1,59 @@
+"""``blsgan doctor``: try everything that may run here and say why something cannot."""
+
+from __future__ import annotations
+
+import textwrap
+
+import click
+
+from blsgan.doctor import Check, Report, collect
+
+
+def _line(works: bool, name: str, detail: str, reason: str | None) -> str:
+    mark = click.style("ok", fg="green") if works else click.style("no", fg="yellow")
+    text = "; ".join(part for part in (detail, reason) if part)
+    wrapped = textwrap.wrap(text, 76, break_long_words=False, break_on_hyphens=False) or [""]
+    return f"  {mark}  {name:<18}{wrapped[0]}" + "".join(f"\n{'':<24}{more}" for more in wrapped[1:])
+
+
+def _section(title: str, checks: list[Check]) -> None:
+    click.secho(title, bold=True)
+    for check in checks:
+        click.echo(_line(check.works, check.name, check.detail, check.reason))
+
+
+def _weights(report: Report) -> None:
+    click.secho("Weights", bold=True)
+    for file in report.weights["files"]:
+        verdict = "unchecked" if file["card_sha256"] is None else "as its card says"
+        detail = f"SHA-256 {(file['sha256'] or '')[:12]}..., {verdict}" if file["sha256"] else ""
+        name = file["path"].rsplit("/", 1)[-1]
+        click.echo(_line(file["reason"] is None, name, detail, file["reason"]))
+    if not report.weights["files"]:
+        click.echo(_line(False, report.weights["name"], "", report.weights["reason"]))
+    for note in report.notes:
+        click.echo(f"      {note}")
+
+
+@click.command()
+@click.pass_context
+def command(context: click.Context) -> None:
+    """Check what can run here, and say why something cannot.
+
+    Separates a small joint with every backend, each in a process of its own. Exit status 0 when
+    `blsgan separate` works, 1 when it does not; what is optional and missing changes nothing.
+    """
+    report = collect()
+    click.echo(f"blsgan {report.versions['blsgan']} in {report.system['package']}")
+    click.echo(f"Python {report.system['python']}, {report.system['platform']}")
+    _section("Compiled", report.compiled)
+    _weights(report)
+    _section("Backends", report.backends)
+    working = [check.name for check in report.backends if check.works]
+    if report.can_separate:
+        click.secho(f"blsgan separate works here, on {working[0]}.", fg="green")
+        return
+    kernels = report.compiled[0]
+    why = kernels.reason if not kernels.works else "no backend runs, for the reasons above"
+    click.secho(f"blsgan separate does not work here: {why}.", fg="red")
+    context.exit(1)

@@ -1,0 +1,300 @@
+"""What is installed, what was compiled, which backends can run here; every "cannot" with its reason.
+
+One report serves ``blsgan info`` (the facts, for a bug report) and ``blsgan doctor`` (the checks).
+Whatever may be slow, crash or print is tried in a process of its own: torch is never imported here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from blsgan import __version__
+from blsgan.errors import BlsganError
+
+PROBE_TIMEOUT_S = 120
+"""A probe that takes longer is reported as hanging; importing torch from a cold disk takes 20 s."""
+
+PACKAGES = (
+    "numpy", "pillow", "opencv-python-headless", "scikit-image", "scipy", "pydicom", "pylibjpeg",
+    "pylibjpeg-openjpeg", "pylibjpeg-rle", "python-gdcm", "pyjpegls", "onnxruntime", "openvino",
+    "torch", "safetensors", "onnx", "tensorrt", "tensorrt-rtx",
+)  # fmt: skip
+
+# One joint of two bones, through the real thing: weights, network, split, composition.
+_SEPARATE = """
+import json, sys, numpy as np
+from blsgan.separation import Separator
+image = np.full((96, 96), 0.1, np.float32)
+image[16:80, 24:72] = np.linspace(0.3, 0.6, 64, dtype=np.float32)[:, None]
+masks = np.zeros((2, 96, 96), bool)
+masks[0, 16:52, 24:72] = masks[1, 44:80, 24:72] = True
+separator = Separator.from_pretrained(backend=sys.argv[1])
+result = separator(image, masks)
+error = float(np.abs(result.reconstruction - image)[masks.any(0)].max())
+print(json.dumps({"version": separator.backend.version, "error": error}))
+"""
+
+_TORCH = """
+import json, torch
+facts = {"version": torch.__version__, "cuda": torch.version.cuda, "devices": []}
+facts["threads"] = torch.get_num_threads()
+for index in range(torch.cuda.device_count()):
+    major, minor = torch.cuda.get_device_capability(index)
+    facts["devices"].append({"name": torch.cuda.get_device_name(index), "capability": f"{major}.{minor}"})
+print(json.dumps(facts), flush=True)
+from blsgan import ops
+def run(device):
+    image = torch.rand(1, 1, 4, 4, device=device)
+    masks = torch.ones(1, 2, 4, 4, device=device, dtype=torch.bool)
+    k = torch.full((1,), 0.3, device=device)
+    layers = ops.split_attenuation(torch.zeros(1, 2, 4, 4, device=device), image, masks, k)
+    error = float((ops.compose_layers(layers, masks, k) - image).abs().max())
+    assert error < 1e-5, f"split and composition differ by {error:.1e}"
+for device in ["cpu"] + [f"cuda:{index}" for index in range(len(facts["devices"]))]:
+    try:
+        run(device)
+        outcome = None
+    except Exception as error:
+        outcome = str(error).strip().splitlines()[0]
+    print(json.dumps({"device": device, "reason": outcome}), flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that can or cannot be done here. ``reason`` says why not, None where it can."""
+
+    name: str
+    works: bool
+    detail: str = ""
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that is known about this installation; :meth:`as_dict` is what ``--json`` prints."""
+
+    versions: dict[str, str | None]
+    system: dict[str, Any]
+    build: dict[str, Any]
+    weights: dict[str, Any]
+    torch: dict[str, Any]
+    compiled: list[Check]
+    backends: list[Check]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def can_separate(self) -> bool:
+        """Whether ``blsgan separate`` works: kernels, weights and at least one backend."""
+        kernels = next(check for check in self.compiled if check.name == "numpy kernels")
+        return kernels.works and any(check.works for check in self.backends)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain JSON types."""
+        return {"blsgan": __version__, "can_separate": self.can_separate, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """What a probe's process printed as JSON lines, and why it ended if it did not end well."""
+
+    lines: list[dict[str, Any]]
+    reason: str | None
+
+
+def _probe(code: str, *arguments: str, timeout_s: float = PROBE_TIMEOUT_S) -> _Probe:
+    """Run ``code`` in a process of its own; a crash, a hang and an exception become reasons."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            env=environment,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return _Probe([], f"it did not answer within {timeout_s:g} s")
+    except OSError as error:
+        return _Probe([], f"{sys.executable} cannot be started ({error.strerror})")
+    lines = []
+    for line in done.stdout.splitlines():
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue  # a library's greeting
+        if isinstance(value, dict):
+            lines.append(value)
+    if done.returncode == 0:
+        return _Probe(lines, None if lines else "it printed nothing")
+    if done.returncode < 0:
+        return _Probe(lines, f"it crashed (signal {-done.returncode})")
+    last = done.stderr.strip().splitlines() or ["it printed nothing"]
+    # "package.Error: sentence" of a traceback's last line: the sentence is what the user can use.
+    return _Probe(lines, last[-1].partition(": ")[2] or last[-1])
+
+
+def collect() -> Report:
+    """Look at everything. Takes a few seconds where torch is installed, and writes nothing."""
+    weights, weights_notes = _weights()
+    with ThreadPoolExecutor(4) as pool:
+        torch_probe = pool.submit(_probe, _TORCH) if find_spec("torch") else None
+        kernels, build = _kernels()
+        backends = list(pool.map(_separating_backend, _backend_names()))
+        probed = torch_probe.result() if torch_probe else None
+    torch, torch_ops = _torch(probed, build)
+    return Report(
+        versions=_versions(),
+        system={
+            "python": platform.python_version(),
+            "executable": sys.executable,
+            "platform": platform.platform(),
+            "machine": platform.machine(),
+            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "package": str(Path(__file__).resolve().parent),
+        },
+        build=build,
+        weights=weights,
+        torch=torch,
+        compiled=[kernels, *torch_ops],
+        backends=[*backends, *_tensorrt()],
+        notes=weights_notes,
+    )
+
+
+def _versions() -> dict[str, str | None]:
+    def one(name: str) -> str | None:
+        try:
+            return installed_version(name)
+        except PackageNotFoundError:
+            return None
+
+    return {"blsgan": __version__, **{name: one(name) for name in PACKAGES}}
+
+
+def _kernels() -> tuple[Check, dict[str, Any]]:
+    """The NumPy kernels of ``blsgan._native`` and what they were compiled with."""
+    try:
+        from blsgan.ops import native
+
+        build: dict[str, Any] = native.build_info()
+    except (BlsganError, ImportError) as error:
+        return Check("numpy kernels", False, reason=str(error)), {}
+    level = build.get("cpu_dispatch", "unknown")
+    detail = f"{level}, {'OpenMP' if build.get('openmp') else 'one thread'}"
+    if build.get("version") != __version__:
+        reason = (
+            f"they were compiled for blsgan {build.get('version')}, but this is {__version__}: install"
+            " blsgan again"
+        )
+        return Check("numpy kernels", False, detail, reason), build
+    return Check("numpy kernels", True, detail), build
+
+
+def _torch(probe: _Probe | None, build: dict[str, Any]) -> tuple[dict[str, Any], list[Check]]:
+    """torch's own facts, and whether its ops run on the CPU and on each GPU."""
+    cpu, cuda = "torch ops, cpu", "torch ops, cuda"
+    if probe is None:
+        reason = "torch is not installed: pip install 'blsgan[train]'"
+        return {"installed": False}, [Check(cpu, False, reason=reason), Check(cuda, False, reason=reason)]
+    if not probe.lines:
+        reason = f"torch is installed but does not load: {probe.reason}"
+        facts = {"installed": True, "reason": probe.reason}
+        return facts, [Check(cpu, False, reason=reason), Check(cuda, False, reason=reason)]
+    facts = {"installed": True, **probe.lines[0]}
+    tried = {line["device"]: line["reason"] for line in probe.lines[1:]}
+    if "cpu" not in tried:
+        reason = probe.reason or "unknown"
+        return facts, [Check(cpu, False, reason=reason), Check(cuda, False, reason=reason)]
+    abi = f"stable ABI of torch {build.get('torch_abi') or '?'}, running under {facts['version']}"
+    checks = [Check(cpu, tried["cpu"] is None, abi, tried["cpu"])]
+    architectures = build.get("cuda_archs") or ""
+    compiled = f"compiled for {architectures.replace(';', ', ')}" if architectures else ""
+    if not architectures:
+        why = build.get("cuda_reason") or "the build does not say why"
+        checks.append(Check(cuda, False, compiled, f"the CUDA kernels were not compiled: {why}"))
+    elif facts["cuda"] is None:
+        checks.append(Check(cuda, False, compiled, f"torch {facts['version']} has no CUDA"))
+    elif not facts["devices"]:
+        checks.append(Check(cuda, False, compiled, "torch sees no GPU (see nvidia-smi)"))
+    for index, device in enumerate(facts["devices"] if architectures and facts["cuda"] else ()):
+        outcome = tried.get(f"cuda:{index}", probe.reason)
+        name = f"{cuda}:{index}"
+        checks.append(Check(name, outcome is None, f"{device['name']}; {compiled}", outcome))
+    return facts, checks
+
+
+def _backend_names() -> list[str]:
+    from blsgan import backends
+
+    return [name for name in backends.NAMES if name != "auto"]
+
+
+def _separating_backend(name: str) -> Check:
+    """Separate a small joint with one backend, in a process of its own."""
+    from blsgan import backends
+
+    if reason := backends.available()[name]:
+        return Check(name, False, reason=reason)
+    probe = _probe(_SEPARATE, name)
+    if not probe.lines or probe.reason:
+        return Check(name, False, reason=probe.reason)
+    answer = probe.lines[-1]
+    detail = f"{answer['version']}, reconstruction error {answer['error']:.1e}"
+    if not answer["error"] <= 1e-5:
+        return Check(name, False, detail, "its layers do not add up to the image again")
+    return Check(name, True, detail)
+
+
+def _tensorrt() -> list[Check]:
+    """TensorRT and TensorRT-RTX: installed or not; separation does not run on them."""
+    checks = []
+    for name, module, hint in (
+        ("tensorrt", "tensorrt", "it comes with JetPack or from NVIDIA's TensorRT downloads"),
+        ("tensorrt-rtx", "tensorrt_rtx", "pip install tensorrt-rtx"),
+    ):
+        if find_spec(module) is None:
+            reason = f"{module} is not installed ({hint}), and blsgan {__version__} does not use it yet"
+        else:
+            reason = f"it is installed, but blsgan {__version__} does not use it yet"
+        checks.append(Check(name, False, reason=reason))
+    return checks
+
+
+def _weights() -> tuple[dict[str, Any], list[str]]:
+    """Where the default weights are, and whether each file is the one its card describes."""
+    from blsgan import backends
+
+    try:
+        weights = backends.find_weights()
+    except BlsganError as error:
+        return {"name": backends.DEFAULT_WEIGHTS, "files": [], "reason": str(error)}, []
+    files: list[dict[str, Any]] = []
+    notes: list[str] = []
+    for path in (weights.onnx, weights.safetensors):
+        if path is None:
+            continue
+        entry: dict[str, Any] = {"path": str(path), "card_sha256": weights.hashes.get(path.name)}
+        try:
+            entry["sha256"], entry["reason"] = weights.load(path).sha256, None
+        except BlsganError as error:
+            entry["sha256"], entry["reason"] = None, str(error)
+        if entry["card_sha256"] is None:
+            notes.append(f"{path} has no hash in its card, so damage to it cannot be seen.")
+        files.append(entry)
+    facts = {"name": weights.name, "architecture": weights.architecture, "files": files}
+    return {**facts, "reason": next((f["reason"] for f in files if f["reason"]), None)}, notes
