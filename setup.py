@@ -10,6 +10,6 @@ from setuptools import setup
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "build_backend"))
 
-from blsgan_build.extensions import BuildExtensions, declared_extensions  # noqa: E402
+from blsgan_build.extensions import BuildExtensions, declared_extensions
 
 setup(ext_modules=declared_extensions(), cmdclass={"build_ext": BuildExtensions})

@@ -1,4 +1,4 @@
-"""What is installed, what was compiled, which backends can run here; every "cannot" with its reason.
+"""What is installed, what was compiled, which backends can run; every "cannot" with its reason.
 
 One report serves ``blsgan info`` (the facts, for a bug report) and ``blsgan doctor`` (the checks).
 Whatever may be slow, crash or print is tried in a process of its own: torch is never imported here.
@@ -51,7 +51,8 @@ facts = {"version": torch.__version__, "cuda": torch.version.cuda, "devices": []
 facts["threads"] = torch.get_num_threads()
 for index in range(torch.cuda.device_count()):
     major, minor = torch.cuda.get_device_capability(index)
-    facts["devices"].append({"name": torch.cuda.get_device_name(index), "capability": f"{major}.{minor}"})
+    name = torch.cuda.get_device_name(index)
+    facts["devices"].append({"name": name, "capability": f"{major}.{minor}"})
 print(json.dumps(facts), flush=True)
 from blsgan import ops
 def run(device):
@@ -83,7 +84,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that is known about this installation; :meth:`as_dict` is what ``--json`` prints."""
+    """All that is known about this installation; :meth:`as_dict` is what ``--json`` prints."""
 
     versions: dict[str, str | None]
     system: dict[str, Any]
@@ -164,7 +165,9 @@ def collect() -> Report:
             "executable": sys.executable,
             "platform": platform.platform(),
             "machine": platform.machine(),
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "cores": len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count(),
             "package": str(Path(__file__).resolve().parent),
         },
         build=build,
@@ -195,14 +198,13 @@ def _kernels() -> tuple[Check, dict[str, Any]]:
     except (BlsganError, ImportError) as error:
         return Check("numpy kernels", False, reason=str(error)), {}
     level = build.get("cpu_dispatch", "unknown")
-    detail = f"{level}, {'OpenMP' if build.get('openmp') else 'one thread'}"
     if build.get("version") != __version__:
         reason = (
-            f"they were compiled for blsgan {build.get('version')}, but this is {__version__}: install"
-            " blsgan again"
+            f"they were compiled for blsgan {build.get('version')}, but this is {__version__}:"
+            " install blsgan again"
         )
-        return Check("numpy kernels", False, detail, reason), build
-    return Check("numpy kernels", True, detail), build
+        return Check("numpy kernels", False, level, reason), build
+    return Check("numpy kernels", True, level), build
 
 
 def _torch(probe: _Probe | None, build: dict[str, Any]) -> tuple[dict[str, Any], list[Check]]:
@@ -210,19 +212,24 @@ def _torch(probe: _Probe | None, build: dict[str, Any]) -> tuple[dict[str, Any],
     cpu, cuda = "torch ops, cpu", "torch ops, cuda"
     if probe is None:
         reason = "torch is not installed: pip install 'blsgan[train]'"
-        return {"installed": False}, [Check(cpu, False, reason=reason), Check(cuda, False, reason=reason)]
+        return {"installed": False}, [
+            Check(cpu, False, reason=reason),
+            Check(cuda, False, reason=reason),
+        ]
     if not probe.lines:
         reason = f"torch is installed but does not load: {probe.reason}"
-        facts = {"installed": True, "reason": probe.reason}
-        return facts, [Check(cpu, False, reason=reason), Check(cuda, False, reason=reason)]
-    facts = {"installed": True, **probe.lines[0]}
+        return {"installed": True, "reason": probe.reason}, [
+            Check(cpu, False, reason=reason),
+            Check(cuda, False, reason=reason),
+        ]
+    facts: dict[str, Any] = {"installed": True, **probe.lines[0]}
     tried = {line["device"]: line["reason"] for line in probe.lines[1:]}
     if "cpu" not in tried:
         reason = probe.reason or "unknown"
         return facts, [Check(cpu, False, reason=reason), Check(cuda, False, reason=reason)]
     abi = f"stable ABI of torch {build.get('torch_abi') or '?'}, running under {facts['version']}"
     checks = [Check(cpu, tried["cpu"] is None, abi, tried["cpu"])]
-    architectures = build.get("cuda_archs") or ""
+    architectures = build.get("cuda_architectures") or ""
     compiled = f"compiled for {architectures.replace(';', ', ')}" if architectures else ""
     if not architectures:
         why = build.get("cuda_reason") or "the build does not say why"
@@ -268,7 +275,9 @@ def _tensorrt() -> list[Check]:
         ("tensorrt-rtx", "tensorrt_rtx", "pip install tensorrt-rtx"),
     ):
         if find_spec(module) is None:
-            reason = f"{module} is not installed ({hint}), and blsgan {__version__} does not use it yet"
+            reason = (
+                f"{module} is not installed ({hint}), and blsgan {__version__} does not use it yet"
+            )
         else:
             reason = f"it is installed, but blsgan {__version__} does not use it yet"
         checks.append(Check(name, False, reason=reason))

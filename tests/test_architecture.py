@@ -23,7 +23,11 @@ def modules_after(code: str) -> set[str]:
     """Top-level modules that a fresh interpreter has loaded after ``code``."""
     report = "import json as _j, sys as _s; print('\\n' + _j.dumps(sorted(_s.modules)))"
     done = subprocess.run(
-        [sys.executable, "-c", f"{code}\n{report}"], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", f"{code}\n{report}"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return {name.partition(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
@@ -65,7 +69,9 @@ def test_help_imports_nothing_heavy():
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_help_of_each_command_imports_no_torch(command):
-    loaded = modules_after(f"from blsgan.cli import main; assert main([{command!r}, '--help']) == 0")
+    loaded = modules_after(
+        f"from blsgan.cli import main; assert main([{command!r}, '--help']) == 0"
+    )
     assert loaded & {"torch", "matplotlib"} == set()
 
 
@@ -89,4 +95,6 @@ def test_documents_name_the_version(file, pattern):
 def test_cmake_reads_the_same_version():
     """CMakeLists.txt takes it from blsgan/__init__.py with this expression."""
     text = (ROOT / "blsgan" / "__init__.py").read_text(encoding="utf-8")
-    assert re.search(r'^__version__ = "(\d+\.\d+\.\d+)"$', text, re.MULTILINE)[1] == blsgan.__version__
+    assert (
+        re.search(r'^__version__ = "(\d+\.\d+\.\d+)"$', text, re.MULTILINE)[1] == blsgan.__version__
+    )

@@ -13,7 +13,9 @@ def _line(works: bool, name: str, detail: str, reason: str | None) -> str:
     mark = click.style("ok", fg="green") if works else click.style("no", fg="yellow")
     text = "; ".join(part for part in (detail, reason) if part)
     wrapped = textwrap.wrap(text, 76, break_long_words=False, break_on_hyphens=False) or [""]
-    return f"  {mark}  {name:<18}{wrapped[0]}" + "".join(f"\n{'':<24}{more}" for more in wrapped[1:])
+    return f"  {mark}  {name:<18}{wrapped[0]}" + "".join(
+        f"\n{'':<24}{more}" for more in wrapped[1:]
+    )
 
 
 def _section(title: str, checks: list[Check]) -> None:

@@ -20,7 +20,8 @@ def _table(title: str, rows: dict[str, Any]) -> None:
 
 def _outcomes(checks: list[Check]) -> dict[str, str]:
     return {
-        check.name: check.detail or "works" if check.works else f"no: {check.reason}" for check in checks
+        check.name: check.detail or "works" if check.works else f"no: {check.reason}"
+        for check in checks
     }
 
 
@@ -42,6 +43,9 @@ def command(as_json: bool) -> None:
     _table("Backends", _outcomes(report.backends))
     _table(
         "Weights",
-        {file["path"]: file["reason"] or f"SHA-256 {file['sha256']}" for file in report.weights["files"]}
+        {
+            file["path"]: file["reason"] or f"SHA-256 {file['sha256']}"
+            for file in report.weights["files"]
+        }
         or {report.weights["name"]: report.weights["reason"]},
     )

@@ -205,7 +205,9 @@ class Toolchain:
         # and the weak symbol of torch's current stream is silently null.
         flags = ["-Wl,--no-as-needed", f"-L{self.torch.lib}", "-ltorch", "-ltorch_cpu", "-lc10"]
         if with_cuda:
-            folders = [self.cuda.root / name for name in ("lib64", "lib", "targets/x86_64-linux/lib")]
+            folders = [
+                self.cuda.root / name for name in ("lib64", "lib", "targets/x86_64-linux/lib")
+            ]
             flags += [f"-L{folder}" for folder in folders if folder.is_dir()]
             flags += ["-Wl,--as-needed", "-lcudart_static", "-ldl", "-lrt", "-lpthread"]
         return flags

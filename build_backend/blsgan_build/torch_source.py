@@ -47,7 +47,11 @@ def _site_packages(python: str) -> list[str]:
     try:
         # -E drops the PYTHONPATH through which pip isolates a build.
         done = subprocess.run(
-            [python, "-E", "-c", _SITE_PATHS], capture_output=True, text=True, timeout=60, check=True
+            [python, "-E", "-c", _SITE_PATHS],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return []

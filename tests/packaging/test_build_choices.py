@@ -42,7 +42,9 @@ def test_without_a_gpu_all_are_built_and_the_last_has_ptx():
 
 
 def test_all_ignores_the_visible_gpu():
-    assert ";".join(cuda.choose_architectures("all", ["8.9"], NVCC_13)) == cuda.DEFAULT_ARCHITECTURES
+    assert (
+        ";".join(cuda.choose_architectures("all", ["8.9"], NVCC_13)) == cuda.DEFAULT_ARCHITECTURES
+    )
 
 
 def test_an_older_nvcc_builds_what_it_can_with_ptx_for_the_rest():
@@ -118,7 +120,9 @@ def test_one_builds_cuda_even_for_a_torch_without(monkeypatch, tmp_path):
     assert cuda.plan_cuda(TORCH_CPU, have_sources=True).required
 
 
-@pytest.mark.parametrize(("torch", "sources"), [(None, True), (TORCH_CUDA, False), (TORCH_CUDA, True)])
+@pytest.mark.parametrize(
+    ("torch", "sources"), [(None, True), (TORCH_CUDA, False), (TORCH_CUDA, True)]
+)
 def test_one_fails_where_it_cannot(monkeypatch, tmp_path, torch, sources):
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
     monkeypatch.setenv("BLSGAN_CUDA", "1")
@@ -203,7 +207,7 @@ class TestBackendAsksForTorch:
     def test_not_in_the_active_environment_of_another_frontend(
         self, empty_environment, tools, tmp_path
     ):
-        """``build`` and uv isolate with an environment of their own; VIRTUAL_ENV names the user's."""
+        """``build`` and uv isolate with an environment of their own; VIRTUAL_ENV is the user's."""
         write_torch(empty_environment.site, "2.12.0")
         isolated = tmp_path / "isolated"
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", isolated], check=True)

@@ -8,6 +8,7 @@ an import that is not declared fails, and no network is used.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -39,8 +40,8 @@ print("version", blsgan.__version__, native.build_info()["version"])
 
 def archive_names(sdist: Path) -> set[str]:
     with tarfile.open(sdist) as archive:
-        names = {str(PurePosixPath(*PurePosixPath(m.name).parts[1:])) for m in archive if m.isfile()}
-    return names
+        files = (PurePosixPath(member.name) for member in archive if member.isfile())
+        return {str(PurePosixPath(*file.parts[1:])) for file in files}
 
 
 def metadata(wheel: Path):
@@ -59,8 +60,10 @@ def test_sdist_holds_everything_that_a_build_needs(sdist, tracked):
     }
     assert any(name.startswith("csrc/cuda/") for name in needed)
     assert needed - names == set()
-    assert {"LICENSE", "README.md", "pyproject.toml", "setup.py", "CMakeLists.txt", "Makefile"} <= names
-    assert WEIGHTS <= {PurePosixPath(n).name for n in names if n.startswith("blsgan/weights/")}
+    top = {"LICENSE", "README.md", "pyproject.toml", "setup.py", "CMakeLists.txt", "Makefile"}
+    assert top - names == set()
+    packed = {PurePosixPath(n).name for n in names if n.startswith("blsgan/weights/")}
+    assert WEIGHTS - packed == set()
 
 
 @pytest.mark.parametrize("kind", ["sdist", "wheel"])
@@ -70,27 +73,30 @@ def test_no_radiograph_and_nothing_built_is_packed_by_accident(kind, request):
     images = {".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".npz", ".npy"}
     assert {n for n in names if PurePosixPath(n).suffix.lower() in images} == set()
     objects = {n for n in names if PurePosixPath(n).suffix in (".o", ".so", ".a", ".pyc")}
-    libraries = {n for n in objects if kind == "wheel" and n.startswith(("blsgan/_native.", "blsgan/_ops."))}
-    assert objects - libraries == set()
+    ours = ("blsgan/_native.", "blsgan/_ops.") if kind == "wheel" else ()
+    assert {n for n in objects if not n.startswith(ours)} == set()
 
 
 def test_wheel_holds_the_package_both_libraries_and_the_weights(wheel, tracked):
     names = set(zipfile.ZipFile(wheel).namelist())
-    modules = {str(p) for p in tracked if p.parts[0] == "blsgan" and p.suffix in (".py", ".typed")}
+    modules = {
+        str(p) for p in tracked if p.parts[0] == "blsgan" and p.suffix in (".py", ".pyi", ".typed")
+    }
     assert modules - names == set()
     libraries = {PurePosixPath(n).name.split(".")[0] for n in names if n.endswith(".so")}
     assert libraries == {"_native", "_ops"}
-    assert {n for n in names if n.startswith("blsgan/weights/")} >= {f"blsgan/weights/{n}" for n in WEIGHTS}
-    outside = {n for n in names if not n.startswith(("blsgan/", f"blsgan-{metadata(wheel)['Version']}.dist-info/"))}
-    assert outside == set()
+    assert {f"blsgan/weights/{n}" for n in WEIGHTS} - names == set()
+    expected = ("blsgan/", f"blsgan-{metadata(wheel)['Version']}.dist-info/")
+    assert {n for n in names if not n.startswith(expected)} == set()
     assert any(n.endswith(".dist-info/licenses/LICENSE") for n in names)
 
 
 def test_wheel_asks_for_no_torch_unless_an_extra_does(wheel):
     requirements = metadata(wheel).get_all("Requires-Dist")
     assert any(line.startswith("numpy") for line in requirements)
-    assert [line for line in requirements if line.startswith("torch") and "extra ==" not in line] == []
-    assert any(line.startswith("torch>=2.11") and 'extra == "train"' in line for line in requirements)
+    torch = [line for line in requirements if line.startswith("torch")]
+    assert all("extra ==" in line for line in torch)
+    assert any(line.startswith("torch>=2.11") and 'extra == "train"' in line for line in torch)
     assert [line for line in requirements if line.startswith("pylibjpeg-libjpeg")] == []  # GPL
 
 
@@ -99,7 +105,7 @@ def test_torch_ops_name_torch_and_no_path_of_this_machine(wheel, tmp_path, run):
         pytest.skip("readelf (binutils) is not installed")
     zipfile.ZipFile(wheel).extract("blsgan/_ops.so", tmp_path)
     dynamic = run(["readelf", "-d", tmp_path / "blsgan" / "_ops.so"]).stdout
-    needed = {line.rsplit("[", 1)[1].rstrip("]") for line in dynamic.splitlines() if "NEEDED" in line}
+    needed = re.findall(r"\(NEEDED\).*\[(.+)\]", dynamic)
     assert "libtorch.so" in needed  # dropped, the symbol of the current CUDA stream is null
     assert not any("python" in name for name in needed)
     assert "RPATH" not in dynamic
@@ -157,6 +163,6 @@ def test_cuda_asked_for_without_nvcc_is_one_clear_error(unpacked_sdist, tmp_path
         check=False,
     )
     assert done.returncode != 0
-    assert "BLSGAN_CUDA=1 asks for the CUDA kernels, but no nvcc on PATH or in CUDA_HOME" in done.stderr
+    assert "BLSGAN_CUDA=1 asks for the CUDA kernels, but no nvcc on PATH" in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.rglob("*.so")) == []
