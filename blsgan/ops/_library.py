@@ -101,23 +101,13 @@ def differentiable(
 
     Autograd, torch.compile and plain vmap meet the op itself. ``torch.func``'s gradient transforms
     need an ``autograd.Function`` with a separate ``setup_context``, which the dispatcher's
-    registration does not make, so under them the same formulas go through one. A second derivative
-    is refused with a sentence, where the dispatcher's default would warn and return wrong numbers.
+    registration does not make, so under them the same formulas go through one.
     """
     op = getattr(torch.ops.blsgan, name).default
     torch.library.register_autograd(f"blsgan::{name}", backward, setup_context=setup_context)
     torch.library.register_vmap(f"blsgan::{name}", vmap)
-
-    def refuse(ctx: Any, *grads: Tensor) -> None:
-        raise RuntimeError(f"{name} has no second derivative: call backward without create_graph")
-
-    torch.library.register_autograd(f"blsgan::{name}_backward", refuse)
-
-    def forward(*args: Any) -> Any:
-        return op(*args)
-
     members = {
-        "forward": staticmethod(forward),
+        "forward": staticmethod(lambda *args: op(*args)),
         "setup_context": staticmethod(setup_context),
         "backward": staticmethod(backward),
         "vmap": staticmethod(vmap),
@@ -130,6 +120,21 @@ def differentiable(
         return op(*args)
 
     return call
+
+
+def first_order(name: str, vmap: Callable[..., Any]) -> Callable[..., Any]:
+    """What calls ``blsgan::<name>_backward``; its own derivative is refused with a sentence.
+
+    The dispatcher's default for an op without a derivative would warn and return wrong numbers.
+    """
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Nothing is kept for a derivative that does not exist."""
+
+    def refuse(ctx: Any, *grads: Tensor) -> None:
+        raise RuntimeError(f"{name} has no second derivative: differentiate it only once")
+
+    return differentiable(f"{name}_backward", setup_context, refuse, vmap)
 
 
 def fold_batch(

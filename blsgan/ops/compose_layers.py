@@ -65,7 +65,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad_composed: Tensor) -> tuple[Tensor | None, ...]:
     layers, masks, soft_tissue = ctx.saved_tensors
-    grad_layers, grad_soft_tissue = torch.ops.blsgan.compose_layers_backward(
+    grad_layers, grad_soft_tissue = _call_backward(
         grad_composed, layers, masks, soft_tissue
     )
     return grad_layers, None, grad_soft_tissue
@@ -76,7 +76,6 @@ def _vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tenso
     return _library.unfold_batch(torch.ops.blsgan.compose_layers(*folded), size), 0
 
 
-@torch.library.register_vmap("blsgan::compose_layers_backward")
 def _vmap_backward(
     info: Any, in_dims: tuple[int | None, ...], *args: Any
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
@@ -86,3 +85,4 @@ def _vmap_backward(
 
 
 _call = _library.differentiable(_OP, _setup_context, _backward, _vmap)
+_call_backward = _library.first_order(_OP, _vmap_backward)

@@ -85,7 +85,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad_layers: Tensor) -> tuple[Tensor | None, ...]:
     need_grad_image = ctx.needs_input_grad[1]
-    grad_share_logits, grad_image, grad_soft_tissue = torch.ops.blsgan.split_attenuation_backward(
+    grad_share_logits, grad_image, grad_soft_tissue = _call_backward(
         grad_layers, *ctx.saved_tensors, need_grad_image
     )
     return grad_share_logits, grad_image if need_grad_image else None, None, grad_soft_tissue
@@ -96,7 +96,6 @@ def _vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tenso
     return _library.unfold_batch(torch.ops.blsgan.split_attenuation(*folded), size), 0
 
 
-@torch.library.register_vmap("blsgan::split_attenuation_backward")
 def _vmap_backward(
     info: Any, in_dims: tuple[int | None, ...], *args: Any
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
@@ -106,3 +105,4 @@ def _vmap_backward(
 
 
 _call = _library.differentiable(_OP, _setup_context, _backward, _vmap)
+_call_backward = _library.first_order(_OP, _vmap_backward)
