@@ -202,7 +202,8 @@ def separate_item(
         separation.lower,
         separation.reconstruction,
         separation.residual,
-        _caption(radiograph, separation, error_mse),
+        pixel_mm=radiograph.pixel_spacing.column_mm if radiograph.pixel_spacing else None,
+        caption=_caption(radiograph, separation, error_mse),
     )
     record = {
         "schema": results.SCHEMA,
@@ -444,7 +445,7 @@ def _caption(radiograph: Radiograph, separation: Separation, error_mse: float) -
     if not pixels:
         return "no overlap: each layer is the image inside its mask"
     spacing = radiograph.pixel_spacing
-    area = "" if spacing is None else f" = {pixels * spacing.area_mm2:.2f} mm²"
+    area = "" if spacing is None else f" = {pixels * spacing.area_mm2:.2f} sq mm"
     return (
         f"overlap {pixels} px{area}     soft tissue k = {separation.soft_tissue:.3f}     "
         f"reconstruction MSE {error_mse:.1e}"

@@ -21,6 +21,7 @@ _REASONS = {
     errno.EDQUOT: "the disk quota is used up; free some space or choose another folder",
     errno.EACCES: "the folder is not writable; choose another one",
     errno.EPERM: "the folder is not writable; choose another one",
+    errno.EFBIG: "it is larger than files may be here; raise the limit or choose another folder",
     errno.EROFS: "the file system is read-only; choose another folder",
     errno.ENOTDIR: "part of the path is a file, not a folder; choose another one",
     errno.EEXIST: "part of the path is a file, not a folder; choose another one",
@@ -132,23 +133,28 @@ def _flush_folder(folder: Path) -> None:
 
 
 def _rename_together(pairs: list[tuple[Path, Path]]) -> None:
-    interrupt: KeyboardInterrupt | None = None
+    interrupts: list[KeyboardInterrupt] = []
     placed: list[Path] = []
     try:
-        while pairs:
-            try:
-                temporary, target = pairs[0]
-                # After an interrupt the first rename may have happened already.
-                if interrupt is None or temporary.exists():
-                    os.replace(temporary, target)
-                placed.append(target)
-                pairs.pop(0)
-            except KeyboardInterrupt as error:  # a few renames away from complete: finish them
-                interrupt = error
+        for temporary, target in pairs:
+            _rename_despite_interrupt(temporary, target, interrupts)
+            placed.append(target)
     except OSError:
         for target in placed:
             with contextlib.suppress(OSError):
                 target.unlink()
         raise
-    if interrupt is not None:
-        raise interrupt
+    if interrupts:
+        raise interrupts[0]
+
+
+def _rename_despite_interrupt(
+    temporary: Path, target: Path, interrupts: list[KeyboardInterrupt]
+) -> None:
+    """Rename; Ctrl-C is kept for later: a few renames from complete, finishing is the way out."""
+    try:
+        os.replace(temporary, target)
+    except KeyboardInterrupt as error:
+        interrupts.append(error)
+        if temporary.exists():
+            os.replace(temporary, target)

@@ -78,11 +78,13 @@ def list_folder(
     """Every radiograph below ``folder``, sorted, with its masks (None where one is missing).
 
     Files that are some image's mask are not images, nor is anything below ``exclude`` (the
-    results), hidden, or in a folder called ``background``. Raises :class:`InputError` when nothing is left.
+    results), hidden, or in a folder called ``background``. Raises :class:`InputError` when nothing
+    is left.
     """
-    hidden = (
-        exclude.resolve() if exclude is not None and exclude.resolve() != folder.resolve() else None
-    )
+    # Results written beside their inputs are told apart by name (_is_result).
+    results = exclude.resolve() if exclude is not None else None
+    if results == folder.resolve():
+        results = None
     candidates: list[Path] = []
     for parent, folders, files in os.walk(folder):
         here = Path(parent)
@@ -91,7 +93,7 @@ def list_folder(
             for name in folders
             if not name.startswith(".")
             and name not in _SKIPPED_FOLDERS
-            and (here / name).resolve() != hidden
+            and (here / name).resolve() != results
         )
         names = set(files)
         candidates += [

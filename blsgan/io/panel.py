@@ -30,6 +30,7 @@ _GAP_PX = 12
 _MARGIN_PX = 18
 _BAR_PX = 14
 _TITLE_PX = 24
+_BAR_LENGTHS_MM = (0.2, 0.5, 1, 2, 5, 10, 20, 50)
 
 # Violet, blue, cyan, green, yellow, orange, red: the order of the visible spectrum.
 _SPECTRUM = np.array(
@@ -76,13 +77,16 @@ def draw_panel(
     lower: NDArray[np.float32],
     reconstruction: NDArray[np.float32],
     residual: NDArray[np.float32],
+    *,
+    pixel_mm: float | None = None,
     caption: str = "",
 ) -> Image.Image:
     """Draw the panel of one joint; arrays are [H,W] ([2,H,W] for ``masks``).
 
-    First row: the joint (the whole picture if the bones fill it). Second row: the overlap, enlarged;
-    left out where there is none. Grey is one scale for all pictures of the panel: black is 0,
-    white the brightest pixel of the bones, so a layer can be compared with the input by eye.
+    First row: the joint (the whole picture if the bones fill it). Second row: the overlap,
+    enlarged; left out where there is none. Grey is one scale for all pictures of the panel: black
+    is 0, white the brightest pixel of the bones, so a layer can be compared with the input by eye.
+    With ``pixel_mm`` (along a row) the input carries scale bars.
     """
     from PIL import Image, ImageDraw
 
@@ -92,7 +96,7 @@ def draw_panel(
     zoom = _overlap_view(overlap, views[0]) if overlap.any() else None
     if zoom is not None:
         views.append(zoom)
-        titles.append(f"Overlap, {zoom.width / (zoom.right - zoom.left):.1f}x")
+        titles.append(f"Overlap, {_magnification(views[0], zoom):.1f}x")
     covered = masks[0] | masks[1]
     white = max(float(image[covered].max()), 1e-6)
     reach = max(float(np.abs(residual).max()), RESIDUAL_FLOOR)
@@ -130,6 +134,8 @@ def draw_panel(
         for x, tile in zip(columns, tiles, strict=True):
             page.paste(tile, (x + (_TILE_PX - view.width) // 2, y))
         _label(draw, columns[0] + 6, y + 5, title)
+        if pixel_mm is not None:
+            _scale_bar(draw, columns[0] + 8, y + view.height - 10, view, pixel_mm)
         y += view.height + _GAP_PX
     _colour_bar(page, draw, columns[4] + _TILE_PX + 14, _MARGIN_PX + _TITLE_PX, rows[0], reach)
     _legend(draw, columns[0], y, caption)
@@ -163,6 +169,11 @@ def _overlap_view(overlap: NDArray[np.bool_], joint: _View) -> _View:
     y0, y1 = _interval((top + bottom) / 2, extent_y, height)
     x0, x1 = _interval((left + right) / 2, extent_x, width)
     return _fit(y0, x0, y1, x1, _TILE_PX)
+
+
+def _magnification(joint: _View, zoom: _View) -> float:
+    """How much larger the second row is than the first."""
+    return (zoom.width / (zoom.right - zoom.left)) / (joint.width / (joint.right - joint.left))
 
 
 def _interval(centre: float, extent: float, limit: int) -> tuple[int, int]:
@@ -237,6 +248,19 @@ def _label(draw: ImageDraw.ImageDraw, x: int, y: int, text: str) -> None:
     draw.text(
         (x, y), text, fill=(255, 255, 255), font=_font(13), stroke_width=2, stroke_fill=(0, 0, 0)
     )
+
+
+def _scale_bar(draw: ImageDraw.ImageDraw, x: int, y: int, view: _View, pixel_mm: float) -> None:
+    """A bar of a round number of millimetres, at most a third of the view's width."""
+    field_mm = (view.right - view.left) * pixel_mm
+    lengths = [length for length in _BAR_LENGTHS_MM if length <= field_mm / 3]
+    if not lengths:
+        return
+    length = max(lengths)
+    end = x + round(length / field_mm * view.width)
+    draw.line((x - 1, y, end + 1, y), fill=(0, 0, 0), width=5)
+    draw.line((x, y, end, y), fill=(255, 255, 255), width=3)
+    _label(draw, x, y - 19, f"{length:g} mm")
 
 
 def _colour_bar(

@@ -1,0 +1,110 @@
+"""What tests of several packages share: a network of the generator's signature, phantoms as files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+@dataclass(frozen=True)
+class JointFiles:
+    """A joint on disk, by the public dataset's naming, and its arrays."""
+
+    image: Path
+    upper: Path
+    lower: Path
+    pixels: np.ndarray  # uint8 or uint16 [H,W], what the file holds
+    masks: np.ndarray  # bool [2,H,W]
+
+
+@pytest.fixture(scope="session")
+def network(tmp_path_factory) -> Path:
+    """A randomly initialised ONNX network with the signature of the shipped one."""
+    path = tmp_path_factory.mktemp("network") / "random.onnx"
+    write_network(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_network():
+    """The function that writes such a network, for tests that need another one."""
+    return write_network
+
+
+@pytest.fixture(scope="session")
+def phantom():
+    """A 256x256 joint phantom with overlap."""
+    from blsgan.synthesis.phantoms import joint_phantom
+
+    return joint_phantom(3)
+
+
+@pytest.fixture(scope="session")
+def write_joint(phantom):
+    """Write a phantom (default: ``phantom``) as image and masks: (folder, name, ...) -> files."""
+
+    def write(folder: Path, name: str = "joint", *, suffix: str = ".png", source=None, bits=16):
+        from PIL import Image
+
+        source = phantom if source is None else source
+        folder.mkdir(parents=True, exist_ok=True)
+        dtype = np.uint16 if bits == 16 else np.uint8
+        pixels = np.rint(source.image * (2**bits - 1)).astype(dtype)
+        files = [folder / f"{name}{suffix}"]
+        Image.fromarray(pixels).save(files[0])
+        for bone, mask in zip(("upper", "lower"), source.masks, strict=True):
+            files.append(folder / f"{name}_mask_{bone}.bmp")
+            Image.fromarray(mask.astype(np.uint8) * 255).save(files[-1])
+        return JointFiles(*files, pixels, source.masks)
+
+    return write
+
+
+def write_network(path: Path, *, seed: int = 0, mask_channels: int = 2, output: str = "share_logits"):
+    """Two convolutions, and k from the mean of their features; float32, dynamic B, H, W."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(seed)
+
+    def weights(name, *shape, scale=0.3):
+        values = (rng.standard_normal(shape) * scale).astype(np.float32)
+        return numpy_helper.from_array(values, name)
+
+    def port(name, *shape):
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))
+
+    width = 8
+    nodes = [
+        helper.make_node("Concat", ["image", "masks"], ["stacked"], axis=1),
+        helper.make_node("Conv", ["stacked", "w0", "b0"], ["c0"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c0"], ["r0"]),
+        helper.make_node("Conv", ["r0", "w1", "b1"], [output], pads=[1, 1, 1, 1]),
+        helper.make_node("GlobalAveragePool", ["r0"], ["mean"]),
+        helper.make_node("Conv", ["mean", "w2"], ["k_logit"]),
+        helper.make_node("Sigmoid", ["k_logit"], ["k_unit"]),
+        helper.make_node("Mul", ["k_unit", "k_max"], ["k_map"]),
+        helper.make_node("Reshape", ["k_map", "flat"], ["soft_tissue"]),
+    ]
+    initializers = [
+        weights("w0", width, 1 + mask_channels, 3, 3),
+        weights("b0", width),
+        weights("w1", 2, width, 3, 3),
+        weights("b1", 2),
+        weights("w2", 1, width, 1, 1),
+        numpy_helper.from_array(np.array(0.95, np.float32), "k_max"),
+        numpy_helper.from_array(np.array([-1], np.int64), "flat"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "random",
+        [port("image", "B", 1, "H", "W"), port("masks", "B", mask_channels, "H", "W")],
+        [port(output, "B", 2, "H", "W"), port("soft_tissue", "B")],
+        initializers,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)

@@ -1,0 +1,235 @@
+"""Every format at every depth gives the same intensities; everything ambiguous is refused."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from blsgan.errors import InputError, UsageError
+from blsgan.io.radiograph import read_radiograph
+
+GRADIENT = np.arange(24 * 40, dtype=np.uint16).reshape(24, 40)
+GREY8 = (GRADIENT % 256).astype(np.uint8)
+GREY16 = (GRADIENT * 68).astype(np.uint16)
+
+
+def save(path, values, **options):
+    Image.fromarray(values).save(path, **options)
+    return path
+
+
+def png_of_size(width, height):
+    """A valid PNG header for any size, with hardly any pixel data behind it."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    data = zlib.compress(b"\0" * 1000)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".tiff", ".bmp", ".PNG"])
+def test_8_bit_is_read_exactly(tmp_path, suffix):
+    radiograph = read_radiograph(save(tmp_path / f"a{suffix}", GREY8))
+    assert radiograph.pixels.dtype == np.float32
+    assert radiograph.bits == 8
+    np.testing.assert_array_equal(radiograph.pixels, (GREY8 / 255).astype(np.float32))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_16_bit_is_read_exactly(tmp_path, suffix):
+    radiograph = read_radiograph(save(tmp_path / f"a{suffix}", GREY16))
+    assert radiograph.bits == 16
+    np.testing.assert_array_equal(radiograph.pixels, (GREY16 / 65535).astype(np.float32))
+
+
+def test_big_endian_and_compressed_tiff(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    for name, options in (("be", {"byteorder": ">"}), ("z", {"compression": "zlib"})):
+        path = tmp_path / f"{name}.tif"
+        tifffile.imwrite(path, GREY16, photometric="minisblack", **options)
+        np.testing.assert_array_equal(
+            read_radiograph(path).pixels, (GREY16 / 65535).astype(np.float32)
+        )
+
+
+@pytest.mark.parametrize("values", [GREY8, GREY16])
+def test_white_is_zero_tiff_is_inverted(tmp_path, values):
+    tifffile = pytest.importorskip("tifffile")
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, values, photometric="miniswhite")
+    full = np.iinfo(values.dtype).max
+    np.testing.assert_array_equal(
+        read_radiograph(path).pixels, ((full - values) / full).astype(np.float32)
+    )
+
+
+def test_grey_jpeg(tmp_path):
+    smooth = np.tile(np.linspace(20, 230, 64), (48, 1)).astype(np.uint8)
+    path = save(tmp_path / "a.jpg", smooth, quality=95)
+    assert np.abs(read_radiograph(path).pixels - smooth / 255).max() < 0.02
+    colour = save(tmp_path / "b.jpg", np.stack([smooth] * 3, axis=-1), quality=95)
+    assert np.abs(read_radiograph(colour).pixels - smooth / 255).max() < 0.02
+
+
+def test_12_bits_in_a_16_bit_file_are_recognised_and_said(tmp_path):
+    values = (GRADIENT * 4).astype(np.uint16)  # up to 3836
+    radiograph = read_radiograph(save(tmp_path / "a.png", values))
+    assert radiograph.bits == 12
+    assert "12 bit" in radiograph.notes[0]
+    np.testing.assert_array_equal(radiograph.pixels, (values / 4095).astype(np.float32))
+    full = read_radiograph(tmp_path / "a.png", bit_depth=16)
+    np.testing.assert_array_equal(full.pixels, (values / 65535).astype(np.float32))
+
+
+def test_bit_depth_too_small_or_impossible(tmp_path):
+    path = save(tmp_path / "a.png", GREY16)
+    with pytest.raises(InputError, match="more than 12 bits"):
+        read_radiograph(path, bit_depth=12)
+    with pytest.raises(UsageError, match="between 1 and 16"):
+        read_radiograph(path, bit_depth=0)
+
+
+def test_invert_and_spacing(tmp_path):
+    path = save(tmp_path / "a.png", GREY8)
+    inverted = read_radiograph(path, invert=True, pixel_spacing_mm=(0.1, 0.2))
+    np.testing.assert_array_equal(inverted.pixels, 1 - (GREY8 / 255).astype(np.float32))
+    assert inverted.pixel_spacing.area_mm2 == pytest.approx(0.02)
+    assert inverted.pixel_spacing.source == "user"
+    with pytest.raises(UsageError, match="not positive"):
+        read_radiograph(path, pixel_spacing_mm=(0.0, 0.1))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "1"])
+def test_grey_pictures_in_colour_modes(tmp_path, mode):
+    values = np.where(GREY8 > 127, 255, 0).astype(np.uint8) if mode == "1" else GREY8
+    Image.fromarray(values).convert(mode).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(
+        read_radiograph(tmp_path / "a.png").pixels, (values / 255).astype(np.float32)
+    )
+
+
+def test_colour_whose_channels_differ(tmp_path):
+    colour = np.stack([GREY8, GREY8, np.roll(GREY8, 1)], axis=-1)
+    with pytest.raises(InputError, match=r"colour picture.*differ by up to \d+ of 255"):
+        read_radiograph(save(tmp_path / "a.png", colour))
+
+
+def test_transparency(tmp_path):
+    rgba = np.stack([GREY8, GREY8, GREY8, np.full_like(GREY8, 255)], axis=-1)
+    rgba[0, 0, 3] = 7
+    with pytest.raises(InputError, match="transparent"):
+        read_radiograph(save(tmp_path / "a.png", rgba))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_16_bit_colour_would_lose_half_its_bits(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    cv2.imwrite(str(path), np.stack([GREY16] * 3, axis=-1))
+    with pytest.raises(InputError, match="16 bit per channel"):
+        read_radiograph(path)
+
+
+def test_several_pages(tmp_path):
+    page = Image.fromarray(GREY8)
+    page.save(tmp_path / "a.tif", save_all=True, append_images=[page, page])
+    with pytest.raises(InputError, match="3 pictures"):
+        read_radiograph(tmp_path / "a.tif")
+
+
+def test_float_tiff(tmp_path):
+    values = (GREY8 / 255).astype(np.float32)
+    np.testing.assert_array_equal(read_radiograph(save(tmp_path / "a.tif", values)).pixels, values)
+    for bad, message in ((np.nan, "NaN"), (np.inf, "NaN or infinite"), (1.5, "outside 0 to 1")):
+        values[3, 3] = bad
+        with pytest.raises(InputError, match=message):
+            read_radiograph(save(tmp_path / "b.tif", values))
+
+
+def test_32_bit_integers(tmp_path):
+    values = GRADIENT.astype(np.int32) * 60
+    np.testing.assert_array_equal(
+        read_radiograph(save(tmp_path / "a.tif", values)).pixels, (values / 65535).astype(np.float32)
+    )
+    values[0, 0] = -5
+    with pytest.raises(InputError, match="from -5 to"):
+        read_radiograph(save(tmp_path / "a.tif", values))
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6  # the camera was turned: viewers rotate by 90 degrees
+    path = save(tmp_path / "a.png", GREY8, exif=exif)
+    radiograph = read_radiograph(path)
+    assert radiograph.pixels.shape == (40, 24)
+    assert "EXIF" in radiograph.notes[0]
+
+
+def test_missing(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        read_radiograph(tmp_path / "nothing.png")
+
+
+def test_empty(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(InputError, match=r"empty \(0 bytes\)"):
+        read_radiograph(tmp_path / "a.png")
+
+
+def test_folder_and_special_file(tmp_path):
+    with pytest.raises(InputError, match="is a folder"):
+        read_radiograph(tmp_path)
+    os.mkfifo(tmp_path / "pipe.png")  # reading it would hang
+    with pytest.raises(InputError, match="not a regular file"):
+        read_radiograph(tmp_path / "pipe.png")
+
+
+@pytest.mark.parametrize("content", [b"hello, this is no image", b"\0" * 500, b"GIF89a" + b"\0" * 40])
+def test_not_an_image(tmp_path, content):
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(InputError, match="not a readable image"):
+        read_radiograph(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".bmp"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_truncated(tmp_path, suffix, share):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+    path = save(tmp_path / f"a{suffix}", noise)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(InputError, match=rf"a\{suffix} is (damaged or truncated|not a readable)"):
+        read_radiograph(path)
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_constant(tmp_path, value):
+    with pytest.raises(InputError, match="constant"):
+        read_radiograph(save(tmp_path / "a.png", np.full((30, 30), value, np.uint8)))
+
+
+def test_1x1_is_constant(tmp_path):
+    with pytest.raises(InputError, match="constant"):
+        read_radiograph(save(tmp_path / "a.png", np.array([[77]], np.uint8)))
+
+
+@pytest.mark.parametrize("size", [(20000, 20000), (9000, 9000), (8193, 8192), (1, 60000)])
+def test_too_large_is_refused_from_the_header(tmp_path, size):
+    (tmp_path / "a.png").write_bytes(png_of_size(*size))
+    with pytest.raises(InputError, match=r"8192x8192.*crop it to the joint"):
+        read_radiograph(tmp_path / "a.png")
+
+
+def test_a_decompression_bomb_within_limits_is_only_truncated(tmp_path):
+    (tmp_path / "a.png").write_bytes(png_of_size(4000, 4000))
+    with pytest.raises(InputError, match="damaged or truncated"):
+        read_radiograph(tmp_path / "a.png")
