@@ -103,11 +103,12 @@ def command(
             truths = cached_visit_truths(images, output)
         evaluation.real = evaluate_real(images, truths, model, seed=seed, progress=progress)
 
-    _print(evaluation, Console())
+    # Files first: a reader of standard output that goes away (head, less) must not lose them.
     if output is not None:
         written = evaluation.write(output)
         written += _draw(evaluation, images, model, output, figures, status)
         click.echo("wrote " + ", ".join(str(path) for path in written), err=True)
+    _print(evaluation, Console())
 
 
 def _check_complete(root: Path, images: Sequence[JointImage]) -> None:
@@ -158,12 +159,13 @@ def _draw(
                      highlight=False)
         return []
     from blsgan.evaluation.figures import draw_by_size, draw_error_panel, typical_images
+    from blsgan.evaluation.results import BY_SIZE_NAME, PANEL_NAME
 
-    by_size = output / "metric_by_overlap_size.png"
+    by_size = output / BY_SIZE_NAME
     draw_by_size(part, by_size)
     if model is None:
         return [by_size]
-    panel = output / "error_panel.png"
+    panel = output / PANEL_NAME
     draw_error_panel(images, typical_images(part, model.name), model, panel,
                      seed=evaluation.seed)
     return [by_size, panel]

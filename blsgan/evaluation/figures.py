@@ -103,7 +103,7 @@ def draw_error_panel(
         OutputError: ``path`` cannot be written.
     """
     listed = {image.name: image for image in images}
-    figure = _new_figure(13, 1.7 * len(names) + 0.8)
+    figure = _new_figure(13, 0.85 * len(names) + 0.9)
     titles = ("input", "true upper", "upper", "true lower", "lower", "upper error²",
               "lower error²")
     grid = figure.subplots(len(names), len(titles), squeeze=False)

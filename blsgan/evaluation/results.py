@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import scipy
-import skimage
 
 from blsgan import __version__
 from blsgan.evaluation.metrics import BUCKETS, bucket_name
@@ -22,6 +22,7 @@ from blsgan.io.atomic import atomic_paths
 
 SCHEMA = 1
 JSON_NAME, MARKDOWN_NAME = "evaluation.json", "evaluation.md"
+FIGURE_NAMES = BY_SIZE_NAME, PANEL_NAME = "metric_by_overlap_size.png", "error_panel.png"
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,8 @@ class Evaluation:
             "seed": self.seed,
             "dataset": self.dataset,
             "model": self.model,
-            "versions": {"python": platform.python_version(), "numpy": np.__version__,
-                         "scipy": scipy.__version__, "scikit-image": skimage.__version__,
-                         "opencv": cv2.__version__},
+            "versions": {"python": platform.python_version(), "opencv": cv2.__version__,
+                         **{name: version(name) for name in ("numpy", "scipy", "scikit-image")}},
             "synthetic": self.synthetic.summary if self.synthetic else None,
             "real": self.real.summary if self.real else None,
         }
@@ -103,6 +103,9 @@ class Evaluation:
     def write(self, folder: Path) -> list[Path]:
         """Writes JSON, markdown and CSV files into ``folder``: all of them, or none.
 
+        What an earlier run left there and this one does not replace (a part that was not run, its
+        figures) is removed: all that lies there belongs together.
+
         Raises:
             OutputError: the folder is not writable or the disk is full.
         """
@@ -119,6 +122,9 @@ class Evaluation:
             temporaries[-1].write_text(
                 json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8"
             )
+        for name in (*(name for name in parts if name not in present), *FIGURE_NAMES):
+            with contextlib.suppress(FileNotFoundError):
+                (folder / name).unlink()
         return paths
 
 

@@ -25,6 +25,10 @@ MIN_SIZE_PX = 64
 MAX_SIZE_PX = 4096
 _REFERENCE_PX = 256.0  # every length below is given for a field of 256 px
 _JOINT_ROW = 128.0
+_MAX_GAP = 40.0
+_CANVAS_MARGIN = 24.0  # more than half the largest gap: what a moved bone shows is drawn
+
+_GRAIN = 0.008  # standard deviation of the film grain before it is smoothed, optical density
 
 UPPER, LOWER, SESAMOID = 0, 1, 2
 
@@ -70,12 +74,20 @@ def _smoothstep(t: np.ndarray) -> np.ndarray:
 
 
 class _Field:
-    """The pixel grid in reference units (256 a side), and filters measured in them."""
+    """The pixel grid in reference units (256 a side), and filters measured in them.
 
-    def __init__(self, size: int) -> None:
+    A field moved down by ``shift`` reference px is how a bone moves: its outline is given in the
+    field's coordinates, its texture is drawn on a canvas that reaches beyond the field and sampled
+    at them, so a bone at another place is the same bone.
+    """
+
+    def __init__(self, size: int, shift: float = 0.0) -> None:
         self.scale = size / _REFERENCE_PX
+        self.size = size
+        self.shift = shift
+        self.margin = int(np.ceil(_CANVAS_MARGIN * self.scale))
         axis = (np.arange(size) + 0.5) / self.scale
-        self.y, self.x = np.meshgrid(axis, axis, indexing="ij")
+        self.y, self.x = np.meshgrid(axis - shift, axis, indexing="ij")
 
     def blur(self, array: np.ndarray, sigma_x: float, sigma_y: float | None = None) -> np.ndarray:
         sigma_y = sigma_x if sigma_y is None else sigma_y
@@ -96,10 +108,18 @@ class _Field:
         return self.blur(mask.astype(np.float64), radius) > 0.5
 
     def noise(self, rng: np.random.Generator) -> np.ndarray:
-        """White noise that looks the same at every size: drawn at 256x256 or finer."""
-        size = self.x.shape[0]
-        drawn = rng.standard_normal((int(_REFERENCE_PX), int(_REFERENCE_PX)))
-        return cv2.resize(drawn, (size, size), interpolation=cv2.INTER_CUBIC)
+        """White noise on the canvas, drawn at one resolution so that it looks alike at every."""
+        drawn = rng.standard_normal(
+            (int(_REFERENCE_PX) + 2 * int(_CANVAS_MARGIN), int(_REFERENCE_PX))
+        )
+        rows = self.size + 2 * self.margin
+        return cv2.resize(drawn, (self.size, rows), interpolation=cv2.INTER_CUBIC)
+
+    def place(self, canvas: np.ndarray) -> np.ndarray:
+        """The part of a canvas that the field shows, [H,W]."""
+        matrix = np.array([[1, 0, 0], [0, 1, self.shift * self.scale - self.margin]], np.float64)
+        return cv2.warpAffine(canvas, matrix, (self.size, self.size), flags=cv2.INTER_CUBIC,
+                              borderMode=cv2.BORDER_REFLECT_101)
 
 
 def _standardised(array: np.ndarray) -> np.ndarray:
@@ -116,11 +136,11 @@ def _trabeculae(field: _Field, rng: np.random.Generator, strands: float) -> np.n
     white = field.noise(rng)
     along = field.blur(white, 0.9, 6.0) - field.blur(white, 2.6, 12.0)
     coarse = field.blur(field.noise(rng), 9.0)
-    return _standardised(
+    return field.place(_standardised(
         (1 - strands) * _standardised(network)
         + strands * 1.4 * _standardised(along)
         + 0.7 * _standardised(coarse)
-    )
+    ))
 
 
 def _wobble(rng: np.random.Generator, along: np.ndarray, amplitude: float) -> np.ndarray:
@@ -145,8 +165,9 @@ def _tube(depth: np.ndarray, shell: float, radius: float) -> tuple[np.ndarray, n
     return 2 * (outer - inner), 2 * inner
 
 
-def _phalanx_base(field: _Field, rng: np.random.Generator, bottom: float) -> _Bone:
-    """The upper bone: shaft, flare and cup; the lip ends in row ``bottom`` on the axis."""
+def _phalanx_base(field: _Field, rng: np.random.Generator) -> _Bone:
+    """The upper bone: shaft, flare and cup; the lip ends in the joint's row on the axis."""
+    bottom = _JOINT_ROW
     centre = 128 + rng.uniform(-8, 8)
     shaft, flare = rng.uniform(46, 58), rng.uniform(72, 84)
     hollow = rng.uniform(5, 11)
@@ -179,8 +200,9 @@ def _phalanx_base(field: _Field, rng: np.random.Generator, bottom: float) -> _Bo
     return _Bone(mask, np.where(mask, attenuation, 0))
 
 
-def _metacarpal_head(field: _Field, rng: np.random.Generator, top: float) -> _Bone:
-    """The lower bone: a round head whose highest row is ``top``, narrowing to the shaft."""
+def _metacarpal_head(field: _Field, rng: np.random.Generator) -> _Bone:
+    """The lower bone: a round head whose highest row is the joint's, narrowing to the shaft."""
+    top = _JOINT_ROW
     centre = 128 + rng.uniform(-6, 6)
     head, shaft = rng.uniform(64, 74), rng.uniform(52, 58)
     height = rng.uniform(58, 68)
@@ -215,11 +237,11 @@ def _metacarpal_head(field: _Field, rng: np.random.Generator, top: float) -> _Bo
     return _Bone(mask, np.where(mask, attenuation, 0))
 
 
-def _sesamoid(field: _Field, rng: np.random.Generator, lower_top: float) -> _Bone:
-    """A pea of bone in the tendon, over the head's upper flank and the joint line."""
+def _sesamoid(field: _Field, rng: np.random.Generator) -> _Bone:
+    """A pea of bone in the tendon, over the head's upper flank; it moves with the head."""
     side = rng.choice([-1.0, 1.0])
     x = field.x - (128 + side * rng.uniform(26, 36))
-    y = field.y - (lower_top + rng.uniform(5, 9))
+    y = field.y - (_JOINT_ROW + rng.uniform(5, 9))
     radius_x, radius_y = rng.uniform(14, 18), rng.uniform(16, 20)
     mask = field.rounded((x / radius_x) ** 2 + (y / radius_y) ** 2 < 1, 1.0)
     wall, inside = _tube(field.depth(mask), shell=1.6, radius=min(radius_x, radius_y))
@@ -235,7 +257,7 @@ def _soft_tissue(field: _Field, rng: np.random.Generator) -> tuple[np.ndarray, f
     across = (field.x - 128 - rng.uniform(-10, 10)) / half_width
     thickness = np.sqrt(np.maximum(1 - np.abs(across) ** 4, 0))
     slope = 1 + rng.uniform(-0.08, 0.08) * (field.y - _JOINT_ROW) / 128
-    mottle = 1 + 0.012 * _standardised(field.blur(field.noise(rng), 10.0))
+    mottle = 1 + 0.012 * field.place(_standardised(field.blur(field.noise(rng), 10.0)))
     tissue = at_joint * field.blur(thickness * slope, 2.0) * mottle
     return np.maximum(tissue, 0), float(at_joint)
 
@@ -272,8 +294,8 @@ def joint_phantom(
         raise UsageError(f"size {size} px is outside {MIN_SIZE_PX}..{MAX_SIZE_PX}")
     if bones not in (2, 3):
         raise UsageError(f"bones is {bones}; a phantom has 2 bones, or 3 with a sesamoid")
-    if gap_px is not None and not -40 <= gap_px <= 40:
-        raise UsageError(f"gap {gap_px} px is outside -40..40 px")
+    if gap_px is not None and not -_MAX_GAP <= gap_px <= _MAX_GAP:
+        raise UsageError(f"gap {gap_px} px is outside {-_MAX_GAP:g}..{_MAX_GAP:g} px")
     spacing = FIELD_MM / size if spacing_mm is None else float(spacing_mm)
     if not (np.isfinite(spacing) and spacing > 0):
         raise UsageError(f"pixel spacing {spacing} mm is not a positive number")
@@ -282,27 +304,24 @@ def joint_phantom(
     streams = [np.random.default_rng([seed, part]) for part in range(6)]
     drawn = streams[0].uniform(-15, -7) if overlap else streams[0].uniform(4, 8)
     gap = float(drawn if gap_px is None else gap_px)
-    bottom, top = _JOINT_ROW - gap / 2, _JOINT_ROW + gap / 2
-
-    field = _Field(size)
-    parts = [
-        _phalanx_base(field, streams[1], bottom),
-        _metacarpal_head(field, streams[2], top),
-    ]
+    above, field, below = (_Field(size, shift) for shift in (-gap / 2, 0.0, gap / 2))
+    parts = [_phalanx_base(above, streams[1]), _metacarpal_head(below, streams[2])]
     if bones == 3:
-        parts.append(_sesamoid(field, streams[3], top))
+        parts.append(_sesamoid(below, streams[3]))
     tissue, at_joint = _soft_tissue(field, streams[4])
-    grain = streams[5]
+
+    def grain() -> np.ndarray:
+        return _GRAIN * field.place(field.blur(field.noise(streams[5]), 0.6))
 
     masks = np.stack([part.mask for part in parts])
     attenuations = np.stack([
         tissue + np.where(part.mask, field.blur(part.attenuation, 0.9), 0)
-        + 0.008 * field.blur(field.noise(grain), 0.6)
+        + grain()
         for part in parts
     ])
     layers = np.where(masks, -np.expm1(-np.maximum(attenuations, 0)), 0).astype(np.float32)
     soft_tissue = float(-np.expm1(-at_joint))
-    free = -np.expm1(-np.maximum(tissue + 0.008 * field.blur(field.noise(grain), 0.6), 0))
+    free = -np.expm1(-np.maximum(tissue + grain(), 0))
     composed = compose_image(layers, masks, soft_tissue)
     image = np.where(masks.any(axis=0), composed, free)
     return Phantom(

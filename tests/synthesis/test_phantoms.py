@@ -51,6 +51,19 @@ def test_the_gap_moves_the_bones_and_nothing_else():
     assert rows_far[0] - rows_near[0] == pytest.approx(10, abs=1)
 
 
+def test_a_moved_bone_is_the_same_bone():
+    near, far = joint_phantom(4, gap_px=-10), joint_phantom(4, gap_px=6)
+    for bone, rows in ((UPPER, -8), (LOWER, 8)):
+        moved = np.roll(near.layers[bone], rows, axis=0)
+        both = np.roll(near.masks[bone], rows, axis=0) & far.masks[bone]
+        both[:12] = both[-12:] = False
+        assert both.sum() > 0.9 * far.masks[bone].sum()
+        a, b = moved[both], far.layers[bone][both]
+        assert np.corrcoef(a, b)[0, 1] > 0.98
+        still = near.layers[bone][both]
+        assert np.corrcoef(still, b)[0, 1] < 0.8
+
+
 def test_bones_are_ordered_and_denser_than_the_soft_tissue():
     for seed in range(6):
         phantom = joint_phantom(seed)

@@ -1,0 +1,155 @@
+"""``blsgan evaluate`` on phantoms: what it prints, writes, and refuses."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from blsgan.cli.evaluate import command
+from blsgan.data.layout import load_root
+from blsgan.errors import BlsganError, InputError, OutputError, UsageError
+from blsgan.evaluation.figures import draw_by_size
+from blsgan.evaluation.protocol import Part
+
+
+def evaluate(*arguments):
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def finished(dataset, tmp_path_factory):
+    output = tmp_path_factory.mktemp("evaluation") / "results"
+    result = evaluate("--data", dataset, "--no-model", "-o", output)
+    assert result.exit_code == 0, result.output
+    return output, result
+
+
+def test_the_tables_name_split_counts_and_seed(finished):
+    _, result = finished
+    assert "split val: 6 images of 3 joints; seed 0; closed forms only" in result.stdout
+    for method in ("copy", "harmonic + physics, true k", "equal split, k=0.55",
+                   "limit: true share", "floor: the registration itself"):
+        assert f"| {method} |" in result.stdout
+
+
+def test_json_markdown_and_csv_agree(finished):
+    output, _ = finished
+    report = json.loads((output / "evaluation.json").read_text())
+    assert (report["split"], report["seed"], report["model"]) == ("val", 0, {})
+    assert report["dataset"] == {"images": 6, "joints": 3}
+    with (output / "synthetic.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["method"] == "copy"]
+    mean = report["synthetic"]["methods"]["copy"]["overlap_psnr_db"]["mean"]
+    assert mean == pytest.approx(np.mean([float(row["overlap_psnr_db"]) for row in rows]))
+    assert f"{mean:.2f}" in (output / "evaluation.md").read_text()
+    with (output / "real.csv").open(newline="") as file:
+        layers = [row for row in csv.DictReader(file) if row["kind"] == "layer"]
+    assert sum(report["real"]["comparisons"].values()) * 6 == len(layers)
+
+
+def test_the_same_command_gives_the_same_figures(finished, dataset, tmp_path):
+    first, _ = finished
+    assert evaluate("--data", dataset, "--no-model", "-o", tmp_path, "--no-figures").exit_code == 0
+    reports = []
+    for folder in (first, tmp_path):
+        report = json.loads((folder / "evaluation.json").read_text())
+        for method in report["synthetic"]["methods"].values():
+            del method["time_ms"]
+        reports.append(report)
+    assert reports[0] == reports[1]
+
+
+def test_a_rerun_of_one_part_leaves_nothing_of_the_other(finished, dataset, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder)
+    (folder / "error_panel.png").write_bytes(b"of an earlier run")
+    result = evaluate("--data", dataset, "--no-model", "--part", "real", "-o", folder)
+    assert result.exit_code == 0, result.output
+    assert not (folder / "synthetic.csv").exists()
+    assert not (folder / "error_panel.png").exists()
+    assert json.loads((folder / "evaluation.json").read_text())["synthetic"] is None
+    assert (folder / "real.csv").exists()
+
+
+def test_figures_are_pictures(finished):
+    pytest.importorskip("matplotlib")
+    data = (finished[0] / "metric_by_overlap_size.png").read_bytes()
+    assert data.startswith(b"\x89PNG")
+    assert len(data) > 10_000
+
+
+def test_missing_matplotlib_is_named(monkeypatch, tmp_path):
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    with pytest.raises(BlsganError, match="matplotlib"):
+        draw_by_size(Part(summary={"methods": {}}), tmp_path / "figure.png")
+    assert not any(tmp_path.iterdir())
+
+
+def test_splits_differ(dataset):
+    result = evaluate("--data", dataset, "--split", "train", "--no-model", "--part", "real")
+    assert "split train: 2 images of 1 joints" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "words"),
+    [
+        (("--no-model", "--weights", "lite"), UsageError, "leave out --weights"),
+        (("--no-model", "--figures"), UsageError, "add -o"),
+        (("--weights", "no-such-file.onnx"), BlsganError, "no-such-file.onnx"),
+    ],
+)
+def test_contradictions(dataset, arguments, kind, words):
+    result = evaluate("--data", dataset, *arguments)
+    assert isinstance(result.exception, kind)
+    assert words in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--part", "synthetic,reel"), ("--split", "test"), ("--seed", "-1")]
+)
+def test_wrong_usage(dataset, arguments):
+    result = evaluate("--data", dataset, "--no-model", *arguments)
+    assert result.exit_code == 2
+    assert arguments[0] in result.output
+
+
+def test_a_folder_that_is_not_the_dataset(tmp_path):
+    for folder in (tmp_path, tmp_path / "missing"):
+        result = evaluate("--data", folder, "--no-model")
+        assert isinstance(result.exception, InputError)
+        assert str(folder) in str(result.exception)
+
+
+def test_listed_files_that_are_missing_are_counted_before_the_work(dataset, tmp_path):
+    root = tmp_path / "Data"
+    shutil.copytree(dataset, root)
+    listed = load_root(root)
+    for image in listed:
+        image.upper.unlink()
+    result = evaluate("--data", root, "--no-model", "--split", "all")
+    assert isinstance(result.exception, InputError)
+    assert f"{len(listed)} of {3 * len(listed)} files" in str(result.exception)
+    assert str(listed[0].upper) in str(result.exception)
+
+
+def test_a_damaged_image_is_named_and_nothing_is_written(dataset, tmp_path):
+    root = tmp_path / "Data"
+    shutil.copytree(dataset, root)
+    victim = load_root(root)[0].image
+    victim.write_bytes(victim.read_bytes()[:400])
+    output = tmp_path / "results"
+    result = evaluate("--data", root, "--no-model", "--split", "all", "-o", output)
+    assert isinstance(result.exception, InputError)
+    assert str(victim) in str(result.exception)
+    assert not output.exists()
+
+
+def test_an_output_folder_that_is_a_file(dataset, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    result = evaluate("--data", dataset, "--no-model", "-o", blocked)
+    assert isinstance(result.exception, OutputError)
+    assert blocked.read_text() == "in the way"

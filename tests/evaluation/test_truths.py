@@ -1,0 +1,69 @@
+"""The registration is found once, and only ever reused for the very same files."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from blsgan.data.layout import load_root
+from blsgan.errors import InputError
+from blsgan.evaluation import truths
+from blsgan.evaluation.truths import cached_visit_truths, registration_key
+
+
+def refuse(images):
+    raise AssertionError("registered again")
+
+
+@pytest.fixture(scope="module")
+def joint(images):
+    """The visits of one joint: enough for two comparisons."""
+    return [image for image in images if image.joint == images[0].joint]
+
+
+@pytest.fixture
+def cached(joint, tmp_path):
+    return cached_visit_truths(joint, tmp_path)
+
+
+def test_second_call_reads_what_the_first_found(cached, joint, tmp_path, monkeypatch):
+    assert cached
+    monkeypatch.setattr(truths, "visit_truths", refuse)
+    again = cached_visit_truths(joint, tmp_path)
+    assert len(again) == len(cached)
+    for a, b in zip(cached, again, strict=True):
+        assert (a.image, a.other, a.bone) == (b.image, b.other, b.bone)
+        assert (a.correlation, a.floor_mse) == (b.correlation, b.floor_mse)
+        for name in ("truth", "valid", "guide"):
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+
+
+def test_without_a_folder_the_result_is_the_same(cached, joint):
+    fresh = cached_visit_truths(joint, None)
+    for a, b in zip(cached, fresh, strict=True):
+        np.testing.assert_array_equal(a.truth, b.truth)
+
+
+@pytest.mark.parametrize("damage", [b"", b"no archive", None])
+def test_a_damaged_file_is_made_again(cached, joint, tmp_path, damage):
+    (path,) = tmp_path.iterdir()
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] if damage is None else damage)
+    again = cached_visit_truths(joint, tmp_path)
+    assert len(again) == len(cached)
+    assert path.stat().st_size > 1000
+
+
+def test_the_key_follows_the_pixels(dataset, joint, tmp_path):
+    key = registration_key(joint)
+    assert key == registration_key(joint)
+    assert key != registration_key(joint[:1])
+    copy = tmp_path / "Data"
+    shutil.copytree(dataset, copy)
+    moved = [image for image in load_root(copy) if image.joint == joint[0].joint]
+    assert registration_key(moved) == key
+    moved[0].image.write_bytes(moved[1].image.read_bytes())
+    assert registration_key(moved) != key
+    moved[0].image.unlink()
+    with pytest.raises(InputError, match=moved[0].image.name):
+        registration_key(moved)
