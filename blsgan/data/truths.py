@@ -1,4 +1,4 @@
-"""Registered visits, kept beside the results: finding them takes longer than the evaluation."""
+"""Registered visits, kept in a file: finding them takes longer than what is done with them."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import numpy as np
 
 from blsgan.data import visits
 from blsgan.data.layout import JointImage
-from blsgan.data.visits import VisitTruth, visit_truths
+from blsgan.data.visits import PROTOCOL, Thresholds, VisitTruth, visit_truths
 from blsgan.io.atomic import atomic_path
 from blsgan.io.files import read_file
 
 _FORMAT = 1
 
 
-def registration_key(images: Sequence[JointImage]) -> str:
-    """A digest of everything the registration depends on: the files' bytes, the protocol's code.
+def registration_key(images: Sequence[JointImage], thresholds: Thresholds = PROTOCOL) -> str:
+    """A digest of all that the registration depends on: files' bytes, thresholds, visits.py.
 
     Raises:
         InputError: a listed file cannot be read.
     """
-    digest = hashlib.sha256(f"{_FORMAT}".encode())
+    digest = hashlib.sha256(f"{_FORMAT} {thresholds}".encode())
     digest.update(inspect.getsource(visits).encode())
     for image in images:
         digest.update(image.name.encode())
@@ -36,7 +36,7 @@ def registration_key(images: Sequence[JointImage]) -> str:
 
 
 def cached_visit_truths(
-    images: Sequence[JointImage], folder: Path | None
+    images: Sequence[JointImage], folder: Path | None, thresholds: Thresholds = PROTOCOL
 ) -> list[VisitTruth]:
     """What ``visit_truths`` finds among ``images``, read from ``folder`` where it was found before.
 
@@ -51,15 +51,15 @@ def cached_visit_truths(
         OutputError: the file cannot be written.
     """
     if folder is None:
-        return [_only_used_pixels(truth) for truth in visit_truths(images)]
-    path = folder / f"registration-{registration_key(images)[:16]}.npz"
+        return [_only_used_pixels(truth) for truth in visit_truths(images, thresholds)]
+    path = folder / f"registration-{registration_key(images, thresholds)[:16]}.npz"
     try:
         return _load(path)
     except FileNotFoundError:
         pass
     except (OSError, ValueError, KeyError, BadZipFile, EOFError):
         path.unlink(missing_ok=True)
-    found = [_only_used_pixels(truth) for truth in visit_truths(images)]
+    found = [_only_used_pixels(truth) for truth in visit_truths(images, thresholds)]
     _save(path, found)
     return found
 

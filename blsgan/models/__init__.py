@@ -1,0 +1,27 @@
+"""Networks: the registry that names them, and their weights' files.
+
+``load_generator`` and everything else that needs torch is imported when it is asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from blsgan.models.registry import build_generator
+    from blsgan.models.weights import load_generator, save_weights
+
+__all__ = ["build_generator", "load_generator", "save_weights"]
+
+_HOMES = {
+    "build_generator": "blsgan.models.registry",
+    "load_generator": "blsgan.models.weights",
+    "save_weights": "blsgan.models.weights",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,150 @@
+"""Weights' files: safetensors for torch, ONNX for everything else, and a card that binds them.
+
+A set of weights ``NAME`` is ``NAME.safetensors`` (its metadata rebuild the network),
+``NAME.onnx`` (inputs ``image``, ``masks``, outputs ``share_logits``, ``soft_tissue``; batch, height
+and width are free) and ``NAME.json``, the card: name, architecture, the SHA-256 of both files and
+how they were trained. ``blsgan.backends`` reads them without torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as save_tensors
+from torch import nn
+
+from blsgan.errors import WeightsError
+from blsgan.io.atomic import atomic_paths
+from blsgan.models.registry import build_generator
+
+OPSET = 20  # newer ones emit operators that engine builders parse and then fail on
+
+
+def load_generator(path: str | Path) -> nn.Module:
+    """Rebuilds a generator from a ``.safetensors`` file, in evaluation mode, on the CPU.
+
+    Raises:
+        WeightsError: the file is missing, damaged, not a generator's, or its tensors do not fit
+            the architecture that its metadata name.
+    """
+    path = Path(path)
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path}: is not a readable safetensors file ({error})") from error
+    try:
+        architecture = metadata["architecture"]
+        configuration = json.loads(metadata["configuration"])
+    except (KeyError, ValueError) as error:
+        raise WeightsError(f"{path}: its metadata name no blsgan architecture; give weights that "
+                           "`blsgan train` wrote") from error
+    generator = build_generator(architecture, configuration)
+    try:
+        generator.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise WeightsError(f"{path}: its tensors are not those of the architecture "
+                           f"'{architecture}' that its metadata name") from error
+    return generator.eval()
+
+
+def safetensors_bytes(generator: nn.Module) -> bytes:
+    """The generator as one safetensors file; the same weights give the same bytes."""
+    metadata = {
+        "architecture": str(generator.architecture),
+        "configuration": json.dumps(generator.configuration(), sort_keys=True),
+    }
+    tensors = {
+        key: value.detach().float().cpu().contiguous()
+        for key, value in generator.state_dict().items()
+    }
+    return save_tensors(tensors, metadata=metadata)
+
+
+def export_onnx(generator: nn.Module, path: Path) -> None:
+    """Writes the generator as ONNX with free batch, height and width.
+
+    Raises:
+        WeightsError: the exporter's packages are not installed.
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  (torch's exporter needs it and says so less plainly)
+    except ImportError as error:
+        raise WeightsError("writing ONNX needs the packages onnx and onnxscript; "
+                           "pip install 'blsgan[export]'") from error
+    batch = torch.export.Dim("batch", min=1)
+    # Heights and widths are multiples of 16 in use; the network itself halves three times.
+    rows, columns = torch.export.Dim("rows_8", min=2), torch.export.Dim("columns_8", min=2)
+    shapes = {0: batch, 2: 8 * rows, 3: 8 * columns}
+    example = torch.rand(2, 1, 48, 64), (torch.rand(2, 2, 48, 64) > 0.5).float()
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                generator.eval(), example, dynamo=True, opset_version=OPSET, verbose=False,
+                input_names=["image", "masks"], output_names=["share_logits", "soft_tissue"],
+                dynamic_shapes={"image": shapes, "masks": shapes},
+            )
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+    model = program.model_proto
+    # The exporter notes source lines and paths of this machine on every node: not for shipping.
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    del model.graph.metadata_props[:]
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def save_weights(
+    generator: nn.Module, folder: str | Path, name: str, card: Mapping[str, Any]
+) -> Path:
+    """Writes ``NAME.safetensors``, ``NAME.onnx`` and ``NAME.json``: all three or none.
+
+    Args:
+        generator: a network of the registry.
+        folder: made when missing.
+        name: the weights' name.
+        card: what to say about them besides name, architecture and hashes.
+
+    Returns:
+        The card's path, which ``Separator.from_pretrained`` takes.
+
+    Raises:
+        WeightsError: the exporter is not installed.
+        OutputError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    targets = [folder / f"{name}{suffix}" for suffix in (".safetensors", ".onnx", ".json")]
+    with atomic_paths(targets) as (tensors, graph, text):
+        tensors.write_bytes(safetensors_bytes(generator))
+        export_onnx(generator, graph)
+        fields = {
+            "name": name,
+            "architecture": str(generator.architecture),
+            "configuration": generator.configuration(),
+            "parameters": sum(parameter.numel() for parameter in generator.parameters()),
+            "sha256": {
+                target.name: hashlib.sha256(written.read_bytes()).hexdigest()
+                for target, written in zip(targets[:2], (tensors, graph), strict=True)
+            },
+            **card,
+        }
+        text.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    return targets[2]

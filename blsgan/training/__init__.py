@@ -1,0 +1,1 @@
+"""Training: pairs with a known truth, losses, the loop, checkpoints and presets."""

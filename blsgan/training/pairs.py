@@ -1,0 +1,320 @@
+"""Training pairs with a known truth, drawn as whole batches of crops around the overlap.
+
+Two sources: *synthetic* pairs compose two free bones by the Beer-Lambert law (the paper's
+pre-training pairs, physics.md "Synthetic overlap", with more shifts, sub-pixel moves, small
+rotations, flips, tone curves and bones of different joints); *visit* pairs are real overlaps whose
+hidden bone another visit of the same joint shows (``blsgan.data.visits``). Only the pixels of the
+overlap have something to learn, so a pair is a crop and no work is spent elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from blsgan.data.layout import MIN_OVERLAP_PX, JointImage, overlap_px, read_joint
+from blsgan.data.visits import VisitTruth
+from blsgan.errors import InputError
+
+CROP = (64, 128)  # rows, columns; both divisible by 16
+_NATIVE = (84, 156)  # the crop before zooming: CROP / 0.85 and a margin for the rim's blur
+_PROTOCOL_ZOOM = 256 / 240  # the protocol crops 8 px on every side and resizes back
+_REACH_PX = 8  # the largest shift of the protocol, for each bone
+
+
+@dataclass
+class PairBatch:
+    """A batch of crops.
+
+    Attributes:
+        image: float32 [B,1,H,W] in [0,1], 0 outside the bones.
+        masks: float32 [B,2,H,W] in {0,1}, upper and lower bone.
+        layers: float32 [B,2,H,W], the truth; read it only where ``valid``.
+        valid: bool [B,2,H,W], pixels of the overlap where ``layers`` is known.
+        soft_tissue: float32 [B], the k composed with; NaN where it is not known.
+    """
+
+    image: Tensor
+    masks: Tensor
+    layers: Tensor
+    valid: Tensor
+    soft_tissue: Tensor
+
+    @staticmethod
+    def join(first: PairBatch, second: PairBatch) -> PairBatch:
+        """The two batches one after the other."""
+        return PairBatch(*(torch.cat(pair) for pair in zip(
+            vars(first).values(), vars(second).values(), strict=True)))
+
+
+def _uniform(generator: torch.Generator, count: int, low: float, high: float) -> Tensor:
+    return low + (high - low) * torch.rand(count, generator=generator)
+
+
+def _chance(generator: torch.Generator, count: int, probability: float) -> Tensor:
+    return torch.rand(count, generator=generator) < probability
+
+
+def _grid(
+    centre: Tensor, size: tuple[int, int], shift: Tensor, degrees: Tensor, zoom: Tensor, side: int
+) -> Tensor:
+    """Sampling grid [B,h,w,2] of a crop around ``centre`` ([B,2] row, column, in pixels).
+
+    The content is moved by ``shift`` ([B,2] rows, columns), turned by ``degrees`` and magnified by
+    ``zoom`` about the centre; ``side`` is the length in pixels of the square source.
+    """
+    rows = torch.arange(size[0], dtype=torch.float32) - size[0] // 2
+    columns = torch.arange(size[1], dtype=torch.float32) - size[1] // 2
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    y = y[None] - shift[:, :1, None]
+    x = x[None] - shift[:, 1:, None]
+    cosine = (torch.cos(torch.deg2rad(degrees)) / zoom)[:, None, None]
+    sine = (torch.sin(torch.deg2rad(degrees)) / zoom)[:, None, None]
+    source_y = centre[:, :1, None] + cosine * y - sine * x
+    source_x = centre[:, 1:, None] + sine * y + cosine * x
+    # align_corners=False: pixel i lies at (2 i + 1) / side - 1.
+    return torch.stack(((2 * source_x + 1) / side - 1, (2 * source_y + 1) / side - 1), dim=-1)
+
+
+def _sample(images: Tensor, grid: Tensor) -> Tensor:
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def rim(overlap: Tensor) -> Tensor:
+    """The rim of an overlap, {0,1} [B,1,H,W]: its inner border dilated by a 4x4 window."""
+    inner = overlap - (1 - F.max_pool2d(1 - overlap, 3, stride=1, padding=1))
+    return F.max_pool2d(F.pad(inner.clamp(min=0), (1, 2, 1, 2)), 4, stride=1)
+
+
+def _blur3(image: Tensor) -> Tensor:
+    """3x3 Gaussian ([1 2 1] / 4 in both directions), borders replicated."""
+    kernel = torch.tensor([0.25, 0.5, 0.25])
+    image = F.conv2d(F.pad(image, (0, 0, 1, 1), mode="replicate"), kernel.view(1, 1, 3, 1))
+    return F.conv2d(F.pad(image, (1, 1, 0, 0), mode="replicate"), kernel.view(1, 1, 1, 3))
+
+
+def _tone(generator: torch.Generator, count: int, probability: float, spread: float) -> Tensor:
+    """Exponents of a tone curve [B,1,1,1], 1 for the images that keep theirs."""
+    exponent = torch.exp(spread * torch.randn(count, generator=generator))
+    keep = ~_chance(generator, count, probability)
+    return torch.where(keep, torch.ones(count), exponent.clamp(0.7, 1.4))[:, None, None, None]
+
+
+def _flip(generator: torch.Generator, *images: Tensor) -> list[Tensor]:
+    flip = _chance(generator, len(images[0]), 0.5)[:, None, None, None]
+    return [torch.where(flip, image.flip(3), image) for image in images]
+
+
+class SyntheticPairs:
+    """Synthetic overlaps from joints without one.
+
+    Args:
+        images: the joints to draw from; those with an overlap (>= 20 px) are left out.
+
+    Raises:
+        InputError: no joint without overlap and with a background is among ``images``, or the
+            images are not square and of one size.
+    """
+
+    def __init__(self, images: Sequence[JointImage]) -> None:
+        pixels, masks, backgrounds, centres = [], [], [], []
+        for joint in images:
+            arrays = read_joint(joint)
+            if arrays.background is None or overlap_px(arrays.masks) >= MIN_OVERLAP_PX:
+                continue
+            # The protocol dilates both masks by one pixel (a 3x3 blur, > 0).
+            grown = np.stack([cv2.dilate(m.astype(np.uint8), np.ones((3, 3), np.uint8))
+                              for m in arrays.masks])
+            centre = self._joint_centre(arrays.masks)
+            if centre is None:
+                continue
+            pixels.append(arrays.image)
+            masks.append(grown)
+            backgrounds.append(arrays.background)
+            centres.append(centre)
+        if not pixels:
+            raise InputError("the split has no joint without overlap and with a soft-tissue "
+                             "background; synthetic pairs cannot be made of it")
+        sizes = {image.shape for image in pixels}
+        if len(sizes) > 1 or any(height != width for height, width in sizes):
+            raise InputError(f"the images have sizes {sorted(sizes)} px; training needs square "
+                             "images of one size")
+        self.pixels = torch.from_numpy(np.stack(pixels))
+        self.masks = torch.from_numpy(np.stack(masks))
+        self.backgrounds = torch.from_numpy(np.stack(backgrounds))
+        self.centres = torch.tensor(centres, dtype=torch.float32)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @staticmethod
+    def _joint_centre(masks: np.ndarray) -> tuple[float, float] | None:
+        """Where the overlap lands when both bones move by the largest shift of the protocol."""
+        upper = np.roll(masks[0], _REACH_PX, axis=0)
+        upper[:_REACH_PX] = False
+        lower = np.roll(masks[1], -_REACH_PX, axis=0)
+        lower[-_REACH_PX:] = False
+        rows, columns = np.nonzero(upper & lower)
+        if len(rows) < MIN_OVERLAP_PX:
+            return None
+        return float(np.round(rows.mean())), float(np.round(columns.mean()))
+
+    def draw(
+        self,
+        count: int,
+        generator: torch.Generator,
+        *,
+        protocol: bool = False,
+        size: tuple[int, int] = CROP,
+    ) -> PairBatch:
+        """Draws ``count`` pairs.
+
+        Args:
+            count: number of pairs.
+            generator: source of all randomness.
+            protocol: the evaluation protocol's settings alone (integer shifts of 2..8 px, k from
+                the background, nothing else).
+            size: rows and columns of the crop.
+        """
+        g, n = generator, count
+        plain = torch.ones(n, dtype=torch.bool) if protocol else _chance(g, n, 0.5)
+        first = torch.randint(len(self), (n,), generator=g)
+        partner = torch.randint(len(self), (n,), generator=g)
+        second = torch.where(plain | ~_chance(g, n, 0.3), first, partner)
+
+        whole = torch.randint(2, _REACH_PX + 1, (n, 2), generator=g).float()
+        free = torch.stack((_uniform(g, n, 1, 14), _uniform(g, n, 1, 14)), dim=1)
+        rows = torch.where(plain[:, None], whole, free)
+        columns = torch.where(plain, torch.zeros(n), 2.5 * torch.randn(n, generator=g))
+        turns = torch.where(plain[:, None], torch.zeros(n, 2), 3 * torch.randn(n, 2, generator=g))
+        tone = _tone(g, n, 0.0 if protocol else 0.4, 0.15)
+
+        side = self.pixels.shape[-1]
+        one, none = torch.ones(n), torch.zeros(n)
+        # The window follows the overlap: the mean of the two moves.
+        follow = torch.round((rows[:, 0] - rows[:, 1]) / 2)
+        layers, masks, tissue = [], [], None
+        for bone, (index, sign) in enumerate(((first, 1.0), (second, -1.0))):
+            shift = torch.stack((sign * rows[:, bone] - follow, columns * sign / 2), dim=1)
+            grid = _grid(self.centres[index], _NATIVE, shift, turns[:, bone], one, side)
+            stack = torch.stack((self.pixels[index], self.masks[index, bone] * 255), dim=1)
+            stack = _sample(stack.float() / 255, grid)
+            mask = (stack[:, 1:] > 0.5).float()
+            layers.append(stack[:, :1].clamp(0, 1) ** tone * mask)
+            masks.append(mask)
+            if bone == 0:
+                still = _grid(self.centres[index], _NATIVE, torch.stack((-follow, none), dim=1),
+                              none, one, side)
+                tissue = _sample(self.backgrounds[index].float()[:, None] / 255, still) ** tone
+        layer, mask = torch.cat(layers, dim=1), torch.cat(masks, dim=1)
+        overlap = mask[:, :1] * mask[:, 1:]
+        assert tissue is not None
+        k = (tissue * overlap).sum(dim=(1, 2, 3)) / overlap.sum(dim=(1, 2, 3)).clamp(min=1)
+        # Real overlaps are explained by larger k than the background's (evaluation.md).
+        other = torch.where(_chance(g, n, 0.35), _uniform(g, n, 0.1, 0.65), k)
+        k = torch.where(plain, k, other)
+
+        image = 1 - (1 - layer[:, :1]) * (1 - layer[:, 1:]) / (1 - k[:, None, None, None] * overlap)
+        image = image.clamp(0, 1)
+        image = torch.where(rim(overlap) > 0, _blur3(image), image)
+        image = image * (mask.amax(dim=1, keepdim=True))
+
+        zoom = torch.where(plain, torch.full((n,), _PROTOCOL_ZOOM), _uniform(g, n, 0.9, 1.2))
+        jitter_rows = torch.round(_uniform(g, n, -6, 6)) if not protocol else none
+        jitter_columns = torch.round(_uniform(g, n, -16, 16)) if not protocol else none
+        offset = _uniform(g, 2 * n, -0.5, 0.5).view(n, 2)
+        middle = torch.tensor([[_NATIVE[0] // 2, _NATIVE[1] // 2]]).float().expand(n, 2)
+        grid = _grid(middle + offset, size, torch.stack((jitter_rows, jitter_columns), dim=1), none,
+                     zoom, 1)
+        # _grid assumes a square source of side 1: rescale to the native crop's rows and columns.
+        scale = torch.tensor([1 / _NATIVE[1], 1 / _NATIVE[0]])
+        grid = (grid + 1) * scale - 1
+        out = _sample(torch.cat((image, layer, mask), dim=1), grid)
+        image, layer, mask = out[:, :1], out[:, 1:3], (out[:, 3:] > 0.5).float()
+        image = image * mask.amax(dim=1, keepdim=True)
+        if not protocol:
+            image, layer, mask = _flip(g, image, layer, mask)
+        layer = layer * mask
+        valid = (mask[:, :1] * mask[:, 1:] > 0).expand(-1, 2, -1, -1)
+        return PairBatch(image, mask, layer, valid, k)
+
+
+class VisitPairs:
+    """Real overlaps with the truth of another visit.
+
+    Args:
+        truths: what :func:`blsgan.data.visits.visit_truths` found.
+        images: the images it was given, to read A's pixels and masks.
+
+    Raises:
+        InputError: there is no truth at all.
+    """
+
+    def __init__(self, truths: Sequence[VisitTruth], images: Sequence[JointImage]) -> None:
+        if not truths:
+            raise InputError("the split has no overlap that another visit of the joint shows free")
+        listed = {image.name: image for image in images}
+        names = sorted({truth.image for truth in truths})
+        position = {name: index for index, name in enumerate(names)}
+        arrays = [read_joint(listed[name]) for name in names]
+        self.pixels = torch.from_numpy(np.stack([a.image for a in arrays]))
+        self.masks = torch.from_numpy(np.stack([a.masks.astype(np.uint8) for a in arrays]))
+        self.index = torch.tensor([position[truth.image] for truth in truths])
+        self.bone = torch.tensor([truth.bone for truth in truths])
+        self.truth = torch.from_numpy(np.stack([t.truth.astype(np.float16) for t in truths]))
+        self.valid = torch.from_numpy(np.stack([t.valid.astype(np.uint8) for t in truths]))
+        self.centres = torch.tensor([
+            [np.round(np.mean(where)) for where in np.nonzero(truth.valid)] for truth in truths
+        ], dtype=torch.float32)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def draw(
+        self,
+        count: int,
+        generator: torch.Generator,
+        *,
+        plain: bool = False,
+        size: tuple[int, int] = CROP,
+        records: Tensor | None = None,
+    ) -> PairBatch:
+        """Draws ``count`` pairs; ``plain`` leaves the pixels as they are, ``records`` names them."""
+        g = generator
+        record = torch.randint(len(self), (count,), generator=g) if records is None else records
+        n = len(record)
+        still = torch.ones(n, dtype=torch.bool) if plain else _chance(g, n, 0.4)
+        zero, one = torch.zeros(n), torch.ones(n)
+        turn = torch.where(still, zero, 4 * torch.randn(n, generator=g))
+        zoom = torch.where(still, one, _uniform(g, n, 0.92, 1.12))
+        shift = torch.stack((
+            zero if plain else torch.round(_uniform(g, n, -8, 8)),
+            zero if plain else torch.round(_uniform(g, n, -20, 20)),
+        ), dim=1)
+        tone = _tone(g, n, 0.0 if plain else 0.5, 0.15)
+        image_index, bone = self.index[record], self.bone[record]
+        grid = _grid(self.centres[record], size, shift, turn, zoom, self.pixels.shape[-1])
+        stack = torch.cat((
+            self.pixels[image_index].float()[:, None] / 255,
+            self.truth[record].float()[:, None],
+            self.masks[image_index].float(),
+            self.valid[record].float()[:, None],
+        ), dim=1)
+        out = _sample(stack, grid)
+        image, truth = out[:, :1].clamp(0, 1) ** tone, out[:, 1:2].clamp(0, 1) ** tone
+        mask, valid = (out[:, 2:4] > 0.5).float(), (out[:, 4:] > 0.5).float()
+        if not plain:
+            image, truth, mask, valid = _flip(g, image, truth, mask, valid)
+        chosen = F.one_hot(bone, 2)[:, :, None, None].bool()
+        image = image * mask.amax(dim=1, keepdim=True)
+        overlap = mask[:, :1] * mask[:, 1:] > 0
+        return PairBatch(
+            image, mask, truth.expand(-1, 2, -1, -1), (valid > 0) & chosen & overlap,
+            torch.full((n,), float("nan")),
+        )
