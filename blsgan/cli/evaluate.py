@@ -70,7 +70,7 @@ def command(
     from blsgan.evaluation.methods import from_separator
     from blsgan.evaluation.protocol import describe_images, evaluate_real, evaluate_synthetic
     from blsgan.evaluation.results import Evaluation
-    from blsgan.evaluation.truths import cached_visit_truths
+    from blsgan.data.truths import cached_visit_truths
     from blsgan.io.atomic import check_writable_folder
     from blsgan.separation import Separator
 
