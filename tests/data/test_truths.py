@@ -8,7 +8,7 @@ import pytest
 from blsgan.data.layout import load_root
 from blsgan.errors import InputError
 from blsgan.evaluation import truths
-from blsgan.evaluation.truths import cached_visit_truths, registration_key
+from blsgan.data.truths import cached_visit_truths, registration_key
 
 
 def refuse(images):
