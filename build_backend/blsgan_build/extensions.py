@@ -185,8 +185,7 @@ class Toolchain:
         command += ["-isystem", str(self.torch.include)]
         if with_cuda:
             # USE_CUDA opens torch's CUDA shims in its headers.
-            archs = ";".join(self.cuda.architectures)
-            command += ["-DBLSGAN_WITH_CUDA", "-DUSE_CUDA", f'-DBLSGAN_CUDA_ARCHS="{archs}"']
+            command += ["-DBLSGAN_WITH_CUDA", "-DUSE_CUDA"]
             command += ["-isystem", str(self.cuda.root / "include")]
         return [Unit(source, (*command, "-c")) for source in sources("torch")]
 
@@ -330,6 +329,7 @@ class BuildExtensions(build_ext):
             stamp = target.with_suffix(".stamp")
             if target.exists() and stamp.exists() and stamp.read_text() == digest:
                 return target
+            print(f"blsgan: compiling {unit.source.relative_to(ROOT)}", flush=True)
             self._run([*command, str(unit.source), "-o", str(target)])
             stamp.write_text(digest)
             return target
@@ -347,12 +347,12 @@ class BuildExtensions(build_ext):
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".link-") as folder:
             linked = Path(folder, target.name)
             paths = [str(path) for path in objects]
+            print(f"blsgan: linking {target.name}", flush=True)
             self._run([*tools.cxx, *link_flags, *paths, *flags, "-o", str(linked)])
             os.replace(linked, target)
 
     @staticmethod
     def _run(command: list[str]):
-        print(shlex.join(command), flush=True)
         done = subprocess.run(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
         )
