@@ -79,10 +79,13 @@ def decode_dicom(file: FileBytes, bit_depth: int | None = None) -> DicomRadiogra
 
 def _radiograph(path: Path, dataset: Dataset, bit_depth: int | None) -> DicomRadiograph:
     from pydicom.pixels import apply_modality_lut, pixel_array
+    from pydicom.uid import RLELossless
 
     _check(path, dataset)
     notes: list[str] = []
-    stored = np.asarray(pixel_array(dataset))
+    # pydicom's own RLE decoder: the compiled one panics, past all exceptions, on damaged data.
+    rle = dataset.file_meta.TransferSyntaxUID == RLELossless
+    stored = np.asarray(pixel_array(dataset, decoding_plugin="pydicom" if rle else ""))
     if stored.ndim != 2:
         raise InputError(
             f"{path} decodes to an array of shape {stored.shape}, not to one greyscale picture; "

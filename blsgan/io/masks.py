@@ -17,9 +17,12 @@ from blsgan.io.raster import decode_raster
 BONES = ("upper", "lower")
 """Order of the mask channels everywhere."""
 
-_GREY_SHARE = 0.10
-"""Pixels between 1/8 and 7/8 of white, as a share of the mask, up to which it still is a mask: soft
-(antialiased or JPEG) edges of a bone stay far below, a radiograph given by mistake far above."""
+_GREY_RANGE = (1 / 8, 7 / 8)
+"""Shares of white between which a pixel is neither black nor white."""
+
+_GREY_PER_EDGE = 3
+"""Grey pixels allowed for each pixel of the mask's outline (soft, antialiased or JPEG edges), but no
+more than half of the mask: a radiograph given by mistake is far above that."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,8 @@ def threshold(values: NDArray[Any], path: Path) -> NDArray[np.bool_]:
             f"{path} is not a black and white mask: its values run from {low:g} to {high:g}; use 0 "
             f"and {full:g}, or 0 and 1."
         )
-    grey = np.count_nonzero((values > full / 8) & (values < full * 7 / 8))
-    if grey > max(_GREY_SHARE * np.count_nonzero(mask), 4):
+    grey = np.count_nonzero((values > full * _GREY_RANGE[0]) & (values < full * _GREY_RANGE[1]))
+    if grey > min(_GREY_PER_EDGE * _outline_length(mask), np.count_nonzero(mask) / 2):
         raise InputError(
             f"{path} is not a black and white mask: {grey} pixels are grey, beside "
             f"{np.count_nonzero(mask)} white ones; threshold it first."
@@ -100,3 +103,9 @@ def threshold(values: NDArray[Any], path: Path) -> NDArray[np.bool_]:
     if mask.all():
         raise InputError(f"{path} covers everything after thresholding; paint only the bone white.")
     return mask
+
+
+def _outline_length(mask: NDArray[np.bool_]) -> int:
+    """Number of neighbouring pixels, down or to the right, of which one is in the mask."""
+    down = np.count_nonzero(mask[1:] != mask[:-1])
+    return down + np.count_nonzero(mask[:, 1:] != mask[:, :-1])

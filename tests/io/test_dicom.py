@@ -1,0 +1,276 @@
+"""DICOM: the standard's order of transforms, the spacing kept, the patient left behind."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pydicom import Dataset, dcmwrite
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import (
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    MPEG2MPML,
+    ExplicitVRLittleEndian,
+    RLELossless,
+    generate_uid,
+)
+
+from blsgan.errors import InputError
+from blsgan.io.radiograph import anonymous_name, read_radiograph
+
+VALUES = (np.arange(32 * 48, dtype=np.uint16) * 2).reshape(32, 48)  # 0..3070, 12 bit stored
+
+
+def dataset(values=VALUES, **elements):
+    made = Dataset()
+    made.file_meta = FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    made.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
+    made.SOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
+    made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=["a"])
+    made.PatientName = "Hopper^Grace"
+    made.PatientID = "MRN-4711"
+    made.Rows, made.Columns = values.shape[-2:]
+    made.SamplesPerPixel = 1
+    made.PhotometricInterpretation = "MONOCHROME2"
+    made.BitsAllocated = 16
+    made.BitsStored = 12
+    made.HighBit = 11
+    made.PixelRepresentation = 1 if values.dtype.kind == "i" else 0
+    made.PixelData = values.tobytes()
+    for keyword, value in elements.items():
+        setattr(made, keyword, value)
+    return made
+
+
+def write(path, made):
+    dcmwrite(path, made, enforce_file_format=True)
+    return path
+
+
+@pytest.fixture
+def save(tmp_path):
+    return lambda name="a.dcm", values=VALUES, **elements: write(
+        tmp_path / name, dataset(values, **elements)
+    )
+
+
+def linear_window(values, center, width):
+    """PS3.3 C.11.2.1.2.1 with an output range of [0,1]."""
+    return np.clip((values - (center - 0.5)) / (width - 1) + 0.5, 0, 1)
+
+
+def test_window(save):
+    radiograph = read_radiograph(save(WindowCenter=1500, WindowWidth=2000))
+    np.testing.assert_allclose(
+        radiograph.pixels, linear_window(VALUES.astype(float), 1500, 2000), atol=1e-6
+    )
+    assert radiograph.pixels.dtype == np.float32
+    assert radiograph.format == "DICOM"
+    assert radiograph.bits == 12
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        ("LINEAR_EXACT", lambda x: np.clip((x - 1500) / 2000 + 0.5, 0, 1)),
+        ("SIGMOID", lambda x: 1 / (1 + np.exp(-4 * (x - 1500) / 2000))),
+    ],
+)
+def test_other_voi_functions(save, function, expected):
+    path = save(WindowCenter=1500, WindowWidth=2000, VOILUTFunction=function)
+    np.testing.assert_allclose(
+        read_radiograph(path).pixels, expected(VALUES.astype(float)), atol=1e-6
+    )
+
+
+def test_first_of_several_windows(save):
+    path = save(WindowCenter=[1500, 100], WindowWidth=[2000, 50])
+    np.testing.assert_allclose(
+        read_radiograph(path).pixels, linear_window(VALUES.astype(float), 1500, 2000), atol=1e-6
+    )
+
+
+def test_monochrome1_is_inverted_after_the_voi_transform(save):
+    window = {"WindowCenter": 1200, "WindowWidth": 1500}  # not symmetric: the order shows
+    plain = read_radiograph(save("2.dcm", **window)).pixels
+    radiograph = read_radiograph(save("1.dcm", PhotometricInterpretation="MONOCHROME1", **window))
+    np.testing.assert_allclose(radiograph.pixels, 1 - plain, atol=1e-7)
+    assert any("MONOCHROME1" in note for note in radiograph.notes)
+
+
+def test_rescale_slope_of_either_sign(save):
+    for slope, intercept in ((2.0, -100.0), (-1.0, 4095.0)):
+        rescaled = VALUES * slope + intercept
+        path = save(
+            RescaleSlope=slope, RescaleIntercept=intercept, WindowCenter=1500, WindowWidth=2000
+        )
+        np.testing.assert_allclose(
+            read_radiograph(path).pixels, linear_window(rescaled, 1500, 2000), atol=1e-6
+        )
+
+
+def test_voi_lut(save):
+    table = np.array([int(1023 * (index / 4095) ** 2) for index in range(4096)], np.uint16)
+    item = Dataset()
+    item.LUTDescriptor = [4096, 0, 10]
+    item.add_new("LUTData", "OW", table.tobytes())
+    radiograph = read_radiograph(save(VOILUTSequence=[item]))
+    np.testing.assert_allclose(radiograph.pixels, table[VALUES] / 1023, atol=1e-6)
+
+
+def test_signed_values(save):
+    values = VALUES.astype(np.int16) - 1100  # within 12 bits
+    path = save(values=values, WindowCenter=200, WindowWidth=1800)
+    np.testing.assert_allclose(
+        read_radiograph(path).pixels, linear_window(values.astype(float), 200, 1800), atol=1e-6
+    )
+
+
+def test_without_voi(save):
+    radiograph = read_radiograph(save())
+    np.testing.assert_allclose(radiograph.pixels, VALUES / 4095, atol=1e-6)
+    assert "no VOI transform" in radiograph.notes[0]
+    rescaled = read_radiograph(save("r.dcm", RescaleSlope=0.5, RescaleIntercept=-3))
+    np.testing.assert_allclose(rescaled.pixels, VALUES / VALUES.max(), atol=1e-6)
+
+
+def test_overlay_bits_above_the_stored_ones_are_no_intensity(save):
+    plain = read_radiograph(save("a.dcm", WindowCenter=1500, WindowWidth=2000)).pixels
+    with_overlay = (VALUES | np.uint16(0x4000)).astype(np.uint16)
+    overlaid = read_radiograph(
+        save("b.dcm", values=with_overlay, WindowCenter=1500, WindowWidth=2000)
+    )
+    np.testing.assert_array_equal(overlaid.pixels, plain)
+
+
+def test_spacing_and_where_it_is_from(save):
+    calibrated = read_radiograph(save(PixelSpacing=[0.1, 0.2], ImagerPixelSpacing=[0.3, 0.4]))
+    assert (calibrated.pixel_spacing.row_mm, calibrated.pixel_spacing.column_mm) == (0.1, 0.2)
+    assert calibrated.pixel_spacing.source == "PixelSpacing"
+    detector = read_radiograph(save(ImagerPixelSpacing=[0.15, 0.15]))
+    assert detector.pixel_spacing.source == "ImagerPixelSpacing"
+    assert any("detector" in note for note in detector.notes)
+    assert read_radiograph(save()).pixel_spacing is None
+    zero = read_radiograph(save(PixelSpacing=[0, 0]))
+    assert zero.pixel_spacing is None
+    assert any("ignored" in note for note in zero.notes)
+
+
+def test_patient_is_recognised_in_names_only(save):
+    radiograph = read_radiograph(save())
+    assert radiograph.names_patient("GRACE_left.dcm")
+    assert radiograph.names_patient("xhopperx/1.dcm")
+    assert radiograph.names_patient("case_4711.dcm")
+    assert not radiograph.names_patient("00054_L_13/visit2.dcm")
+    assert "hopper" not in repr(radiograph).casefold()
+    assert anonymous_name(radiograph.sha256).endswith(radiograph.sha256[:12])
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
+def test_compressed_transfer_syntaxes_that_ship(tmp_path, syntax):
+    made = dataset(WindowCenter=1500, WindowWidth=2000)
+    made.compress(syntax, generate_instance_uid=False)
+    radiograph = read_radiograph(write(tmp_path / "a.dcm", made))
+    np.testing.assert_allclose(
+        radiograph.pixels, linear_window(VALUES.astype(float), 1500, 2000), atol=1e-6
+    )
+
+
+def encapsulated(syntax):
+    from pydicom.encaps import encapsulate
+
+    made = dataset()
+    made.PixelData = encapsulate([b"\xff\xd8 not really"])
+    made["PixelData"].VR = "OB"
+    made["PixelData"].is_undefined_length = True
+    made.file_meta.TransferSyntaxUID = syntax
+    return made
+
+
+def test_transfer_syntax_without_a_plugin(tmp_path, monkeypatch):
+    from pydicom.pixels.decoders.base import Decoder
+
+    monkeypatch.setattr(Decoder, "is_available", False)
+    path = write(tmp_path / "a.dcm", encapsulated(JPEGLosslessSV1))
+    with pytest.raises(InputError, match=r"JPEG Lossless.*no installed plugin.*blsgan\[dicom\]"):
+        read_radiograph(path)
+
+
+def test_transfer_syntax_nobody_decodes(tmp_path):
+    path = write(tmp_path / "a.dcm", encapsulated(MPEG2MPML))
+    with pytest.raises(InputError, match="cannot decode"):
+        read_radiograph(path)
+
+
+def test_several_frames(save):
+    values = np.stack([VALUES, VALUES])
+    with pytest.raises(InputError, match="2 frames"):
+        read_radiograph(save(values=values, NumberOfFrames=2))
+
+
+def test_without_pixel_data(tmp_path):
+    made = dataset()
+    del made.PixelData
+    with pytest.raises(InputError, match="without pixel data"):
+        read_radiograph(write(tmp_path / "a.dcm", made))
+
+
+def test_colour(save):
+    with pytest.raises(InputError, match="is RGB, not a greyscale"):
+        read_radiograph(
+            save(
+                values=np.zeros((32, 48), np.uint16),
+                SamplesPerPixel=3,
+                PhotometricInterpretation="RGB",
+            )
+        )
+
+
+def test_constant_and_huge(save):
+    with pytest.raises(InputError, match="constant"):
+        read_radiograph(save(values=np.full((32, 48), 9, np.uint16)))
+    with pytest.raises(InputError, match="20000x20000 pixels, more than"):
+        read_radiograph(save(Rows=20000, Columns=20000))
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.6, 0.95])
+def test_truncated(save, share):
+    path = save()
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(InputError, match=r"a\.dcm"):
+        read_radiograph(path)
+
+
+def test_not_dicom_at_all(tmp_path):
+    (tmp_path / "a.dcm").write_bytes(b"certainly not dicom " * 30)
+    with pytest.raises(InputError, match=r"a\.dcm"):
+        read_radiograph(tmp_path / "a.dcm")
+
+
+def test_file_without_preamble(tmp_path, save):
+    path = save(WindowCenter=1500, WindowWidth=2000)
+    made = dataset(WindowCenter=1500, WindowWidth=2000)
+    del made.file_meta
+    bare = tmp_path / "bare.dcm"
+    made.save_as(bare, implicit_vr=True, little_endian=True)
+    assert bare.read_bytes()[128:132] != b"DICM"
+    np.testing.assert_array_equal(read_radiograph(bare).pixels, read_radiograph(path).pixels)
+
+
+def test_errors_do_not_quote_the_header(tmp_path, save):
+    data = bytearray(save().read_bytes())
+    rng = np.random.default_rng(0)
+    messages = []
+    for _ in range(60):
+        damaged = data.copy()
+        for position in rng.integers(132, len(data) - VALUES.nbytes, 6):
+            damaged[position] = rng.integers(256)
+        (tmp_path / "b.dcm").write_bytes(damaged)
+        try:
+            read_radiograph(tmp_path / "b.dcm")
+        except InputError as error:
+            messages.append(str(error))
+    assert messages
+    assert not any("opper" in message for message in messages)

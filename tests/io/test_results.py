@@ -1,0 +1,141 @@
+"""What is written can be read back, and only a complete, unaltered result counts as finished."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from blsgan.errors import OutputError
+from blsgan.io import results
+from blsgan.io.panel import draw_panel, spectrum
+from blsgan.io.spacing import PixelSpacing
+
+RNG = np.random.default_rng(0)
+PLANES = {
+    "upper": RNG.random((20, 30), np.float32),
+    "lower": RNG.random((20, 30), np.float32),
+    "reconstruction": RNG.random((20, 30), np.float32),
+    "residual": (RNG.random((20, 30), np.float32) - 0.5) * 2,
+}
+DESCRIBED = {"inputs": {"image": "1"}, "weights": {"sha256": "2"}}
+RECORD = {"schema": results.SCHEMA, **DESCRIBED, "times_ms": {"read": 1.0}}
+
+
+def write(folder, file_format="png", **options):
+    return results.write_result(
+        folder, "j", PLANES, Image.new("RGB", (8, 8)), RECORD, file_format=file_format, **options
+    )
+
+
+@pytest.mark.parametrize("file_format", ["png", "tiff"])
+def test_16_bit_pictures(tmp_path, file_format):
+    write(tmp_path, file_format, pixel_spacing=PixelSpacing(0.2, 0.1, "user"))
+    for plane in ("upper", "lower", "reconstruction"):
+        with Image.open(tmp_path / f"j_{plane}.{file_format}") as picture:
+            values = np.asarray(picture)
+            assert picture.info["dpi"][0] == pytest.approx(254, rel=1e-3)
+            assert picture.info["dpi"][1] == pytest.approx(127, rel=1e-3)
+        assert values.dtype == np.uint16
+        np.testing.assert_array_equal(values, np.rint(PLANES[plane] * np.float32(65535)))
+    residual = np.asarray(Image.open(tmp_path / f"j_residual.{file_format}")).astype(float)
+    np.testing.assert_allclose((residual - 32768) / 32767, PLANES["residual"], atol=1.6e-5)
+
+
+def test_levels_of_8_bit_input_survive_exactly():
+    levels = (np.arange(256) / 255).astype(np.float32)
+    np.testing.assert_array_equal(results.to_uint16(levels), np.arange(256) * 257)
+
+
+def test_npz(tmp_path):
+    write(tmp_path, "npz", arrays={"soft_tissue": np.float32(0.4)})
+    with np.load(tmp_path / "j.npz") as arrays:
+        for plane, values in PLANES.items():
+            np.testing.assert_array_equal(arrays[plane], values)
+        assert arrays["soft_tissue"] == np.float32(0.4)
+
+
+@pytest.mark.parametrize("file_format", results.FORMATS)
+def test_same_input_same_bytes(tmp_path, file_format):
+    for name in ("one", "two"):
+        write(tmp_path / name, file_format)
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+@pytest.mark.parametrize("file_format", results.FORMATS)
+def test_finished_is_judged_by_content(tmp_path, file_format):
+    files = write(tmp_path, file_format)
+
+    def finished(**changes):
+        return results.is_finished(tmp_path, "j", file_format, {**DESCRIBED, **changes})
+
+    assert finished()
+    assert not finished(inputs={"image": "other"})
+    assert not finished(weights={"sha256": "other"})
+    assert not results.is_finished(tmp_path, "k", file_format, DESCRIBED)
+    for path in files[:-1]:
+        content = path.read_bytes()
+        path.write_bytes(content[:-1])
+        assert not finished()
+        path.unlink()
+        assert not finished()
+        path.write_bytes(content)
+        assert finished()
+    for text in ("", "[]", "{", json.dumps({**RECORD, "outputs": None})):
+        files[-1].write_text(text)
+        assert not finished()
+
+
+def test_an_encoder_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    def fails(*arguments, **options):
+        raise OSError("encoder error -2 when writing image file")  # as Pillow words a full disk
+
+    monkeypatch.setattr(results, "_write_picture", fails)
+    with pytest.raises(OutputError, match=r"j_upper\.png cannot be written: encoder error"):
+        write(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+class TestPanel:
+    MASKS = np.zeros((2, 120, 90), bool)
+    MASKS[0, 5:64, 20:70] = True
+    MASKS[1, 56:115, 20:70] = True
+    IMAGE = np.linspace(0.1, 0.9, 120 * 90, dtype=np.float32).reshape(120, 90)
+
+    def draw(self, masks=MASKS, residual=None, **options):
+        residual = np.zeros_like(self.IMAGE) if residual is None else residual
+        layers = self.IMAGE * masks
+        union = self.IMAGE * masks.any(axis=0)
+        return np.asarray(draw_panel(self.IMAGE, masks, *layers, union, residual, **options))
+
+    def test_overlap_gets_a_row_of_its_own(self):
+        apart = self.MASKS.copy()
+        apart[0, 56:] = False
+        assert self.draw().shape[0] > self.draw(apart).shape[0] > 300
+
+    def test_residual_is_seen(self):
+        residual = np.zeros_like(self.IMAGE)
+        residual[60, 40:50] = 0.01
+        changed = (self.draw() != self.draw(residual=residual)).any(axis=-1)
+        assert changed.any()
+        assert not changed[:, : changed.shape[1] * 3 // 4].any()  # the other four columns agree
+
+    def test_scale_bar_only_with_a_spacing(self):
+        assert (self.draw() != self.draw(pixel_mm=0.1)).any()
+
+    @pytest.mark.parametrize("shape", [(2, 3), (3, 200), (200, 3), (1, 2)])
+    def test_any_shape(self, shape):
+        masks = np.zeros((2, *shape), bool)
+        masks[0].flat[0] = masks[:, -1, -1] = True
+        image = np.full(shape, 0.5, np.float32)
+        draw_panel(image, masks, *(image * masks), image, np.zeros_like(image))
+
+    def test_spectrum(self):
+        violet, green, red = spectrum(np.array([0.0, 0.5, 1.0])).astype(int)
+        assert violet[2] > violet[1]
+        assert green[1] > max(green[0], green[2])
+        assert red[0] > max(red[1], red[2])
+        np.testing.assert_array_equal(spectrum(np.array([-3.0, 9.0])), np.stack([violet, red]))
