@@ -12,6 +12,7 @@ from blsgan.errors import WeightsError
 
 GENERATORS = {
     "lite": "blsgan.models.lite:LiteGenerator",
+    "transunet": "blsgan.models.transunet:TransUNetGenerator",
 }
 """Name -> ``module:class``. Each class has ``configuration()``, which rebuilds it."""
 

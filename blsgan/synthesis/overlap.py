@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from blsgan.data.layout import MIN_OVERLAP_PX
 from blsgan.errors import InputError
 from blsgan.ops import K_MAX
 from blsgan.ops.native import compose_layers
 
 PROTOCOL_SHIFT_PX = (2, 8)  # each bone's shift is drawn from this closed range
 CROP_PX = 8  # the largest shift: rows that a shift leaves empty fall away
-MIN_OVERLAP_PX = 20  # a composite below this counts as one without overlap
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from blsgan.data.layout import MIN_OVERLAP_PX
 from blsgan.errors import InputError
 from blsgan.synthesis.overlap import (
-    MIN_OVERLAP_PX,
     compose_image,
     dilate_by_one,
     image_rng,
