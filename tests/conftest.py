@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,3 +109,57 @@ def write_network(path: Path, *, seed: int = 0, mask_channels: int = 2, output: 
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.checker.check_model(model)
     onnx.save(model, path)
+
+
+def _joint_names(validation, count):
+    from blsgan.data.splits import is_validation
+
+    names = (f"{i:05d}_L_2" for i in range(500))
+    return [name for name in names if is_validation(name) == validation][:count]
+
+
+def _save(array, path):
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    options = {"quality": 97} if path.suffix == ".jpg" else {}
+    Image.fromarray(np.round(array * 255).astype(np.uint8)).save(path, **options)
+
+
+def write_visit(root, joint, visit, phantom):
+    """Writes one radiograph with masks and background; returns its entry in a list file."""
+    folder = "Dataset_cases_anonymization"
+    entry = {
+        "image": f"{folder}/{joint}/{visit}.jpg",
+        "upper": f"{folder}/{joint}/{visit}_mask_upper.bmp",
+        "lower": f"{folder}/{joint}/{visit}_mask_lower.bmp",
+        "background": f"{folder}/background/{joint}_{visit}.jpg",
+    }
+    pictures = (phantom.image, phantom.masks[0], phantom.masks[1], phantom.background)
+    for path, picture in zip(entry.values(), pictures, strict=True):
+        _save(picture, root / path)
+    return entry
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory):
+    """Three validation joints and one training joint, each seen with and without overlap."""
+    from blsgan.synthesis.phantoms import joint_phantom
+
+    root = tmp_path_factory.mktemp("joints") / "Data"
+    entries = []
+    for seed, joint in enumerate([*_joint_names(True, 3), *_joint_names(False, 1)]):
+        for visit, gap in (("a", -14.0), ("b", 3.0)):
+            phantom = joint_phantom(seed, gap_px=gap)
+            entries.append(write_visit(root, joint, visit, phantom))
+    (root / "LS_K1_all_train").write_text(json.dumps(entries))
+    return root
+
+
+@pytest.fixture(scope="session")
+def images(dataset):
+    """The entries of ``dataset`` that belong to validation joints."""
+    from blsgan.data.layout import load_root
+    from blsgan.data.splits import is_validation
+
+    return [image for image in load_root(dataset) if is_validation(image.joint)]

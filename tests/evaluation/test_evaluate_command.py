@@ -1,6 +1,7 @@
 """``blsgan evaluate`` on phantoms: what it prints, writes, and refuses."""
 
 import csv
+import hashlib
 import json
 import shutil
 
@@ -86,6 +87,28 @@ def test_missing_matplotlib_is_named(monkeypatch, tmp_path):
     with pytest.raises(BlsganError, match="matplotlib"):
         draw_by_size(Part(summary={"methods": {}}), tmp_path / "figure.png")
     assert not any(tmp_path.iterdir())
+
+
+def test_a_model_stands_beside_the_closed_forms(dataset, network, tmp_path):
+    result = evaluate("--data", dataset, "--weights", network, "--backend", "onnx",
+                      "--part", "synthetic", "-o", tmp_path / "results")
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "results" / "evaluation.json").read_text())
+    assert report["model"]["sha256"] == hashlib.sha256(network.read_bytes()).hexdigest()
+    assert report["model"]["backend"] == "onnx"
+    model = report["synthetic"]["methods"]["blsgan random"]
+    assert model["reconstruction_mse"]["mean"] < 1e-10
+    copied = report["synthetic"]["methods"]["copy"]["union_psnr_db"]["mean"]
+    assert model["union_psnr_db"]["mean"] != pytest.approx(copied)
+    assert f"sha256 {report['model']['sha256'][:12]}" in result.stdout
+
+
+def test_the_error_panel_shows_the_model(dataset, network, tmp_path):
+    pytest.importorskip("matplotlib")
+    result = evaluate("--data", dataset, "--weights", network, "--part", "synthetic",
+                      "-o", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "error_panel.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_splits_differ(dataset):
