@@ -196,4 +196,92 @@ BLSGAN_HD T split_transmission(T share, T total) {
   return exp_nonpositive(-share * total);
 }
 
+// ------------------------------------------------------------------------------------------------
+// Root mean square error, from its sums
+
+BLSGAN_HD double root_mean_square(double sum_of_squares, double count) {
+  return count > 0.0 ? ::sqrt(sum_of_squares / count) : 0.0;
+}
+
+// d rmse / d difference, per unit of difference. The root has no derivative at 0, its minimum: the
+// gradient there is 0.
+BLSGAN_HD double root_mean_square_slope(double rmse, double count) {
+  return rmse == 0.0 ? 0.0 : 1.0 / (rmse * count);
+}
+
+// ------------------------------------------------------------------------------------------------
+// Sigmoid with its cross entropy, finite for every finite logit
+
+template <typename T>
+struct Sigmoid {
+  T value;     // p
+  T slope;     // p (1 - p)
+  T softplus;  // log(1 + exp(-|z|)): -log p = softplus + max(-z, 0)
+
+  BLSGAN_HD explicit Sigmoid(T z) {
+    const T e = exp_nonpositive(z < T(0) ? z : -z);
+    const T inverse = T(1) / (T(1) + e);
+    value = z < T(0) ? e * inverse : inverse;
+    slope = e * inverse * inverse;
+    softplus = log1p_unit(e);
+  }
+};
+
+// Binary cross entropy of a sigmoid's logit against a target of 0 or 1.
+template <typename T>
+BLSGAN_HD T cross_entropy(T z, T softplus, T target) {
+  return softplus + (z > T(0) ? z : T(0)) - z * target;
+}
+
+// What a supervisor loss adds up, and what its gradient is made of.
+//     loss = w_bce (BCE + BCE_overlap) + w_dice (Dice + Dice_overlap)
+// with Dice = 1 - (2 sum p t + 1) / (sum p + sum t + 1): smoothed by one pixel, so that two empty
+// masks agree perfectly. BCEs are means over all elements of the logits.
+struct SupervisorSums {
+  double cross_entropy, p_and_target, p, target, overlap_entropy, p_in_overlap, overlap;
+};
+struct SupervisorStatistics {
+  double loss;
+  double entropy;          // of p - target
+  double overlap_entropy;  // of p - 1 in the overlap
+  double dice, dice_target, dice_overlap;  // of p (1 - p): everywhere, times target, in overlap
+};
+
+BLSGAN_HD SupervisorStatistics supervisor_statistics(const SupervisorSums& s, double elements,
+                                                     bool hybrid) {
+  if (!hybrid) return {s.cross_entropy / elements, 1.0 / elements, 0.0, 0.0, 0.0, 0.0};
+  const double weight = 0.5;
+  const double up = 2.0 * s.p_and_target + 1.0, down = s.p + s.target + 1.0;
+  const double up_overlap = 2.0 * s.p_in_overlap + 1.0;
+  const double down_overlap = s.p_in_overlap + s.overlap + 1.0;
+  SupervisorStatistics r;
+  r.loss = weight * ((s.cross_entropy + s.overlap_entropy) / elements + (1.0 - up / down) +
+                     (1.0 - up_overlap / down_overlap));
+  r.entropy = weight / elements;
+  r.overlap_entropy = weight / elements;
+  r.dice = weight * up / (down * down);
+  r.dice_target = -weight * 2.0 / down;
+  r.dice_overlap = weight * (up_overlap - 2.0 * down_overlap) / (down_overlap * down_overlap);
+  return r;
+}
+
+// The same coefficients in the kernel's arithmetic, scaled by the incoming gradient.
+template <typename T>
+struct SupervisorSlopes {
+  T entropy, overlap_entropy, dice, dice_target, dice_overlap;
+
+  BLSGAN_HD SupervisorSlopes(const double* statistics, double grad)
+      : entropy(static_cast<T>(grad * statistics[0])),
+        overlap_entropy(static_cast<T>(grad * statistics[1])),
+        dice(static_cast<T>(grad * statistics[2])),
+        dice_target(static_cast<T>(grad * statistics[3])),
+        dice_overlap(static_cast<T>(grad * statistics[4])) {}
+
+  // d loss / d logit
+  BLSGAN_HD T at(const Sigmoid<T>& p, T target, T overlap) const {
+    return entropy * (p.value - target) + overlap * overlap_entropy * (p.value - T(1)) +
+           p.slope * (dice + dice_target * target + dice_overlap * overlap);
+  }
+};
+
 }  // namespace blsgan

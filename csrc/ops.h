@@ -101,16 +101,90 @@ struct SplitAttenuationBackward {
   double* partials;  // item_count
 };
 
+// ---- root mean square errors; `loss` is a scalar, `statistics`[2] = {the error, pixels compared},
+// which the backward pass needs. The error of no pixels is 0, and so is the gradient where the
+// error is 0.
+constexpr int kRmseSums = 2;
+
+// ---- reconstruction_loss: compose_layers against image over the union of the masks
+struct ReconstructionLoss {
+  Shape shape;
+  View layers, masks, soft_tissue, image;
+  MutableView loss;
+  double* statistics;
+  double* partials;  // item_count * kRmseSums
+};
+struct ReconstructionLossBackward {
+  Shape shape;
+  View grad_loss, layers, masks, soft_tissue, image;
+  const double* statistics;
+  MutableView grad_layers, grad_soft_tissue, grad_image;
+  double* partials;  // item_count
+};
+
+// ---- layer_loss: layers against true_layers, each inside its mask
+struct LayerLoss {
+  Shape shape;
+  View layers, true_layers, masks;
+  MutableView loss;
+  double* statistics;
+  double* partials;  // item_count * kRmseSums
+};
+struct LayerLossBackward {
+  Shape shape;
+  View grad_loss, layers, true_layers, masks;
+  const double* statistics;
+  MutableView grad_layers, grad_true_layers;
+};
+
+// ---- supervisor_loss: sigmoid, BCE and Dice of logits[B,2N,H,W] against masks[B,N,H,W]; the first
+// N channels mean "bone i is here", the last N "it is a real, separated layer".
+enum class SupervisorTarget : int32_t {
+  kMasks,      // (M, M): separated layers
+  kZeros,      // (M, 0): generated layers, for the supervisor itself
+  kExclusive,  // (M - overlap, M - overlap): real images in which bones overlap
+};
+constexpr int kSupervisorSums = 7;
+constexpr int kSupervisorStatistics = 5;
+struct SupervisorLoss {
+  Shape shape;  // of the masks
+  View logits, masks;
+  SupervisorTarget target;
+  bool hybrid;  // 0.5 BCE + 0.5 Dice, plain plus in the overlap; otherwise the plain BCE
+  MutableView loss;
+  double* statistics;
+  double* partials;  // item_count * kSupervisorSums
+};
+struct SupervisorLossBackward {
+  Shape shape;
+  View grad_loss, logits, masks;
+  SupervisorTarget target;
+  const double* statistics;
+  MutableView grad_logits;
+};
+
 void run_cpu(const ComposeLayers&, const CpuContext&);
 void run_cpu(const ComposeLayersBackward&, const CpuContext&);
 void run_cpu(const SplitAttenuation&, const CpuContext&);
 void run_cpu(const SplitAttenuationBackward&, const CpuContext&);
+void run_cpu(const ReconstructionLoss&, const CpuContext&);
+void run_cpu(const ReconstructionLossBackward&, const CpuContext&);
+void run_cpu(const LayerLoss&, const CpuContext&);
+void run_cpu(const LayerLossBackward&, const CpuContext&);
+void run_cpu(const SupervisorLoss&, const CpuContext&);
+void run_cpu(const SupervisorLossBackward&, const CpuContext&);
 
 // Throw std::runtime_error with the op's name when a launch fails.
 void run_cuda(const ComposeLayers&, const CudaContext&);
 void run_cuda(const ComposeLayersBackward&, const CudaContext&);
 void run_cuda(const SplitAttenuation&, const CudaContext&);
 void run_cuda(const SplitAttenuationBackward&, const CudaContext&);
+void run_cuda(const ReconstructionLoss&, const CudaContext&);
+void run_cuda(const ReconstructionLossBackward&, const CudaContext&);
+void run_cuda(const LayerLoss&, const CudaContext&);
+void run_cuda(const LayerLossBackward&, const CudaContext&);
+void run_cuda(const SupervisorLoss&, const CudaContext&);
+void run_cuda(const SupervisorLossBackward&, const CudaContext&);
 
 // Name of the instruction set the CPU kernels dispatch to on this machine.
 const char* cpu_dispatch_level();

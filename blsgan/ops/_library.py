@@ -137,6 +137,12 @@ def first_order(name: str, vmap: Callable[..., Any]) -> Callable[..., Any]:
     return differentiable(f"{name}_backward", setup_context, refuse, vmap)
 
 
+def fake_loss(*tensors: Tensor) -> Tensor:
+    """A fake scalar loss with the dtype that a loss over ``tensors`` has."""
+    wide = any(tensor.dtype == torch.float64 for tensor in tensors)
+    return tensors[0].new_empty((), dtype=torch.float64 if wide else torch.float32)
+
+
 def fold_batch(
     info: Any, in_dims: Sequence[int | None], args: Sequence[Any]
 ) -> tuple[list[Any], int]:

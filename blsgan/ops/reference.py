@@ -61,3 +61,58 @@ def split_attenuation(
     inside = -torch.expm1(-shares * total)
     layers = torch.where(overlap, inside, radiograph)
     return torch.where(covered, layers, 0.0).to(image.dtype)
+
+
+def _root_mean_square(differences: Tensor, covered: Tensor) -> Tensor:
+    """sqrt(mean(differences^2)) over covered elements; 0, with zero gradient, where that is 0."""
+    count = covered.sum()
+    squares = torch.where(covered, differences, 0.0).square().sum()
+    mean = squares / count.clamp(min=1)
+    # sqrt has an infinite slope at 0: take the root of something else there and drop it.
+    positive = mean != 0
+    return torch.where(positive, torch.where(positive, mean, 1.0).sqrt(), 0.0)
+
+
+def reconstruction_loss(
+    layers: Tensor, masks: Tensor, soft_tissue: Tensor, image: Tensor
+) -> Tensor:
+    """See ``blsgan.ops.reconstruction_loss``: a scalar."""
+    dtype = _compute_dtype(layers, image)
+    composed = compose_layers(layers.to(dtype), masks, soft_tissue)
+    union = _covered(masks).any(dim=1, keepdim=True)
+    return _root_mean_square(composed - image.to(dtype), union)
+
+
+def layer_loss(layers: Tensor, true_layers: Tensor, masks: Tensor) -> Tensor:
+    """See ``blsgan.ops.layer_loss``: a scalar."""
+    dtype = _compute_dtype(layers, true_layers)
+    return _root_mean_square(layers.to(dtype) - true_layers.to(dtype), _covered(masks))
+
+
+def _dice(p: Tensor, target: Tensor) -> Tensor:
+    return 1 - (2 * (p * target).sum() + 1) / (p.sum() + target.sum() + 1)
+
+
+def supervisor_loss(
+    logits: Tensor, masks: Tensor, target_layers: str = "masks", terms: str = "hybrid"
+) -> Tensor:
+    """See ``blsgan.ops.supervisor_loss``: a scalar."""
+    dtype = _compute_dtype(logits)
+    z = logits.to(dtype)
+    covered = _covered(masks)
+    overlap = (covered.sum(dim=1, keepdim=True) > 1).expand_as(covered)
+    overlap = torch.cat([overlap, overlap], dim=1).to(dtype)
+    if target_layers == "exclusive":
+        covered = covered & ~(covered.sum(dim=1, keepdim=True) > 1)
+    real = torch.zeros_like(covered) if target_layers == "zeros" else covered
+    target = torch.cat([covered, real], dim=1).to(dtype)
+    elements = max(z.numel(), 1)
+    # max(z, 0) - z t + log(1 + exp(-|z|)): BCE of sigmoid(z), finite for every finite z
+    softplus = torch.log1p(torch.exp(-z.abs()))
+    entropy = (z.clamp(min=0) - z * target + softplus).sum() / elements
+    if terms == "bce":
+        return entropy
+    p = torch.sigmoid(z)
+    overlap_entropy = (overlap * ((-z).clamp(min=0) + softplus)).sum() / elements
+    plain = entropy + _dice(p, target)
+    return 0.5 * plain + 0.5 * (overlap_entropy + _dice(p * overlap, overlap))

@@ -85,7 +85,7 @@ BLSGAN_HD void forward(const SplitAttenuation& a, int64_t begin, int64_t end) {
     const T k = clamp_soft_tissue(cpu::load_scalar<T>(a.soft_tissue, span.batch));
     const T soft_attenuation = -log_positive(T(1) - k);
     for (int64_t p = span.begin; p < span.end; p += kTile) {
-      const int count = static_cast<int>(span.end - p < kTile ? span.end - p : kTile);
+      const int count = span.tile(p);
       const Cover cover =
           load_cover(a.masks, layers, span.batch, p, count, mask, coverage);
       if (!cover.any) {
@@ -119,7 +119,7 @@ BLSGAN_HD void forward(const SplitAttenuation& a, int64_t begin, int64_t end) {
 #pragma omp simd
           for (int t = 0; t < count; ++t) target[t] = m[t] != T(0) ? image[t] : T(0);
         }
-        cpu::finish_tile(a.layers, span.batch, i, p, count, target, result);
+        cpu::finish_tile<T>(a.layers, span.batch, i, p, count, target, result);
       }
     }
   }
@@ -141,7 +141,7 @@ BLSGAN_HD void backward(const SplitAttenuationBackward& a, int64_t begin, int64_
     const T soft_attenuation = -log_positive(T(1) - k);
     double soft_sum = 0.0;
     for (int64_t p = span.begin; p < span.end; p += kTile) {
-      const int count = static_cast<int>(span.end - p < kTile ? span.end - p : kTile);
+      const int count = span.tile(p);
       const Cover cover =
           load_cover(a.masks, layers, span.batch, p, count, mask, coverage);
       if (!cover.shared) {
@@ -194,7 +194,7 @@ BLSGAN_HD void backward(const SplitAttenuationBackward& a, int64_t begin, int64_
             const T value = total[t] * r[t] * (s[t] - grad_total[t]);
             target[t] = coverage[t] > T(1) && m[t] != T(0) ? value : T(0);
           }
-          cpu::finish_tile(a.grad_share_logits, span.batch, i, p, count, target, result);
+          cpu::finish_tile<T>(a.grad_share_logits, span.batch, i, p, count, target, result);
         }
         T sum = T(0);
 #pragma omp simd reduction(+ : sum)
@@ -212,7 +212,7 @@ BLSGAN_HD void backward(const SplitAttenuationBackward& a, int64_t begin, int64_
                                : T(0);
           target[t] = coverage[t] > T(1) ? inside : copied[t];
         }
-        cpu::finish_tile(a.grad_image, span.batch, 0, p, count, target, result);
+        cpu::finish_tile<T>(a.grad_image, span.batch, 0, p, count, target, result);
       }
     }
     a.partials[item] = soft_sum / (1.0 - static_cast<double>(k));  // d a_soft / d k

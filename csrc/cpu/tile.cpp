@@ -307,6 +307,18 @@ void finish_soft_tissue_gradient(const Shape& shape, const View& soft_tissue,
   }
 }
 
+void finish_rmse(int64_t items, const double* partials, const MutableView& loss,
+                 double* statistics) {
+  double squares = 0.0, count = 0.0;
+  for (int64_t item = 0; item < items; ++item) {
+    squares += partials[item * kRmseSums];
+    count += partials[item * kRmseSums + 1];
+  }
+  statistics[0] = root_mean_square(squares, count);
+  statistics[1] = count;
+  store_scalar(loss, 0, statistics[0]);
+}
+
 }  // namespace blsgan::cpu
 
 namespace blsgan {

@@ -79,6 +79,9 @@ inline void store_scalar(const MutableView& view, int64_t batch, T value) {
 // The pixels of one work item.
 struct Span {
   int64_t batch, begin, end;
+
+  // Pixels of the tile that begins at p.
+  int tile(int64_t p) const { return static_cast<int>(end - p < kTile ? end - p : kTile); }
 };
 inline Span span_of(const Shape& shape, int64_t item) {
   const int64_t per_image = chunks_per_image(shape);
@@ -127,5 +130,10 @@ void for_items(int64_t items, const CpuContext& context, const Args& args,
 // The second stage of a per-image reduction: adds each image's partial sums in order.
 void finish_soft_tissue_gradient(const Shape& shape, const View& soft_tissue,
                                  const double* partials, const MutableView& grad_soft_tissue);
+
+// The second stage of a root mean square error: {sum of squares, count} rows become the loss and
+// its statistics.
+void finish_rmse(int64_t items, const double* partials, const MutableView& loss,
+                 double* statistics);
 
 }  // namespace blsgan::cpu

@@ -15,6 +15,7 @@
 
 #include <initializer_list>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "../ops.h"
@@ -96,6 +97,19 @@ inline Tensor empty(const Tensor& like, std::vector<int64_t> sizes, ScalarType d
   return torch::stable::new_empty(like, sizes, dtype);
 }
 
+// A contiguous tensor with the sizes and the type of another; one of no elements.
+inline Tensor empty_as(const Tensor& like, const Tensor& shaped) {
+  const auto sizes = shaped.sizes();
+  return empty(like, std::vector<int64_t>(sizes.begin(), sizes.end()), shaped.scalar_type());
+}
+inline Tensor nothing(const Tensor& like) { return empty(like, {0}, like.scalar_type()); }
+
+// The result of a reduction over `over`: 0 where there is nothing to reduce, else to be written.
+inline Tensor reduced(const Tensor& over, std::vector<int64_t> sizes, ScalarType dtype) {
+  if (over.numel() > 0) return empty(over, std::move(sizes), dtype);
+  return torch::stable::new_zeros(over, sizes, dtype);
+}
+
 inline void check_size(const char* op, const char* name, const Tensor& tensor,
                        std::initializer_list<int64_t> sizes) {
   bool same = tensor.dim() == static_cast<int64_t>(sizes.size());
@@ -143,6 +157,36 @@ class Partials {
  private:
   Tensor tensor_;
 };
+
+inline const double* doubles(const Tensor& tensor) {
+  return static_cast<const double*>(tensor.const_data_ptr());
+}
+
+// A loss is a scalar of float32 (float64 where the arithmetic is), with the float64 statistics its
+// backward pass needs.
+class LossOutputs {
+ public:
+  LossOutputs(const Tensor& like, int64_t statistics, bool wide)
+      : loss_(reduced(like, {}, wide ? ScalarType::Double : ScalarType::Float)),
+        statistics_(reduced(like, {statistics}, ScalarType::Double)) {}
+  MutableView loss(const char* op) const { return output_view(loss_, op, "loss"); }
+  double* data() const { return static_cast<double*>(statistics_.mutable_data_ptr()); }
+  std::tuple<Tensor, Tensor> result() const { return {loss_, statistics_}; }
+
+ private:
+  Tensor loss_, statistics_;
+};
+
+inline void check_loss_gradient(const char* op, const Tensor& grad_loss, const Tensor& statistics,
+                                int64_t count, const Tensor& first) {
+  check_size(op, "grad_loss", grad_loss, {});
+  check_size(op, "statistics", statistics, {count});
+  check_device(op, "grad_loss", grad_loss, first);
+  check_device(op, "statistics", statistics, first);
+  STD_TORCH_CHECK(statistics.scalar_type() == ScalarType::Double && statistics.is_contiguous(),
+                  "blsgan::", op, ": statistics must be the contiguous float64 tensor that ", op,
+                  " returned");
+}
 
 // Runs `args` where `first` lives: on torch's CPU threads, or on its device's current stream.
 template <typename Args>

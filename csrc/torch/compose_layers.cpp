@@ -36,9 +36,8 @@ std::tuple<Tensor, Tensor> compose_layers_backward(const Tensor& grad_composed,
   check(layers, masks, soft_tissue, shape);
   check_size(kOp, "grad_composed", grad_composed, {shape.batch, 1, shape.height, shape.width});
   check_device(kOp, "grad_composed", grad_composed, layers);
-  Tensor grad_layers =
-      empty(layers, {shape.batch, shape.layers, shape.height, shape.width}, layers.scalar_type());
-  Tensor grad_soft = torch::stable::new_zeros(soft_tissue, {shape.batch});
+  Tensor grad_layers = empty_as(layers, layers);
+  Tensor grad_soft = reduced(layers, {shape.batch}, soft_tissue.scalar_type());
   if (grad_layers.numel() == 0) return {grad_layers, grad_soft};
   const Input grad_in(grad_composed, kOp, "grad_composed"), layers_in(layers, kOp, "layers"),
       masks_in(masks, kOp, "masks"), soft_in(soft_tissue, kOp, "soft_tissue");

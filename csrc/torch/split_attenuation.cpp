@@ -41,14 +41,9 @@ std::tuple<Tensor, Tensor, Tensor> split_attenuation_backward(
   check_size(kOp, "grad_layers", grad_layers,
              {shape.batch, shape.layers, shape.height, shape.width});
   check_device(kOp, "grad_layers", grad_layers, share_logits);
-  Tensor grad_logits =
-      empty(share_logits, {shape.batch, shape.layers, shape.height, shape.width},
-            share_logits.scalar_type());
-  Tensor grad_image = need_grad_image
-                          ? empty(image, {shape.batch, 1, shape.height, shape.width},
-                                  image.scalar_type())
-                          : empty(image, {0}, image.scalar_type());
-  Tensor grad_soft = torch::stable::new_zeros(soft_tissue, {shape.batch});
+  Tensor grad_logits = empty_as(share_logits, share_logits);
+  Tensor grad_image = need_grad_image ? empty_as(image, image) : nothing(image);
+  Tensor grad_soft = reduced(share_logits, {shape.batch}, soft_tissue.scalar_type());
   if (grad_logits.numel() == 0) return {grad_logits, grad_image, grad_soft};
   const Input grad_in(grad_layers, kOp, "grad_layers"),
       logits_in(share_logits, kOp, "share_logits"), image_in(image, kOp, "image"),

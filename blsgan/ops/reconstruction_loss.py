@@ -1,0 +1,103 @@
+"""Composition and masked root mean square error in one pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blsgan.ops import _library, reference
+
+_OP = "reconstruction_loss"
+
+
+def reconstruction_loss(
+    layers: Tensor, masks: Tensor, soft_tissue: Tensor, image: Tensor
+) -> Tensor:
+    """Root mean square error of the composed layers against the image, over the masks' union.
+
+    ``sqrt(mean((compose_layers(layers, masks, soft_tissue) - image)^2))`` over all pixels of the
+    batch that a bone covers; the composition is never written to memory. Source: the
+    reconstruction term of Wang et al., BLS-GAN, AAAI 2025.
+
+    Args:
+        layers: [B,N,H,W], N >= 2, range [0,1], floating point; ignored outside ``masks``.
+        masks: [B,N,H,W] bool, uint8 or floating point; not zero = covered.
+        soft_tissue: [B] floating point, intensity k of soft tissue alone, clamped to [0, K_MAX].
+        image: [B,1,H,W] floating point, range [0,1]; ignored outside the masks' union.
+
+    Returns:
+        Scalar, float32 (float64 if ``layers`` or ``image`` is). 0 where no pixel is covered.
+
+    Gradients flow to ``layers``, ``soft_tissue`` and ``image``; where the error is exactly 0, its
+    minimum, they are 0. ``vmap`` calls the op once for each index. During export the reference
+    implementation is traced.
+
+    Raises:
+        TypeError: an argument is not a dense tensor of an allowed dtype.
+        ValueError: shapes or devices do not fit together.
+    """
+    batch, count, height, width = _library.check_masks(_OP, masks)
+    _library.check_float(_OP, "layers", layers)
+    _library.check_float(_OP, "soft_tissue", soft_tissue)
+    _library.check_float(_OP, "image", image)
+    _library.check_shape(_OP, "layers", layers, (batch, count, height, width), "[B,N,H,W]")
+    _library.check_shape(_OP, "soft_tissue", soft_tissue, (batch,), "[B]")
+    _library.check_shape(_OP, "image", image, (batch, 1, height, width), "[B,1,H,W]")
+    _library.check_device(_OP, layers=layers, masks=masks, soft_tissue=soft_tissue, image=image)
+    if torch.compiler.is_exporting():
+        return reference.reconstruction_loss(layers, masks, soft_tissue, image)
+    loss: Tensor = _call(layers, masks, soft_tissue, image)[0]
+    return loss
+
+
+@torch.library.register_fake("blsgan::reconstruction_loss")
+def _fake(
+    layers: Tensor, masks: Tensor, soft_tissue: Tensor, image: Tensor
+) -> tuple[Tensor, Tensor]:
+    return _library.fake_loss(layers, image), layers.new_empty((2,), dtype=torch.float64)
+
+
+@torch.library.register_fake("blsgan::reconstruction_loss_backward")
+def _fake_backward(
+    grad_loss: Tensor,
+    layers: Tensor,
+    masks: Tensor,
+    soft_tissue: Tensor,
+    image: Tensor,
+    statistics: Tensor,
+    need_grad_image: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        layers.new_empty(layers.shape),
+        soft_tissue.new_empty(soft_tissue.shape),
+        image.new_empty(image.shape if need_grad_image else (0,)),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    statistics = output[1]
+    ctx.mark_non_differentiable(statistics)
+    ctx.save_for_backward(*inputs, statistics)
+
+
+def _backward(ctx: Any, grad_loss: Tensor, grad_statistics: Tensor) -> tuple[Tensor | None, ...]:
+    need_grad_image = ctx.needs_input_grad[3]
+    grad_layers, grad_soft_tissue, grad_image = _call_backward(
+        grad_loss, *ctx.saved_tensors, need_grad_image
+    )
+    return grad_layers, None, grad_soft_tissue, grad_image if need_grad_image else None
+
+
+def _vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+    return _library.each_of_batch(torch.ops.blsgan.reconstruction_loss, info, in_dims, args)
+
+
+def _vmap_backward(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+    backward = torch.ops.blsgan.reconstruction_loss_backward
+    return _library.each_of_batch(backward, info, in_dims, args)
+
+
+_call = _library.differentiable(_OP, _setup_context, _backward, _vmap)
+_call_backward = _library.first_order(_OP, _vmap_backward)

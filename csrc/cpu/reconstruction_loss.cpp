@@ -1,0 +1,102 @@
+#include "composition.h"
+
+namespace blsgan {
+namespace {
+
+using cpu::kTile;
+using cpu::Tiles;
+
+template <typename T>
+BLSGAN_HD void forward(const ReconstructionLoss& a, int64_t begin, int64_t end) {
+  cpu::CompositionTile<T> tile(a.shape.layers, false);
+  Tiles<T> scratch(1);
+  for (int64_t item = begin; item < end; ++item) {
+    const cpu::Span span = cpu::span_of(a.shape, item);
+    const T inverse_soft = cpu::inverse_soft_transmission<T>(a.soft_tissue, span.batch);
+    double square_sum = 0.0, count_sum = 0.0;
+    for (int64_t p = span.begin; p < span.end; p += kTile) {
+      const int count = span.tile(p);
+      tile.compose(a.layers, a.masks, span.batch, p, count, inverse_soft);
+      const T* __restrict image = cpu::load_tile(a.image, span.batch, 0, p, count, scratch[0]);
+      const T* __restrict coverage = tile.coverage();
+      T squares = T(0), covered = T(0);
+#pragma omp simd reduction(+ : squares, covered)
+      for (int t = 0; t < count; ++t) {
+        const T difference = tile.value(t) - image[t];
+        squares += coverage[t] > T(0) ? difference * difference : T(0);
+        covered += coverage[t] > T(0) ? T(1) : T(0);
+      }
+      square_sum += static_cast<double>(squares);
+      count_sum += static_cast<double>(covered);
+    }
+    a.partials[item * kRmseSums] = square_sum;
+    a.partials[item * kRmseSums + 1] = count_sum;
+  }
+}
+
+template <typename T>
+BLSGAN_HD void backward(const ReconstructionLossBackward& a, int64_t begin, int64_t end) {
+  cpu::CompositionTile<T> tile(a.shape.layers, true);
+  Tiles<T> scratch(3);
+  T* __restrict grad = scratch[0];
+  const T slope =
+      static_cast<T>(cpu::load_scalar<double>(a.grad_loss, 0) *
+                     root_mean_square_slope(a.statistics[0], a.statistics[1]));
+  for (int64_t item = begin; item < end; ++item) {
+    const cpu::Span span = cpu::span_of(a.shape, item);
+    const T inverse_soft = cpu::inverse_soft_transmission<T>(a.soft_tissue, span.batch);
+    double soft_sum = 0.0;
+    for (int64_t p = span.begin; p < span.end; p += kTile) {
+      const int count = span.tile(p);
+      tile.compose(a.layers, a.masks, span.batch, p, count, inverse_soft);
+      const T* __restrict image = cpu::load_tile(a.image, span.batch, 0, p, count, scratch[1]);
+      const T* __restrict coverage = tile.coverage();
+#pragma omp simd
+      for (int t = 0; t < count; ++t) {
+        const T value = slope * (tile.value(t) - image[t]);
+        grad[t] = coverage[t] > T(0) ? value : T(0);
+      }
+      soft_sum += static_cast<double>(
+          tile.backward(grad, span.batch, p, count, inverse_soft, a.grad_layers));
+      if (a.grad_image.data != nullptr) {
+        T* __restrict target = cpu::output_tile(a.grad_image, span.batch, 0, p, scratch[2]);
+#pragma omp simd
+        for (int t = 0; t < count; ++t) target[t] = -grad[t];
+        cpu::finish_tile<T>(a.grad_image, span.batch, 0, p, count, target, scratch[2]);
+      }
+    }
+    a.partials[item] = soft_sum;
+  }
+}
+
+BLSGAN_CLONES void forward_narrow(const ReconstructionLoss& a, int64_t begin, int64_t end) {
+  forward<float>(a, begin, end);
+}
+BLSGAN_CLONES void forward_wide(const ReconstructionLoss& a, int64_t begin, int64_t end) {
+  forward<double>(a, begin, end);
+}
+BLSGAN_CLONES void backward_narrow(const ReconstructionLossBackward& a, int64_t begin,
+                                   int64_t end) {
+  backward<float>(a, begin, end);
+}
+BLSGAN_CLONES void backward_wide(const ReconstructionLossBackward& a, int64_t begin, int64_t end) {
+  backward<double>(a, begin, end);
+}
+
+}  // namespace
+
+void run_cpu(const ReconstructionLoss& args, const CpuContext& context) {
+  cpu::for_items(item_count(args.shape), context, args, forward_narrow, forward_wide);
+  cpu::finish_rmse(item_count(args.shape), args.partials, args.loss, args.statistics);
+}
+
+void run_cpu(const ReconstructionLossBackward& args, const CpuContext& context) {
+  cpu::advise_large_pages(args.grad_layers,
+                          args.shape.batch * args.shape.layers * args.shape.pixels());
+  cpu::advise_large_pages(args.grad_image, args.shape.batch * args.shape.pixels());
+  cpu::for_items(item_count(args.shape), context, args, backward_narrow, backward_wide);
+  cpu::finish_soft_tissue_gradient(args.shape, args.soft_tissue, args.partials,
+                                   args.grad_soft_tissue);
+}
+
+}  // namespace blsgan
