@@ -20,8 +20,8 @@ PY := $(BIN)/python
 STAMPS := $(VENV)/.blsgan
 SANITIZERS := address,undefined
 
-# Where a make variable and the environment both name a compiler cache or job count, pip passes
-# them on: CXX, CXXFLAGS, MAX_JOBS, BLSGAN_CUDA, BLSGAN_TORCH.
+# The build reads these from the environment: CXX, CXXFLAGS, MAX_JOBS, BLSGAN_CUDA, BLSGAN_TORCH
+# and the others that CONTRIBUTING.md lists.
 build_inputs := pyproject.toml setup.py $(wildcard build_backend/blsgan_build/*.py) \
     $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 
@@ -100,14 +100,18 @@ sanitize-cpp: $(STAMPS)/test-tools
 	@PATH="$(abspath $(BIN)):$$PATH" ctest --test-dir build/sanitize --output-on-failure --no-tests=error
 
 # Python itself is not instrumented, so the runtimes are preloaded; it never frees everything at
-# exit, so leaks are not looked for here.
+# exit, so leaks are not looked for here. The first command makes sure that what is tested is
+# the sanitized build and not the installed one.
+sanitized = LD_PRELOAD="$$(for l in asan ubsan stdc++; do $${CXX:-g++} -print-file-name=lib$$l.so; done | xargs)" \
+    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+    PYTHONPATH=$(abspath build/sanitize-py/lib)
+
 sanitize-ops: $(STAMPS)/test-tools
 	BLSGAN_CUDA=0 BLSGAN_SANITIZE=$(SANITIZERS) \
 	    $(PY) setup.py --quiet build --build-base build/sanitize-py --build-lib build/sanitize-py/lib
-	LD_PRELOAD="$$(for l in asan ubsan stdc++; do $${CXX:-g++} -print-file-name=lib$$l.so; done | xargs)" \
-	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	    PYTHONPATH=$(abspath build/sanitize-py/lib) BLSGAN_EXPECT_SANITIZED=1 \
-	    $(BIN)/pytest -p no:cacheprovider -m "not slow and not gpu" tests/ops
+	@cd / && $(sanitized) $(abspath $(PY)) -c \
+	    'from blsgan.ops import native as n; assert n.build_info()["sanitize"] == "$(SANITIZERS)"'
+	$(sanitized) $(BIN)/pytest -p no:cacheprovider -m "not slow and not gpu" tests/ops
 
 cuda: $(STAMPS)/test-tools
 	@if command -v nvcc >/dev/null || test -x "$${CUDA_HOME:-/none}/bin/nvcc"; then \
