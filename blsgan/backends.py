@@ -187,7 +187,7 @@ class OpenVinoBackend:
             "INFERENCE_NUM_THREADS": threads or usable_cores(),
         }
         try:
-            model = core.read_model(self.weights.data, openvino.Tensor())
+            model = core.read_model(self.weights.data, b"")
             _check_signature(
                 self.weights,
                 {port.any_name: _openvino_shape(port) for port in model.inputs},

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blsgan import backends
-from blsgan.errors import InputError, WeightsError
+from blsgan.errors import BlsganError, InputError, WeightsError
 from blsgan.geometry import bone_width_px, bounding_box
 
 Float32 = NDArray[np.float32]
@@ -202,18 +202,37 @@ class Separator:
             for start in range(0, len(members), step):
                 chunk = members[start : start + step]
                 crops = [joints[index].network_input() for index in chunk]
-                logits, soft_tissue = self.backend.run(
+                logits, soft_tissue = self._predict(
                     np.stack([crop[0] for crop in crops]), np.stack([crop[1] for crop in crops])
                 )
-                if not (np.isfinite(logits).all() and np.isfinite(soft_tissue).all()):
-                    raise WeightsError(
-                        f"{self.weights.path} gave NaN or infinite values; use other weights."
-                    )
                 for row, index in enumerate(chunk):
                     results[index] = joints[index].split(
                         logits[row], float(soft_tissue[row]), crops[row][1]
                     )
         return SeparationBatch([result for result in results if result is not None])
+
+    def _predict(self, image: Float32, masks: Float32) -> tuple[Float32, Float32]:
+        """Run the network, and make sure that what it gave can be split by."""
+        try:
+            logits, soft_tissue = self.backend.run(image, masks)
+        except BlsganError:
+            raise
+        except Exception as error:  # a runtime's own error types share no base class
+            reason = (str(error).splitlines() or [""])[0][:120]
+            raise WeightsError(
+                f"{self.weights.path} fails on a crop of {list(masks.shape)} ({reason}); use other "
+                "weights."
+            ) from error
+        if logits.shape != masks.shape or soft_tissue.shape != masks.shape[:1]:
+            raise WeightsError(
+                f"{self.weights.path} is of another architecture: it gave shapes "
+                f"{list(logits.shape)} and {list(soft_tissue.shape)}; use other weights."
+            )
+        if not (np.isfinite(logits).all() and np.isfinite(soft_tissue).all()):
+            raise WeightsError(
+                f"{self.weights.path} gave NaN or infinite values; use other weights."
+            )
+        return logits, soft_tissue
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What tests of several packages share: a network of the generator's signature, phantoms as files."""
+"""What several packages' tests share: a network of the generator's signature, joints as files."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ def write_joint(phantom):
     return write
 
 
-def write_network(path: Path, *, seed: int = 0, mask_channels: int = 2, output: str = "share_logits"):
+def write_network(
+    path: Path, *, seed: int = 0, mask_channels: int = 2, output: str = "share_logits"
+):
     """Two convolutions, and k from the mean of their features; float32, dynamic B, H, W."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper

@@ -32,9 +32,14 @@ def test_a_file_appears_complete_with_ordinary_permissions(tmp_path):
 def test_an_error_in_the_block_leaves_the_old_file_and_no_temporary(tmp_path, error):
     target = tmp_path / "file.txt"
     target.write_text("old")
-    with pytest.raises(type(error)), atomic_path(target) as temporary:
-        temporary.write_text("half")
-        raise error
+
+    def write():
+        with atomic_path(target) as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(type(error)):
+        write()
     assert target.read_text() == "old"
     assert listing(tmp_path) == ["file.txt"]
 

@@ -7,10 +7,10 @@ import pytest
 from pydicom import Dataset, dcmwrite
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import (
-    JPEG2000Lossless,
-    JPEGLosslessSV1,
     MPEG2MPML,
     ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
     RLELossless,
     generate_uid,
 )
@@ -27,7 +27,9 @@ def dataset(values=VALUES, **elements):
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     made.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
     made.SOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
-    made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=["a"])
+    made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = generate_uid(
+        entropy_srcs=["a"]
+    )
     made.PatientName = "Hopper^Grace"
     made.PatientID = "MRN-4711"
     made.Rows, made.Columns = values.shape[-2:]

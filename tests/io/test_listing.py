@@ -1,4 +1,4 @@
-"""From a folder to a work list: masks found by their naming, every result under a name of its own."""
+"""From a folder to a work list: masks found by their naming, a name of its own for every result."""
 
 from __future__ import annotations
 

@@ -25,7 +25,9 @@ UPPER, LOWER = blob(5, 36), blob(30, 60)
 def save(tmp_path):
     def write(values, name="upper.png", **options):
         path = tmp_path / name
-        (values if isinstance(values, Image.Image) else Image.fromarray(values)).save(path, **options)
+        (values if isinstance(values, Image.Image) else Image.fromarray(values)).save(
+            path, **options
+        )
         return path
 
     return write

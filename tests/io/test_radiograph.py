@@ -28,7 +28,9 @@ def png_of_size(width, height):
     """A valid PNG header for any size, with hardly any pixel data behind it."""
 
     def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     data = zlib.compress(b"\0" * 1000)
@@ -158,7 +160,8 @@ def test_float_tiff(tmp_path):
 def test_32_bit_integers(tmp_path):
     values = GRADIENT.astype(np.int32) * 60
     np.testing.assert_array_equal(
-        read_radiograph(save(tmp_path / "a.tif", values)).pixels, (values / 65535).astype(np.float32)
+        read_radiograph(save(tmp_path / "a.tif", values)).pixels,
+        (values / 65535).astype(np.float32),
     )
     values[0, 0] = -5
     with pytest.raises(InputError, match="from -5 to"):
@@ -193,7 +196,9 @@ def test_folder_and_special_file(tmp_path):
         read_radiograph(tmp_path / "pipe.png")
 
 
-@pytest.mark.parametrize("content", [b"hello, this is no image", b"\0" * 500, b"GIF89a" + b"\0" * 40])
+@pytest.mark.parametrize(
+    "content", [b"hello, this is no image", b"\0" * 500, b"GIF89a" + b"\0" * 40]
+)
 def test_not_an_image(tmp_path, content):
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(InputError, match="not a readable image"):

@@ -1,0 +1,105 @@
+"""The command group: cheap to ask for help, one sentence for an error, the right exit status."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import click
+import pytest
+
+from blsgan import __version__, cli
+from blsgan.errors import BackendError, InputError, OutputError, UsageError, WeightsError
+
+HEAVY = {"numpy", "PIL", "torch", "onnxruntime", "rich", "scipy", "cv2", "skimage", "pydicom"}
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "blsgan", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.fixture
+def raising(monkeypatch):
+    """Make `blsgan separate` raise something."""
+
+    def install(error):
+        @click.command()
+        def command():
+            raise error
+
+        monkeypatch.setattr(cli, "import_module", lambda name: type("m", (), {"command": command}))
+
+    return install
+
+
+def test_help_lists_every_command_and_imports_none():
+    code = (
+        "import sys; from blsgan.cli import main; status = main(['--help'])\n"
+        f"print(sorted({HEAVY} & set(sys.modules)), status)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    for name in cli.COMMANDS:
+        assert f"  {name} " in done.stdout
+    assert done.stdout.splitlines()[-1] == "[] 0"
+
+
+@pytest.mark.parametrize("name", ["separate", "demo"])
+def test_help_of_a_command(name, capsys):
+    assert cli.main([name, "--help"]) == 0
+    assert "--weights" in capsys.readouterr().out
+
+
+def test_the_table_and_the_commands_agree():
+    for name in ("separate", "demo"):
+        command = cli.cli.get_command(None, name)
+        assert command.get_short_help_str(200)
+
+
+def test_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert __version__ in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (InputError("a.png is empty."), 1),
+        (WeightsError("w.onnx is damaged."), 1),
+        (BackendError("no."), 1),
+        (OutputError("disk full."), 1),
+        (UsageError("wrong."), 2),
+        (click.UsageError("wrong"), 2),
+        (KeyboardInterrupt(), 130),
+        (MemoryError(), 1),
+    ],
+)
+def test_errors_and_their_status(raising, capsys, error, status):
+    raising(error)
+    assert cli.main(["separate"]) == status
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+    if isinstance(error, (InputError, WeightsError, OutputError)):
+        assert captured.err == f"blsgan: {error}\n"
+
+
+def test_a_bug_is_not_hidden(raising):
+    raising(ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["separate"])
+
+
+def test_unknown_command_and_option():
+    done = run("seperate")
+    assert done.returncode == 2
+    assert "seperate" in done.stderr
+    assert run("separate", "x.png", "--nonsense").returncode == 2
+    assert run("separate", "x.png").returncode == 2  # no --output

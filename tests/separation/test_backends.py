@@ -1,0 +1,249 @@
+"""Runtimes agree; weights are what their card says, or are refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from blsgan import backends
+from blsgan.errors import BackendError, UsageError, WeightsError
+from blsgan.separation import Separator
+
+needs_openvino = pytest.mark.skipif(
+    backends.available()["openvino"] is not None, reason="openvino is not installed"
+)
+
+
+@pytest.fixture
+def carded(network, tmp_path):
+    """Weights with a card, as a training run leaves them."""
+    path = tmp_path / "mine.onnx"
+    shutil.copy(network, path)
+    card = {
+        "name": "mine",
+        "architecture": "lite",
+        "sha256": {"mine.onnx": hashlib.sha256(path.read_bytes()).hexdigest()},
+    }
+    path.with_suffix(".json").write_text(json.dumps(card))
+    return path
+
+
+@needs_openvino
+def test_openvino_agrees_with_onnx_runtime(network, phantom):
+    onnx, openvino = (
+        Separator.from_pretrained(network, name)(phantom.image, phantom.masks)
+        for name in ("onnx", "openvino")
+    )
+    np.testing.assert_allclose(openvino.layers, onnx.layers, atol=1e-4)
+    assert openvino.soft_tissue == pytest.approx(onnx.soft_tissue, abs=1e-4)
+
+
+@needs_openvino
+def test_openvino_results_survive_the_next_call(network, phantom):
+    backend = backends.create("openvino", network)
+    rng = np.random.default_rng(0)
+    image = rng.random((1, 1, 32, 32), np.float32)
+    masks = np.ones((1, 2, 32, 32), np.float32)
+    logits, _ = backend.run(image, masks)
+    kept = logits.copy()
+    backend.run(1 - image, masks)
+    np.testing.assert_array_equal(logits, kept)
+
+
+@pytest.fixture
+def lite(tmp_path):
+    """A small network of the default architecture, far from its start, as torch keeps it."""
+    torch = pytest.importorskip("torch", reason="the torch backend needs torch")
+    from blsgan.models import build_generator
+    from blsgan.models.weights import safetensors_bytes
+
+    torch.manual_seed(0)
+    generator = build_generator("lite", {"widths": [8, 8, 8, 8], "blocks": [1, 1, 1, 1]})
+    with torch.no_grad():
+        for parameter in generator.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    data = safetensors_bytes(generator)
+    (tmp_path / "small.safetensors").write_bytes(data)
+    card = {
+        "architecture": "lite",
+        "sha256": {"small.safetensors": hashlib.sha256(data).hexdigest()},
+    }
+    (tmp_path / "small.json").write_text(json.dumps(card))
+    return tmp_path / "small.safetensors"
+
+
+def test_torch_runs_the_registrys_network(lite, phantom):
+    import torch
+
+    from blsgan.models import load_generator
+
+    backend = backends.create("torch", lite)
+    assert backend.weights.architecture == "lite"
+    image = np.random.default_rng(0).random((2, 1, 48, 64), np.float32)
+    masks = np.zeros((2, 2, 48, 64), np.float32)
+    masks[:, 0, :30], masks[:, 1, 20:] = 1, 1
+    logits, soft_tissue = backend.run(image, masks)
+    with torch.no_grad():
+        expected = load_generator(lite)(torch.from_numpy(image), torch.from_numpy(masks))
+    np.testing.assert_array_equal(logits, expected[0].numpy())
+    np.testing.assert_array_equal(soft_tissue, expected[1].numpy())
+    result = Separator(backend)(phantom.image, phantom.masks)
+    assert np.abs(result.upper - result.lower)[result.overlap].max() > 0.01
+    assert Separator.from_pretrained(lite).backend.name == "torch"  # there is no ONNX file
+
+
+def test_torch_weights_are_checked_too(lite):
+    good = lite.read_bytes()
+    lite.write_bytes(good[:-1] + b"?")
+    with pytest.raises(WeightsError, match=r"small\.safetensors is damaged"):
+        Separator.from_pretrained(lite, "torch")
+    (lite.with_suffix(".json")).unlink()
+    lite.write_bytes(good.replace(b'"lite\\"', b'"late\\"').replace(b'"lite"', b'"late"'))
+    with pytest.raises(WeightsError, match="late"):
+        Separator.from_pretrained(lite, "torch")
+
+
+class TestShipped:
+    """The weights inside the package."""
+
+    pytestmark = pytest.mark.skipif(
+        not (backends.WEIGHTS_FOLDER / "lite.json").is_file(), reason="this tree has no weights yet"
+    )
+
+    def test_all_backends_agree(self, phantom):
+        results = [
+            Separator.from_pretrained(backend=name)(phantom.image, phantom.masks)
+            for name, reason in backends.available().items()
+            if reason is None
+        ]
+        for result in results[1:]:
+            np.testing.assert_allclose(result.layers, results[0].layers, atol=1e-4)
+            assert result.soft_tissue == pytest.approx(results[0].soft_tissue, abs=1e-4)
+
+    def test_background_has_no_effect(self, phantom):
+        separator = Separator.from_pretrained()
+        other = np.where(phantom.masks.any(axis=0), phantom.image, np.float32(0.9))
+        first, second = (separator(image, phantom.masks) for image in (phantom.image, other))
+        np.testing.assert_array_equal(first.layers, second.layers)
+
+    def test_a_phantom_comes_apart_better_than_by_an_equal_split(self, phantom):
+        from blsgan.evaluation.baselines import equal_split
+        from blsgan.evaluation.metrics import region_mse
+
+        result = Separator.from_pretrained()(phantom.image, phantom.masks)
+        even = equal_split(phantom.image, phantom.masks, result.soft_tissue)
+        errors = [
+            region_mse(layers, phantom.layers, phantom.overlap) for layers in (result.layers, even)
+        ]
+        assert errors[0] < errors[1]
+
+
+def test_auto_takes_onnx_runtime(network):
+    assert Separator.from_pretrained(network).backend.name == "onnx"
+
+
+def test_auto_takes_what_is_there(network, monkeypatch, phantom):
+    real = backends.find_spec
+    monkeypatch.setattr(backends, "find_spec", lambda m: None if m == "onnxruntime" else real(m))
+    if backends.available()["openvino"] is None:
+        assert Separator.from_pretrained(network).backend.name == "openvino"
+    monkeypatch.setattr(backends, "find_spec", lambda module: None)
+    with pytest.raises(BackendError, match="no backend can run here: onnxruntime is not installed"):
+        Separator.from_pretrained(network)
+
+
+def test_a_backend_that_is_not_installed(network, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.setattr(backends, "find_spec", lambda module: None)
+    with pytest.raises(BackendError, match=r"openvino is not installed; pip install 'blsgan\["):
+        Separator.from_pretrained(network, "openvino")
+
+
+def test_unknown_backend_and_threads(network):
+    with pytest.raises(UsageError, match="'tensorflow' is unknown; choose one of auto"):
+        Separator.from_pretrained(network, "tensorflow")
+    with pytest.raises(UsageError, match="threads is 0"):
+        Separator.from_pretrained(network, threads=0)
+
+
+def test_weights_by_card_folder_and_file(carded):
+    for path in (carded, carded.with_suffix(".json"), carded.parent, str(carded)):
+        weights = Separator.from_pretrained(path).weights
+        assert (weights.name, weights.architecture) == ("mine", "lite")
+        assert weights.sha256 == hashlib.sha256(carded.read_bytes()).hexdigest()
+
+
+def test_weights_without_a_card_are_taken_as_they_are(network):
+    weights = Separator.from_pretrained(network).weights
+    assert weights.name == "random"
+    assert len(weights.sha256) == 64
+
+
+def test_damaged_weights(carded):
+    data = bytearray(carded.read_bytes())
+    data[len(data) // 2] ^= 1
+    carded.write_bytes(data)
+    with pytest.raises(WeightsError, match=r"mine\.onnx is damaged: its SHA-256"):
+        Separator.from_pretrained(carded)
+
+
+@pytest.mark.parametrize("backend", ["onnx", pytest.param("openvino", marks=needs_openvino)])
+def test_a_file_that_is_no_network(tmp_path, backend):
+    (tmp_path / "a.onnx").write_bytes(b"this is no network at all")
+    with pytest.raises(WeightsError, match=r"a\.onnx is not a network"):
+        Separator.from_pretrained(tmp_path / "a.onnx", backend)
+
+
+@pytest.mark.parametrize("backend", ["onnx", pytest.param("openvino", marks=needs_openvino)])
+@pytest.mark.parametrize("change", [{"mask_channels": 3}, {"output": "layers"}])
+def test_another_architecture(tmp_path, make_network, backend, change):
+    make_network(tmp_path / "a.onnx", **change)
+    with pytest.raises(WeightsError, match=r"a\.onnx is of another architecture: it maps image"):
+        Separator.from_pretrained(tmp_path / "a.onnx", backend)
+
+
+def test_missing_weights(tmp_path):
+    with pytest.raises(WeightsError, match="no weights called 'nonsense'; known names"):
+        Separator.from_pretrained("nonsense")
+    with pytest.raises(WeightsError, match="does not exist"):
+        Separator.from_pretrained(tmp_path / "a.onnx")
+    with pytest.raises(WeightsError, match="not a weights file"):
+        Separator.from_pretrained(tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match=r"holds 0 weights cards"):
+        Separator.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("card", ["", "[]", "{", '{"sha256": "abc"}', '{"sha256": {"a": 1}}'])
+def test_damaged_card(carded, card):
+    carded.with_suffix(".json").write_text(card)
+    with pytest.raises(WeightsError, match=r"mine\.json"):
+        Separator.from_pretrained(carded)
+
+
+def test_a_file_the_backend_cannot_use(carded):
+    with pytest.raises(WeightsError, match=r"no \.safetensors file"):
+        Separator.from_pretrained(carded, "torch")
+    carded.rename(carded.with_suffix(".safetensors"))
+    with pytest.raises(WeightsError, match=r"no \.onnx file"):
+        Separator.from_pretrained(carded.with_suffix(".safetensors"), "onnx")
+
+
+def test_separating_imports_no_torch(network):
+    code = (
+        "import sys, numpy as np, blsgan\n"
+        "masks = np.zeros((2, 64, 64), bool); masks[0, 5:40, 9:50] = masks[1, 30:60, 9:50] = True\n"
+        "image = np.random.default_rng(0).random((64, 64))\n"
+        f"blsgan.Separator.from_pretrained({str(network)!r})(image, masks)\n"
+        "heavy = {'torch', 'scipy', 'cv2', 'skimage', 'matplotlib', 'pydicom', 'rich', 'pandas'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"
