@@ -129,8 +129,8 @@ def read_joint(joint: JointImage) -> JointArrays:
     for path in (joint.upper, joint.lower):
         mask = _grey(path) > 127
         if mask.shape != image.shape:
-            raise InputError(f"{path}: is {mask.shape[1]}x{mask.shape[0]} px but {joint.image.name} "
-                             f"is {image.shape[1]}x{image.shape[0]} px")
+            raise InputError(f"{path}: is {mask.shape[1]}x{mask.shape[0]} px but "
+                             f"{joint.image.name} is {image.shape[1]}x{image.shape[0]} px")
         if not mask.any():
             raise InputError(f"{path}: the mask is empty")
         masks.append(mask)

@@ -114,6 +114,16 @@ def _warp(image: np.ndarray, matrix: np.ndarray, interpolation: int) -> np.ndarr
     )
 
 
+def _ecc(
+    template: np.ndarray, image: np.ndarray, start: np.ndarray, motion: int, mask: np.ndarray,
+    blur_px: int,
+) -> np.ndarray:
+    """OpenCV's map from ``template`` to ``image``; raises cv2.error where it does not converge."""
+    criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 60, 1e-4)
+    _, warp = cv2.findTransformECC(template, image, start, motion, criteria, mask, blur_px)
+    return np.asarray(warp)
+
+
 def _register(
     image_a: np.ndarray,
     image_b: np.ndarray,
@@ -125,23 +135,18 @@ def _register(
     OpenCV masks the *input* image, so A is given as the input and B as the template; the map it
     finds (B to A) is inverted.
     """
-    criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 60, 1e-4)
     mask = guide.astype(np.uint8)
     best: tuple[float, np.ndarray] | None = None
     tried: list[np.ndarray] = []
     for dx, dy in starts:
         warp = np.array([[1, 0, dx], [0, 1, dy]], np.float32)
         try:
-            _, warp = cv2.findTransformECC(
-                image_b, image_a, warp, cv2.MOTION_TRANSLATION, criteria, mask, 5
-            )
+            warp = _ecc(image_b, image_a, warp, cv2.MOTION_TRANSLATION, mask, 5)
             # A start that runs into a translation already refined would end in the same place.
             if any(np.abs(warp[:, 2] - done).max() < 0.5 for done in tried):
                 continue
             tried.append(warp[:, 2].copy())
-            _, warp = cv2.findTransformECC(
-                image_b, image_a, warp, cv2.MOTION_EUCLIDEAN, criteria, mask, 3
-            )
+            warp = _ecc(image_b, image_a, warp, cv2.MOTION_EUCLIDEAN, mask, 3)
         except cv2.error:  # no convergence from this start: the others may do
             continue
         if np.abs(warp[:, 2]).max() > _MAX_SHIFT_PX or not np.isfinite(warp).all():
@@ -214,6 +219,8 @@ def visit_truths(
                 if index_b == index_a or b.image.shape != a.image.shape:
                     continue
                 for bone in (UPPER, LOWER):
-                    truth = match(visits[index_a].name, a, visits[index_b].name, b, bone, thresholds)
+                    truth = match(
+                        visits[index_a].name, a, visits[index_b].name, b, bone, thresholds
+                    )
                     if truth is not None:
                         yield truth

@@ -1,12 +1,14 @@
 """The default generator: a small residual U-Net that predicts shares and the soft tissue k.
 
 It sees a crop around the overlap and answers with one logit per bone and pixel, of which
-``split_attenuation`` makes exact layers (physics: A_i = r_i (A + (n-1) a_S)); only the pixels of
-the overlap matter. There is no normalisation layer, so that one image's answer never depends on its neighbours in a
-batch or on the crop's size; every block starts near the identity instead.
+``split_attenuation`` makes exact layers, A_i = r_i (A + (n-1) a_S); only the pixels of the overlap
+matter. There is no normalisation layer, so that one image's answer never depends on its neighbours
+in a batch or on the crop's size; every block starts near the identity instead.
 """
 
 from __future__ import annotations
+
+import itertools
 
 import torch
 import torch.nn.functional as F
@@ -93,11 +95,11 @@ class LiteGenerator(nn.Module):
         self.stem = nn.Conv2d(5 + statistics, widths[0], 3, padding=1)
         self.encoder = nn.ModuleList(_stage(w, n) for w, n in zip(widths, blocks, strict=True))
         self.down = nn.ModuleList(
-            nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths[:-1], widths[1:], strict=True)
+            nn.Conv2d(a, b, 2, stride=2) for a, b in itertools.pairwise(widths)
         )
         self.up = nn.ModuleList(
             nn.ConvTranspose2d(b, a, 2, stride=2)
-            for a, b in zip(widths[:-1], widths[1:], strict=True)
+            for a, b in itertools.pairwise(widths)
         )
         self.decoder = nn.ModuleList(
             _stage(w, n) for w, n in zip(widths[:-1], blocks[:-1], strict=True)
@@ -106,10 +108,12 @@ class LiteGenerator(nn.Module):
         self.k_head = nn.Sequential(
             nn.Linear(2 * widths[-1] + statistics, 64), nn.ReLU(), nn.Linear(64, 1)
         )
-        nn.init.zeros_(self.k_head[-1].weight)
-        nn.init.zeros_(self.k_head[-1].bias)
-        nn.init.normal_(self.share_head.weight, std=1e-3)
-        nn.init.zeros_(self.share_head.bias)
+        # The start is an even split with the k that the ring around the overlap shows.
+        with torch.no_grad():
+            for parameter in self.k_head[-1].parameters():
+                parameter.zero_()
+            self.share_head.weight.normal_(std=1e-3)
+            self.share_head.bias.zero_()  # type: ignore[union-attr]
 
     def configuration(self) -> dict[str, list[int]]:
         """What rebuilds this network: ``LiteGenerator(**configuration)``."""

@@ -277,27 +277,35 @@ class VisitPairs:
         return len(self.index)
 
     def draw(
-        self,
-        count: int,
-        generator: torch.Generator,
-        *,
-        plain: bool = False,
-        size: tuple[int, int] = CROP,
-        records: Tensor | None = None,
+        self, count: int, generator: torch.Generator, *, size: tuple[int, int] = CROP
     ) -> PairBatch:
-        """Draws ``count`` pairs; ``plain`` leaves the pixels as they are, ``records`` names them."""
-        g = generator
-        record = torch.randint(len(self), (count,), generator=g) if records is None else records
-        n = len(record)
-        still = torch.ones(n, dtype=torch.bool) if plain else _chance(g, n, 0.4)
-        zero, one = torch.zeros(n), torch.ones(n)
-        turn = torch.where(still, zero, 4 * torch.randn(n, generator=g))
-        zoom = torch.where(still, one, _uniform(g, n, 0.92, 1.12))
+        """Draws ``count`` pairs, varied by shift, rotation, zoom, tone and flip."""
+        g, n = generator, count
+        record = torch.randint(len(self), (n,), generator=g)
+        still = _chance(g, n, 0.4)
+        turn = torch.where(still, torch.zeros(n), 4 * torch.randn(n, generator=g))
+        zoom = torch.where(still, torch.ones(n), _uniform(g, n, 0.92, 1.12))
         shift = torch.stack((
-            zero if plain else torch.round(_uniform(g, n, -8, 8)),
-            zero if plain else torch.round(_uniform(g, n, -20, 20)),
+            torch.round(_uniform(g, n, -8, 8)), torch.round(_uniform(g, n, -20, 20))
         ), dim=1)
-        tone = _tone(g, n, 0.0 if plain else 0.5, 0.15)
+        batch = self._crops(record, size, shift, turn, zoom, _tone(g, n, 0.5, 0.15))
+        image, masks, layers, valid = _flip(
+            g, batch.image, batch.masks, batch.layers, batch.valid
+        )
+        return PairBatch(image, masks, layers, valid, batch.soft_tissue)
+
+    def all(self, *, size: tuple[int, int] = CROP) -> PairBatch:
+        """Every pair once, its pixels as they are."""
+        n = len(self)
+        still, one = torch.zeros(n), torch.ones(n)
+        return self._crops(
+            torch.arange(n), size, torch.zeros(n, 2), still, one, one[:, None, None, None]
+        )
+
+    def _crops(
+        self, record: Tensor, size: tuple[int, int], shift: Tensor, turn: Tensor, zoom: Tensor,
+        tone: Tensor,
+    ) -> PairBatch:
         image_index, bone = self.index[record], self.bone[record]
         grid = _grid(self.centres[record], size, shift, turn, zoom, self.pixels.shape[-1])
         stack = torch.cat((
@@ -308,13 +316,11 @@ class VisitPairs:
         ), dim=1)
         out = _sample(stack, grid)
         image, truth = out[:, :1].clamp(0, 1) ** tone, out[:, 1:2].clamp(0, 1) ** tone
-        mask, valid = (out[:, 2:4] > 0.5).float(), (out[:, 4:] > 0.5).float()
-        if not plain:
-            image, truth, mask, valid = _flip(g, image, truth, mask, valid)
+        mask, valid = (out[:, 2:4] > 0.5).float(), out[:, 4:] > 0.5
         chosen = F.one_hot(bone, 2)[:, :, None, None].bool()
         image = image * mask.amax(dim=1, keepdim=True)
         overlap = mask[:, :1] * mask[:, 1:] > 0
         return PairBatch(
-            image, mask, truth.expand(-1, 2, -1, -1), (valid > 0) & chosen & overlap,
-            torch.full((n,), float("nan")),
+            image, mask, truth.expand(-1, 2, -1, -1), valid & chosen & overlap,
+            torch.full((len(record),), float("nan")),
         )

@@ -5,10 +5,10 @@ import shutil
 import numpy as np
 import pytest
 
+from blsgan.data import truths
 from blsgan.data.layout import load_root
-from blsgan.errors import InputError
-from blsgan.evaluation import truths
 from blsgan.data.truths import cached_visit_truths, registration_key
+from blsgan.errors import InputError
 
 
 def refuse(images):

@@ -1,0 +1,130 @@
+"""``blsgan train``: a generator from a folder of joints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from blsgan.errors import BackendError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from blsgan.training.config import TrainingConfig
+    from blsgan.training.loop import Progress as TrainingProgress
+
+
+@click.command("train")
+@click.option("--data", "root", required=True, type=click.Path(path_type=Path),
+              help="The dataset's folder Data, with its list files (LS_K1_all_train, ...).")
+@click.option("-o", "--output", "run", required=True, type=click.Path(path_type=Path),
+              help="Folder of the run: configuration, checkpoints, metrics, weights.")
+@click.option("--preset", help="A shipped preset or a YAML file.  [default: lite]")
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE",
+              help="Change one key of the preset (optimiser.learning_rate=1e-3); repeatable.")
+@click.option("--steps", type=click.IntRange(min=1), help="Short for --set steps=N.")
+@click.option("--resume", is_flag=True, help="Go on with the run in the output folder.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--dry-run", is_flag=True,
+              help="Print the resolved configuration and the model's size, train nothing.")
+def command(
+    root: Path, run: Path, preset: str | None, changes: tuple[str, ...], steps: int | None,
+    resume: bool, device: str, dry_run: bool,
+) -> None:
+    """Train a generator on the public dataset's layout.
+
+    Validation joints are held out by a fixed hash of the joint's name. A run that was stopped, by
+    Ctrl-C, a kill or a power cut, goes on with --resume from its last checkpoint. The weights end
+    up in OUTPUT/weights; give that folder to `blsgan separate --weights`.
+    """
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise BackendError("training needs PyTorch (torch >= 2.11), which is not installed; "
+                           "pip install 'blsgan[train]'") from error
+    from blsgan.training.config import load_config
+    from blsgan.training.loop import run_config, train
+
+    if steps is not None:
+        changes = (*changes, f"steps={steps}")
+    if resume:
+        if preset is not None or changes:
+            raise UsageError("--resume goes on with the run's own configuration; leave out "
+                             "--preset, --set and --steps, or start another run")
+        config = run_config(run)
+    else:
+        config = load_config(preset or "lite", changes)
+    if dry_run:
+        _describe(config)
+        return
+
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    with _Bar(console, config.steps) as bar:
+        card = train(root, run, config, resume=resume, device=device, report=bar.report,
+                     warn=bar.warn)
+    click.echo(f"wrote {card}")
+
+
+def _describe(config: TrainingConfig) -> None:
+    from blsgan.models import build_generator
+
+    generator = build_generator(config.model.architecture, config.model.configuration)
+    parameters = sum(parameter.numel() for parameter in generator.parameters())
+    click.echo(config.dump(), nl=False)
+    rows, columns = config.data.crop
+    click.echo(f"# {config.model.architecture}: {parameters:,} parameters; "
+               f"{config.steps} steps of {config.data.synthetic} synthetic and "
+               f"{config.data.visits} real crops of {rows}x{columns} px")
+
+
+class _Bar:
+    """A bar with losses and the time left; on anything but a terminal a line each validation."""
+
+    def __init__(self, console: Console, steps: int) -> None:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        self._console = console
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TimeRemainingColumn(), TextColumn("{task.fields[terms]}"),
+            console=console, disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task(
+            "reading joints, registering visits", total=steps, terms=""
+        )
+        if not console.is_terminal:
+            console.print("reading joints, registering visits (minutes at the first run)")
+
+    def __enter__(self) -> _Bar:
+        self._progress.__enter__()
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._progress.stop()
+
+    def report(self, progress: TrainingProgress) -> None:
+        terms = (f"synthetic {-progress.terms['synthetic_db']:.2f} dB, "
+                 f"visits {-progress.terms['visits_db']:.2f} dB")
+        self._progress.update(self._task, completed=progress.step, description="training",
+                              terms=terms)
+        if progress.validation is not None:
+            figures = ", ".join(
+                f"{key.removesuffix('_psnr_db').replace('_', ' ')} {value:.2f}"
+                + (" dB" if key.endswith("_db") else "")
+                for key, value in progress.validation.items()
+            )
+            self._console.print(f"step {progress.step}/{progress.steps}: {terms}; "
+                                f"validation: {figures}", highlight=False)
+
+    def warn(self, text: str) -> None:
+        self._console.print(f"warning: {text}", highlight=False)
