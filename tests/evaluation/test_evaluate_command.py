@@ -4,6 +4,8 @@ import csv
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -83,7 +85,7 @@ def test_figures_are_pictures(finished):
 
 
 def test_missing_matplotlib_is_named(monkeypatch, tmp_path):
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(BlsganError, match="matplotlib"):
         draw_by_size(Part(summary={"methods": {}}), tmp_path / "figure.png")
     assert not any(tmp_path.iterdir())
@@ -176,3 +178,11 @@ def test_an_output_folder_that_is_a_file(dataset, tmp_path):
     result = evaluate("--data", dataset, "--no-model", "-o", blocked)
     assert isinstance(result.exception, OutputError)
     assert blocked.read_text() == "in the way"
+
+
+def test_evaluating_needs_no_torch_and_draws_only_when_asked():
+    code = ("import sys; import blsgan.cli.evaluate, blsgan.evaluation.protocol, "
+            "blsgan.evaluation.results, blsgan.evaluation.figures; "
+            "print([name for name in ('torch', 'matplotlib') if name in sys.modules])")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
