@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blsgan.models.generator import Generator
 from blsgan.ops import K_MAX
 
 RING_PX = 6  # reach of the ring around the overlap from which k is read off (physics.md: 6 px)
@@ -73,7 +74,7 @@ def ring_statistics(image: Tensor, masks: Tensor) -> Tensor:
     return torch.cat((means, k.unsqueeze(1)), dim=1)
 
 
-class LiteGenerator(nn.Module):
+class LiteGenerator(Generator):
     """Image and masks of a crop around the overlap -> share logits and k.
 
     Args:

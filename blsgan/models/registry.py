@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from torch import nn
-
 from blsgan.errors import WeightsError
+from blsgan.models.generator import Generator
 
 GENERATORS = {
     "lite": "blsgan.models.lite:LiteGenerator",
@@ -17,7 +16,9 @@ GENERATORS = {
 """Name -> ``module:class``. Each class has ``configuration()``, which rebuilds it."""
 
 
-def build_generator(architecture: str, configuration: Mapping[str, Any] | None = None) -> nn.Module:
+def build_generator(
+    architecture: str, configuration: Mapping[str, Any] | None = None
+) -> Generator:
     """A freshly initialised generator.
 
     Args:
@@ -36,5 +37,5 @@ def build_generator(architecture: str, configuration: Mapping[str, Any] | None =
     except (TypeError, ValueError) as error:
         raise WeightsError(f"architecture '{architecture}' cannot be built from "
                            f"{dict(configuration or {})}: {error}") from error
-    assert isinstance(generator, nn.Module)
+    assert isinstance(generator, Generator)
     return generator

@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blsgan.models.generator import Generator
 from blsgan.ops import K_MAX
 
 STRIDE = 16  # pixels per token
@@ -99,7 +100,7 @@ class DecoderStep(nn.Module):
         return self.body(x if skip is None else torch.cat((x, skip), dim=1))
 
 
-class TransUNetGenerator(nn.Module):
+class TransUNetGenerator(Generator):
     """Image and masks -> share logits and k.
 
     Args:

@@ -19,16 +19,16 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
-from torch import nn
 
 from blsgan.errors import WeightsError
 from blsgan.io.atomic import atomic_paths
+from blsgan.models.generator import Generator
 from blsgan.models.registry import build_generator
 
 OPSET = 20  # newer ones emit operators that engine builders parse and then fail on
 
 
-def load_generator(path: str | Path) -> nn.Module:
+def load_generator(path: str | Path) -> Generator:
     """Rebuilds a generator from a ``.safetensors`` file, in evaluation mode, on the CPU.
 
     Raises:
@@ -57,10 +57,10 @@ def load_generator(path: str | Path) -> nn.Module:
     return generator.eval()
 
 
-def safetensors_bytes(generator: nn.Module) -> bytes:
+def safetensors_bytes(generator: Generator) -> bytes:
     """The generator as one safetensors file; the same weights give the same bytes."""
     metadata = {
-        "architecture": str(generator.architecture),
+        "architecture": generator.architecture,
         "configuration": json.dumps(generator.configuration(), sort_keys=True),
     }
     tensors = {
@@ -70,7 +70,7 @@ def safetensors_bytes(generator: nn.Module) -> bytes:
     return save_tensors(tensors, metadata=metadata)
 
 
-def export_onnx(generator: nn.Module, path: Path) -> None:
+def export_onnx(generator: Generator, path: Path) -> None:
     """Writes the generator as ONNX with free batch, height and width.
 
     Raises:
@@ -102,6 +102,7 @@ def export_onnx(generator: nn.Module, path: Path) -> None:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+    assert program is not None
     model = program.model_proto
     # The exporter notes source lines and paths of this machine on every node: not for shipping.
     for node in model.graph.node:
@@ -113,7 +114,7 @@ def export_onnx(generator: nn.Module, path: Path) -> None:
 
 
 def save_weights(
-    generator: nn.Module, folder: str | Path, name: str, card: Mapping[str, Any]
+    generator: Generator, folder: str | Path, name: str, card: Mapping[str, Any]
 ) -> Path:
     """Writes ``NAME.safetensors``, ``NAME.onnx`` and ``NAME.json``: all three or none.
 
@@ -137,7 +138,7 @@ def save_weights(
         export_onnx(generator, graph)
         fields = {
             "name": name,
-            "architecture": str(generator.architecture),
+            "architecture": generator.architecture,
             "configuration": generator.configuration(),
             "parameters": sum(parameter.numel() for parameter in generator.parameters()),
             "sha256": {
