@@ -139,27 +139,3 @@ def bootstrap_mean(
     means = total[draws].sum(axis=1) / count[draws].sum(axis=1)
     low, high = np.percentile(means, [2.5, 97.5])
     return Interval(float(data.mean()), float(low), float(high))
-
-
-def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """Fréchet distance of two sets of feature vectors, each taken to be Gaussian.
-
-    |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), in float64. The trace of the root is taken from
-    the eigenvalues of C1^(1/2) C2 C1^(1/2), which is symmetric: no imaginary part to throw away.
-    The result means nothing without the name of the feature extractor and the two counts.
-
-    Args:
-        first, second: [n, d] and [m, d], at least two rows each.
-    """
-    if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
-        raise ValueError(f"features of shapes {first.shape} and {second.shape} do not fit")
-    if min(len(first), len(second)) < 2:
-        raise ValueError("a covariance needs at least two feature vectors on each side")
-    a, b = first.astype(np.float64), second.astype(np.float64)
-    cov_a, cov_b = np.atleast_2d(np.cov(a, rowvar=False)), np.atleast_2d(np.cov(b, rowvar=False))
-    eigenvalues, vectors = np.linalg.eigh(cov_a)
-    root = (vectors * np.sqrt(np.maximum(eigenvalues, 0))) @ vectors.T
-    cross = np.linalg.eigvalsh(root @ cov_b @ root)
-    shift = a.mean(axis=0) - b.mean(axis=0)
-    trace = np.trace(cov_a) + np.trace(cov_b) - 2 * np.sqrt(np.maximum(cross, 0)).sum()
-    return float(max(shift @ shift + trace, 0.0))

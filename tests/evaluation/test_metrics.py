@@ -1,15 +1,13 @@
-"""Metrics against hand computations and against scikit-image and scipy."""
+"""Metrics against hand computations and against scikit-image."""
 
 import numpy as np
 import pytest
-from scipy.linalg import sqrtm
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from blsgan.evaluation.metrics import (
     PSNR_CEILING_DB,
     bootstrap_mean,
     bucket_of,
-    frechet_distance,
     psnr_db,
     region_mse,
     score_regions,
@@ -134,29 +132,3 @@ def test_bootstrap_is_seeded_and_degenerate_without_variation():
         bootstrap_mean([], [])
     with pytest.raises(ValueError, match="values"):
         bootstrap_mean([1.0], ["a", "b"])
-
-
-def test_frechet_distance_in_one_dimension_by_hand():
-    a, b = np.array([[0.0], [2.0]]), np.array([[10.0], [16.0]])
-    # means 1 and 13, standard deviations sqrt(2) and sqrt(18)
-    assert frechet_distance(a, b) == pytest.approx(144 + (np.sqrt(18) - np.sqrt(2)) ** 2)
-
-
-def test_frechet_distance_against_the_matrix_root():
-    rng = np.random.default_rng(2)
-    a, b = rng.standard_normal((60, 5)), rng.standard_normal((80, 5)) @ rng.uniform(size=(5, 5)) + 1
-    ca, cb = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    expected = np.sum((a.mean(0) - b.mean(0)) ** 2) + np.trace(ca + cb - 2 * sqrtm(ca @ cb).real)
-    assert frechet_distance(a, b) == pytest.approx(expected)
-    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
-
-
-def test_frechet_distance_survives_fewer_images_than_features():
-    rng = np.random.default_rng(3)
-    a, b = rng.standard_normal((6, 40)), rng.standard_normal((7, 40))
-    assert np.isfinite(frechet_distance(a, b))
-    assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a))
-    with pytest.raises(ValueError, match="at least two"):
-        frechet_distance(a[:1], b)
-    with pytest.raises(ValueError, match="fit"):
-        frechet_distance(a, b[:, :3])
