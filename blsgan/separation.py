@@ -42,6 +42,8 @@ CROP_MULTIPLE = 16
 MAX_CROP_AREA_PX = 512 * 512
 """Crops are kept below this by a smaller working scale, so memory is bounded whatever the masks."""
 
+_SAME_BONE_SHARE = 0.6  # of the smaller mask; a real overlap is a rim
+
 _BATCH_AREA_PX = 2 * MAX_CROP_AREA_PX  # pixels that go through the network at once
 
 
@@ -285,7 +287,7 @@ class _Joint:
             )
         overlap = masks[0] & masks[1]
         crop = _plan(masks, overlap)
-        return cls(image, masks, overlap, crop, (*notes, *_orientation_notes(masks)))
+        return cls(image, masks, overlap, crop, (*notes, *_mask_notes(masks, overlap)))
 
     def without_overlap(self) -> Separation:
         """The separation of bones that do not overlap: each layer is the image inside its mask."""
@@ -400,7 +402,11 @@ def _as_unit_interval(image: NDArray[Any]) -> tuple[Float32, tuple[str, ...]]:
     return image, ()
 
 
-def _orientation_notes(masks: Bool) -> tuple[str, ...]:
+def _mask_notes(masks: Bool, overlap: Bool) -> tuple[str, ...]:
+    """What looks wrong with masks that can be used: the public dataset has some of both."""
+    smaller = min(np.count_nonzero(mask) for mask in masks)
+    if np.count_nonzero(overlap) > _SAME_BONE_SHARE * smaller:
+        return ("the masks cover mostly the same pixels: do both show one bone?",)
     upper, lower = (np.flatnonzero(mask.any(axis=1)).mean() for mask in masks)
     if upper > lower:
         return ("the upper mask lies below the lower one: are the two masks swapped?",)

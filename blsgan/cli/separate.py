@@ -271,7 +271,7 @@ def _work_list(
         entries = load_list(image)
         if not entries:
             raise InputError(f"{image} is an empty list; give one with images.")
-        root = image.parent
+        root = _common_root(image.parent, [entry.image.parent for entry in entries])
         return name_results(
             (entry.image, entry.upper, entry.lower, Path(os.path.relpath(entry.image.parent, root)))
             for entry in entries
@@ -291,6 +291,14 @@ def _work_list(
                 "--lower-mask, or --mask-pattern."
             )
     return name_results([(image, upper, lower, Path())]), True
+
+
+def _common_root(root: Path, folders: list[Path]) -> Path:
+    """``root`` if all folders lie below it, else the deepest folder that they share."""
+    relative = [os.path.relpath(folder, root) for folder in folders]
+    if not any(path.startswith(os.pardir) for path in relative):
+        return root
+    return Path(os.path.commonpath([folder.absolute() for folder in folders]))
 
 
 def _is_list_file(path: Path) -> bool:

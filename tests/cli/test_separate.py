@@ -237,6 +237,20 @@ class TestFolder:
         assert "missing_mask_upper.bmp does not exist" in stderr or "missing.png does not" in stderr
         assert (tmp_path / "out/00055_R_2/a.json").is_file()
 
+    def test_a_list_of_files_elsewhere(self, separate, folder, tmp_path):
+        entries = [
+            {key: str(folder / f"{stem}{ending}") for key, ending in endings.items()}
+            for endings in [
+                {"image": ".png", "upper": "_mask_upper.bmp", "lower": "_mask_lower.bmp"}
+            ]
+            for stem in ("00054_L_13/a", "00055_R_2/a")
+        ]
+        (tmp_path / "lists").mkdir()
+        (tmp_path / "lists/mine.json").write_text(json.dumps(entries))
+        assert separate(tmp_path / "lists/mine.json", "-o", tmp_path / "out")[0] == 0
+        assert (tmp_path / "out/00054_L_13/a.json").is_file()
+        assert (tmp_path / "out/00055_R_2/a.json").is_file()
+
     @pytest.mark.parametrize("text", ["[]", "[1]", "{", '[{"image": "a"}]', '{"a": 1}'])
     def test_bad_list_files(self, separate, tmp_path, text):
         (tmp_path / "list").write_text(text)

@@ -154,6 +154,13 @@ def test_swapped_masks_are_said(separator, phantom):
     assert "swapped" in separator(phantom.image, phantom.masks[::-1]).notes[0]
 
 
+def test_one_bone_twice_is_said(separator, phantom):
+    twice = np.stack([phantom.masks[0], np.roll(phantom.masks[0], 5, axis=1)])
+    result = separator(phantom.image, twice)
+    check_promises(result, phantom.image, twice)
+    assert "one bone" in result.notes[0]
+
+
 def test_batch_equals_one_by_one(separator):
     phantoms = [joint_phantom(seed) for seed in range(4)] + [joint_phantom(0, overlap=False)]
     images = np.stack([phantom.image for phantom in phantoms])
