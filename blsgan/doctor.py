@@ -27,7 +27,7 @@ PROBE_TIMEOUT_S = 120
 
 PACKAGES = (
     "numpy", "pillow", "opencv-python-headless", "scikit-image", "scipy", "pydicom", "pylibjpeg",
-    "pylibjpeg-openjpeg", "pylibjpeg-rle", "python-gdcm", "pyjpegls", "onnxruntime", "openvino",
+    "pylibjpeg-openjpeg", "python-gdcm", "pyjpegls", "onnxruntime", "openvino",
     "torch", "safetensors", "onnx", "tensorrt", "tensorrt-rtx",
 )  # fmt: skip
 

@@ -52,12 +52,9 @@ def metadata(wheel: Path):
 
 def test_sdist_holds_everything_that_a_build_needs(sdist, tracked):
     names = archive_names(sdist)
-    needed = {
-        str(path)
-        for path in tracked
-        if path.parts[0] in ("csrc", "blsgan", "build_backend", "tests")
-        and path.suffix in (".h", ".cpp", ".cu", ".cuh", ".py", ".onnx", ".safetensors", ".json")
-    }
+    kinds = {".h", ".cpp", ".cu", ".cuh", ".py", ".pyi", ".yaml", ".onnx", ".safetensors", ".json"}
+    folders = {"csrc", "blsgan", "build_backend", "tests"}
+    needed = {str(p) for p in tracked if p.parts[0] in folders and p.suffix in kinds}
     assert any(name.startswith("csrc/cuda/") for name in needed)
     assert needed - names == set()
     top = {"LICENSE", "README.md", "pyproject.toml", "setup.py", "CMakeLists.txt", "Makefile"}
@@ -79,9 +76,8 @@ def test_no_radiograph_and_nothing_built_is_packed_by_accident(kind, request):
 
 def test_wheel_holds_the_package_both_libraries_and_the_weights(wheel, tracked):
     names = set(zipfile.ZipFile(wheel).namelist())
-    modules = {
-        str(p) for p in tracked if p.parts[0] == "blsgan" and p.suffix in (".py", ".pyi", ".typed")
-    }
+    kinds = {".py", ".pyi", ".typed", ".yaml"}
+    modules = {str(p) for p in tracked if p.parts[0] == "blsgan" and p.suffix in kinds}
     assert modules - names == set()
     libraries = {PurePosixPath(n).name.split(".")[0] for n in names if n.endswith(".so")}
     assert libraries == {"_native", "_ops"}
