@@ -284,4 +284,49 @@ struct SupervisorSlopes {
   }
 };
 
+// ------------------------------------------------------------------------------------------------
+// Synthetic overlap
+
+// A shift along the rows: row y of the result mixes rows y - whole and y - whole - 1 of the source.
+template <typename T>
+struct RowShift {
+  int64_t whole;
+  T fraction;  // weight of row y - whole - 1, in [0, 1)
+
+  // `shift` counts rows downwards. One that is not finite, or larger than the image, moves
+  // everything out of it.
+  BLSGAN_HD static RowShift of(double shift, int64_t height) {
+    const double limit = static_cast<double>(height) + 1.0;
+    if (!(shift > -limit && shift < limit)) return {height + 1, T(0)};
+    const double whole = ::floor(shift);
+    return {static_cast<int64_t>(whole), static_cast<T>(shift - whole)};
+  }
+
+  // The interpolated value; the second row does not count, NaN or not, where its weight is 0.
+  BLSGAN_HD T mix(T first, T second) const {
+    return fraction == T(0) ? first : (T(1) - fraction) * first + fraction * second;
+  }
+  // Which rows decide about a mask: interpolated, then covered from one half on.
+  BLSGAN_HD bool first_decides() const { return !(fraction > T(0.5)); }
+  BLSGAN_HD bool second_decides() const { return !(fraction < T(0.5)); }
+};
+
+// The rim of an overlap reaches this far to either side of its border: a pixel is on it where the
+// 5x5 window around it holds pixels inside and outside the overlap.
+constexpr int kRimRadius = 2;
+
+template <typename T>
+BLSGAN_HD T clamp_unit(T value) {
+  return value < T(0) ? T(0) : (value > T(1) ? T(1) : value);
+}
+
+// Neighbour `offset` (-1, 0, 1) of `position` on an axis of `size` pixels, mirrored at the ends
+// without repeating them.
+BLSGAN_HD int64_t mirrored(int64_t position, int64_t offset, int64_t size) {
+  const int64_t to = position + offset;
+  if (to >= 0 && to < size) return to;
+  const int64_t back = position - offset;
+  return back >= 0 && back < size ? back : position;
+}
+
 }  // namespace blsgan

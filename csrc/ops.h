@@ -163,6 +163,23 @@ struct SupervisorLossBackward {
   MutableView grad_logits;
 };
 
+// ---- synthesize_overlap: a batch of radiographs without overlap to pairs with known layers. Bone 0
+// moves down by shift_upper, bone 1 up by shift_lower, others stay.
+constexpr int kSynthesisRows = 32;  // rows of one image that make a work item
+constexpr int kSynthesisSums = 2;
+struct SynthesizeOverlap {
+  Shape shape;
+  View image, masks, background, shift_upper, shift_lower;
+  MutableView composed, shifted_masks, layers, soft_tissue;
+  double* partials;  // synthesis_items * kSynthesisSums
+};
+BLSGAN_HD int64_t synthesis_blocks(const Shape& shape) {
+  return (shape.height + kSynthesisRows - 1) / kSynthesisRows;
+}
+BLSGAN_HD int64_t synthesis_items(const Shape& shape) {
+  return shape.batch * synthesis_blocks(shape);
+}
+
 void run_cpu(const ComposeLayers&, const CpuContext&);
 void run_cpu(const ComposeLayersBackward&, const CpuContext&);
 void run_cpu(const SplitAttenuation&, const CpuContext&);
@@ -173,6 +190,7 @@ void run_cpu(const LayerLoss&, const CpuContext&);
 void run_cpu(const LayerLossBackward&, const CpuContext&);
 void run_cpu(const SupervisorLoss&, const CpuContext&);
 void run_cpu(const SupervisorLossBackward&, const CpuContext&);
+void run_cpu(const SynthesizeOverlap&, const CpuContext&);
 
 // Throw std::runtime_error with the op's name when a launch fails.
 void run_cuda(const ComposeLayers&, const CudaContext&);
@@ -185,6 +203,7 @@ void run_cuda(const LayerLoss&, const CudaContext&);
 void run_cuda(const LayerLossBackward&, const CudaContext&);
 void run_cuda(const SupervisorLoss&, const CudaContext&);
 void run_cuda(const SupervisorLossBackward&, const CudaContext&);
+void run_cuda(const SynthesizeOverlap&, const CudaContext&);
 
 // Name of the instruction set the CPU kernels dispatch to on this machine.
 const char* cpu_dispatch_level();

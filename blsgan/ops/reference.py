@@ -116,3 +116,71 @@ def supervisor_loss(
     overlap_entropy = (overlap * ((-z).clamp(min=0) + softplus)).sum() / elements
     plain = entropy + _dice(p, target)
     return 0.5 * plain + 0.5 * (overlap_entropy + _dice(p * overlap, overlap))
+
+
+def _move_rows(planes: Tensor, shift: Tensor) -> Tensor:
+    """[B,1,H,W] moved down by shift[B] rows with linear interpolation; rows from outside are 0."""
+    batch, _, height, width = planes.shape
+    whole = shift.floor()
+    fraction = (shift - whole).view(batch, 1, 1, 1).to(planes.dtype)
+    first = torch.arange(height, device=planes.device).view(1, height) - whole.view(batch, 1).long()
+
+    def rows(index: Tensor) -> Tensor:
+        inside = (index >= 0) & (index < height)
+        at = index.clamp(0, max(height - 1, 0)).view(batch, 1, height, 1)
+        moved = planes.gather(2, at.expand(batch, 1, height, width))
+        return torch.where(inside.view(batch, 1, height, 1), moved, 0.0)
+
+    mixed = (1 - fraction) * rows(first) + fraction * rows(first - 1)
+    return torch.where(fraction == 0, rows(first), mixed)
+
+
+def synthesize_overlap(
+    image: Tensor,
+    masks: Tensor,
+    soft_tissue_background: Tensor,
+    shift_upper_px: Tensor,
+    shift_lower_px: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See ``blsgan.ops.synthesize_overlap``: composed image, masks, layers, soft tissue."""
+    dtype = _compute_dtype(image)
+    radiograph = image.to(dtype)
+    height = image.shape[2]
+    pool = torch.nn.functional.max_pool2d
+    grown = pool(_covered(masks).to(dtype), 3, stride=1, padding=1)
+    shifts = [shift_upper_px.double(), -shift_lower_px.double()]
+    moved, layers = [], []
+    for index in range(masks.shape[1]):
+        shift = shifts[index] if index < 2 else torch.zeros_like(shifts[0])
+        shift = torch.where(shift.abs() < height + 1, shift, float(height + 1))
+        mask = _move_rows(grown[:, index : index + 1], shift) >= 0.5
+        moved.append(mask)
+        layers.append(torch.where(mask, _move_rows(radiograph, shift), 0.0))
+    moved_masks = torch.cat(moved, dim=1)
+    true_layers = torch.cat(layers, dim=1)
+    overlap = moved_masks.sum(dim=1, keepdim=True) > 1
+    union = moved_masks.any(dim=1, keepdim=True)
+    count = overlap.sum(dim=(1, 2, 3))
+    total = torch.where(overlap, soft_tissue_background.to(dtype), 0.0).sum(dim=(1, 2, 3))
+    soft_tissue = (total / count.clamp(min=1)).clamp(0.0, K_MAX)
+    composed = compose_layers(true_layers, moved_masks, soft_tissue).clamp(0.0, 1.0)
+    # A 5x5 window that sees pixels inside and outside the overlap; clipped at the image's border.
+    inside = pool(overlap.to(dtype), 5, stride=1, padding=2) > 0
+    outside = pool((~overlap).to(dtype), 5, stride=1, padding=2) > 0
+    rim = inside & outside & union
+    smooth = _binomial(_binomial(composed, 2), 3)
+    composed = torch.where(rim, smooth, composed)
+    return composed.to(image.dtype), moved_masks.to(masks.dtype), true_layers.to(image.dtype), (
+        soft_tissue
+    )
+
+
+def _binomial(planes: Tensor, dim: int) -> Tensor:
+    """The kernel (1, 2, 1) / 4 along one axis, mirrored at the ends without repeating them."""
+    size = planes.shape[dim]
+    if size == 1:
+        return planes
+    middle = torch.arange(size, device=planes.device)
+    before = planes.index_select(dim, (middle - 1).abs())
+    after = planes.index_select(dim, size - 1 - (size - 2 - middle).abs())
+    return 0.25 * (before + after) + 0.5 * planes

@@ -1,0 +1,131 @@
+"""Synthetic overlaps for a whole batch: training pairs made on the device."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from blsgan.ops import _library, reference
+
+_OP = "synthesize_overlap"
+
+
+class SyntheticPairs(NamedTuple):
+    """What ``synthesize_overlap`` returns.
+
+    Attributes:
+        image: [B,1,H,W] in [0,1], the composed radiograph, 0 off the bones.
+        masks: [B,N,H,W], the moved masks, dtype of the masks given.
+        layers: [B,N,H,W], the true layers, 0 outside their masks.
+        soft_tissue: [B] float32 (float64), the k of the composition; 0 where nothing overlaps.
+    """
+
+    image: Tensor
+    masks: Tensor
+    layers: Tensor
+    soft_tissue: Tensor
+
+
+def synthesize_overlap(
+    image: Tensor,
+    masks: Tensor,
+    soft_tissue_background: Tensor,
+    shift_upper_px: Tensor,
+    shift_lower_px: Tensor,
+) -> SyntheticPairs:
+    """Push the bones of joints without overlap together and compose what a radiograph would show.
+
+    For each image: every mask grows by one pixel (3x3) and cuts its bone out; bone 0 moves down by
+    ``shift_upper_px`` and bone 1 up by ``shift_lower_px``, with linear interpolation between rows
+    (a pixel is covered where the interpolated mask is one half or more; rows from outside the image
+    are empty); further bones stay; k is the mean of the background over the new overlap; the layers
+    are composed (``compose_layers``) and clamped to [0,1]; the rim of the overlap is smoothed by the
+    3x3 binomial kernel, mirrored at the image's border, which is OpenCV's 3x3 Gaussian. Source: the
+    pre-training pairs of Wang et al., BLS-GAN, AAAI 2025. Cropping and resizing are left to the
+    caller.
+
+    The rim is every pixel whose 5x5 window, clipped to the image, holds pixels inside and outside
+    the overlap. The published recipe is the Canny edge of the overlap's mask dilated by a 4x4
+    square. Canny marks the left or upper pixel of a border, and OpenCV's even square reaches one
+    pixel up and left and two down and right, which together is two pixels to either side: the same
+    set along straight borders. At corners and along ragged borders Canny's thinning drops some edge
+    pixels, and the sets differ by single pixels (tests/ops compares them).
+
+    Args:
+        image: [B,1,H,W] floating point, range [0,1], bones that do not overlap.
+        masks: [B,N,H,W], N >= 2, bool, uint8 or floating point; not zero = covered.
+        soft_tissue_background: [B,1,H,W] floating point, the joint's soft tissue alone.
+        shift_upper_px: [B] floating point, rows; a shift that is not finite or reaches beyond the
+            image leaves that bone's layer and mask empty.
+        shift_lower_px: [B] floating point, rows.
+
+    Returns:
+        ``SyntheticPairs``; image and layers have the dtype of ``image``.
+
+    The results are data: no gradient flows through them. ``vmap`` folds into the batch. During
+    export the reference implementation is traced.
+
+    Raises:
+        TypeError: an argument is not a dense tensor of an allowed dtype.
+        ValueError: shapes or devices do not fit together.
+    """
+    batch, _, height, width = _library.check_masks(_OP, masks)
+    _library.check_float(_OP, "image", image)
+    _library.check_float(_OP, "soft_tissue_background", soft_tissue_background)
+    _library.check_float(_OP, "shift_upper_px", shift_upper_px)
+    _library.check_float(_OP, "shift_lower_px", shift_lower_px)
+    plane = (batch, 1, height, width)
+    _library.check_shape(_OP, "image", image, plane, "[B,1,H,W]")
+    _library.check_shape(
+        _OP, "soft_tissue_background", soft_tissue_background, plane, "[B,1,H,W]"
+    )
+    _library.check_shape(_OP, "shift_upper_px", shift_upper_px, (batch,), "[B]")
+    _library.check_shape(_OP, "shift_lower_px", shift_lower_px, (batch,), "[B]")
+    _library.check_device(
+        _OP,
+        image=image,
+        masks=masks,
+        soft_tissue_background=soft_tissue_background,
+        shift_upper_px=shift_upper_px,
+        shift_lower_px=shift_lower_px,
+    )
+    args = (image, masks, soft_tissue_background, shift_upper_px, shift_lower_px)
+    if torch.compiler.is_exporting():
+        return SyntheticPairs(*reference.synthesize_overlap(*args))
+    return SyntheticPairs(*_call(*args))
+
+
+@torch.library.register_fake("blsgan::synthesize_overlap")
+def _fake(
+    image: Tensor,
+    masks: Tensor,
+    soft_tissue_background: Tensor,
+    shift_upper_px: Tensor,
+    shift_lower_px: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    wide = image.dtype == torch.float64
+    return (
+        image.new_empty(image.shape),
+        masks.new_empty(masks.shape),
+        image.new_empty(masks.shape),
+        image.new_empty(shift_upper_px.shape, dtype=torch.float64 if wide else torch.float32),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.mark_non_differentiable(*output)
+
+
+def _backward(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
+    return (None,) * 5
+
+
+def _vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+    folded, size = _library.fold_batch(info, in_dims, args)
+    results = torch.ops.blsgan.synthesize_overlap(*folded)
+    return tuple(_library.unfold_batch(result, size) for result in results), (0, 0, 0, 0)
+
+
+_call = _library.differentiable(_OP, _setup_context, _backward, _vmap)
