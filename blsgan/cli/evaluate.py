@@ -67,10 +67,10 @@ def command(
 
     from blsgan.data.layout import load_root
     from blsgan.data.splits import select
+    from blsgan.data.truths import cached_visit_truths
     from blsgan.evaluation.methods import from_separator
     from blsgan.evaluation.protocol import describe_images, evaluate_real, evaluate_synthetic
     from blsgan.evaluation.results import Evaluation
-    from blsgan.data.truths import cached_visit_truths
     from blsgan.io.atomic import check_writable_folder
     from blsgan.separation import Separator
 
@@ -93,8 +93,7 @@ def command(
         return track(items, label, total, console=status, disable=not status.is_terminal)
 
     evaluation = Evaluation(
-        split, seed, describe_images(images), model.description if model else {},
-        model.name if model else None,
+        split, seed, describe_images(images), model.description if model else {}
     )
     if "synthetic" in parts:
         evaluation.synthetic = evaluate_synthetic(images, model, seed=seed, progress=progress)

@@ -52,16 +52,13 @@ class Evaluation:
         seed: of the synthetic shifts and of the bootstrap.
         dataset: ``images`` and ``joints`` of the split.
         model: what identifies the model (weights, hash, backend); empty for closed forms alone.
-        model_name: the method name of the model in the parts' summaries, None without a model.
         synthetic, real: the parts that were run.
-        truths: registered visits the real part used, for the record.
     """
 
     split: str
     seed: int
     dataset: dict[str, int]
     model: dict[str, Any]
-    model_name: str | None = None
     synthetic: Part | None = None
     real: Part | None = None
 
