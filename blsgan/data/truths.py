@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
+import cv2
 import numpy as np
 
 from blsgan.data import visits
@@ -17,7 +18,8 @@ from blsgan.data.visits import PROTOCOL, Thresholds, VisitTruth, visit_truths
 from blsgan.io.atomic import atomic_path
 from blsgan.io.files import read_file
 
-_FORMAT = 1
+_FORMAT = 2
+_MARGIN_PX = 3
 
 
 def registration_key(images: Sequence[JointImage], thresholds: Thresholds = PROTOCOL) -> str:
@@ -43,15 +45,15 @@ def cached_visit_truths(
     Without a folder nothing is read or kept.
 
     The file's name holds the digest of its inputs, so it cannot belong to other images or another
-    protocol; a damaged file is made again. Only pixels in ``valid`` or ``guide`` are kept of
-    ``truth``, the others are 0.
+    protocol; a damaged file is made again. Of ``truth`` only pixels in
+    ``valid`` or ``guide``, and within 3 px of them, are kept; the others are 0.
 
     Raises:
         InputError: a listed file is missing or damaged.
         OutputError: the file cannot be written.
     """
     if folder is None:
-        return [_only_used_pixels(truth) for truth in visit_truths(images, thresholds)]
+        return [_near_used_pixels(truth) for truth in visit_truths(images, thresholds)]
     path = folder / f"registration-{registration_key(images, thresholds)[:16]}.npz"
     try:
         return _load(path)
@@ -59,13 +61,16 @@ def cached_visit_truths(
         pass
     except (OSError, ValueError, KeyError, BadZipFile, EOFError):
         path.unlink(missing_ok=True)
-    found = [_only_used_pixels(truth) for truth in visit_truths(images, thresholds)]
+    found = [_near_used_pixels(truth) for truth in visit_truths(images, thresholds)]
     _save(path, found)
     return found
 
 
-def _only_used_pixels(truth: VisitTruth) -> VisitTruth:
-    kept = np.where(truth.valid | truth.guide, truth.truth, np.float32(0))
+def _near_used_pixels(truth: VisitTruth) -> VisitTruth:
+    # Training turns and zooms a truth, which reads the neighbours of the pixels that it compares.
+    size = 2 * _MARGIN_PX + 1
+    near = cv2.dilate((truth.valid | truth.guide).astype(np.uint8), np.ones((size, size), np.uint8))
+    kept = np.where(near > 0, truth.truth, np.float32(0))
     return VisitTruth(**{**vars(truth), "truth": kept})
 
 
