@@ -21,8 +21,8 @@ _GREY_RANGE = (1 / 8, 7 / 8)
 """Shares of white between which a pixel is neither black nor white."""
 
 _GREY_PER_EDGE = 3
-"""Grey pixels allowed for each pixel of the mask's outline (soft, antialiased or JPEG edges), but no
-more than half of the mask: a radiograph given by mistake is far above that."""
+"""Grey pixels allowed for each pixel of the mask's outline (soft, antialiased or JPEG edges), but
+no more than half of the mask: a radiograph given by mistake is far above that."""
 
 
 @dataclass(frozen=True)
