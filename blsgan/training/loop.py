@@ -109,7 +109,8 @@ class Trainer:
         self.generator = generator.to(device)
         # Its stub knows no memory_format for modules.
         self.generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = copy.deepcopy(self.generator).requires_grad_(False)
+        self.average = copy.deepcopy(self.generator)
+        self.average.requires_grad_(False)
         self._parameters: list[Tensor] = list(self.generator.parameters())
         self._optimiser = torch.optim.AdamW(
             self._parameters,
@@ -275,7 +276,7 @@ def train(
             "licence": "Apache-2.0",
             "intended_use": "research on hand radiographs; not a medical device",
         }
-        return save_weights(trainer.average.cpu(), run / WEIGHTS, config.name, card)
+        return save_weights(trainer.average, run / WEIGHTS, config.name, card)
 
 
 def run_config(run: str | Path) -> TrainingConfig:

@@ -1,0 +1,89 @@
+"""Weights' files: the same network from safetensors and ONNX, and clear words for anything else."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from blsgan.backends import create
+from blsgan.errors import WeightsError
+from blsgan.models import build_generator, load_generator, save_weights
+from blsgan.models.weights import safetensors_bytes
+
+SMALL = {"widths": [4, 6, 6, 8], "blocks": [1, 1, 1, 1]}
+
+
+@pytest.fixture(scope="module")
+def generator():
+    torch.manual_seed(0)
+    generator = build_generator("lite", SMALL)
+    torch.nn.init.normal_(generator.share_head.weight, std=0.3)
+    return generator
+
+
+@pytest.fixture(scope="module")
+def card(generator, tmp_path_factory):
+    return save_weights(generator, tmp_path_factory.mktemp("weights"), "small", {"note": "a test"})
+
+
+def test_both_files_compute_the_same_at_any_size(card):
+    rng = np.random.default_rng(0)
+    backends = [create(name, card) for name in ("onnx", "torch")]
+    for batch, rows, columns in ((1, 16, 16), (3, 48, 112), (2, 96, 64)):
+        image = rng.random((batch, 1, rows, columns), np.float32)
+        masks = (rng.random((batch, 2, rows, columns)) > 0.4).astype(np.float32)
+        first, second = (backend.run(image, masks) for backend in backends)
+        for a, b in zip(first, second, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_writing_again_gives_the_same_bytes(generator, card, tmp_path):
+    again = save_weights(generator, tmp_path, "small", {"note": "a test"})
+    for suffix in (".json", ".safetensors", ".onnx"):
+        assert again.with_suffix(suffix).read_bytes() == card.with_suffix(suffix).read_bytes()
+
+
+def test_onnx_holds_no_path_of_the_machine_that_wrote_it(card):
+    data = card.with_suffix(".onnx").read_bytes()
+    assert b".py" not in data
+    assert b"/site-packages" not in data
+
+
+def test_the_card_names_what_it_binds(card):
+    fields = json.loads(card.read_text())
+    assert fields["architecture"] == "lite"
+    assert fields["configuration"] == SMALL
+    assert set(fields["sha256"]) == {"small.safetensors", "small.onnx"}
+    assert fields["note"] == "a test"
+
+
+def test_files_that_are_no_weights(tmp_path, card, generator):
+    from safetensors.torch import save_file
+
+    with pytest.raises(WeightsError, match="not a readable safetensors"):
+        load_generator(tmp_path / "none.safetensors")
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(card.with_suffix(".safetensors").read_bytes()[:50])
+    with pytest.raises(WeightsError, match="not a readable safetensors"):
+        load_generator(broken)
+    save_file({"x": torch.zeros(2)}, broken)
+    with pytest.raises(WeightsError, match="name no blsgan architecture"):
+        load_generator(broken)
+    save_file({"x": torch.zeros(2)}, broken, {"architecture": "elsewhere", "configuration": "{}"})
+    with pytest.raises(WeightsError, match="'elsewhere' is unknown"):
+        load_generator(broken)
+    metadata = {"architecture": "lite", "configuration": json.dumps(SMALL)}
+    save_file({"x": torch.zeros(2)}, broken, metadata)
+    with pytest.raises(WeightsError, match="tensors are not those"):
+        load_generator(broken)
+    metadata["configuration"] = '{"nonsense": 1}'
+    save_file({"x": torch.zeros(2)}, broken, metadata)
+    with pytest.raises(WeightsError, match="cannot be built"):
+        load_generator(broken)
+
+
+def test_weights_survive_a_round_trip(generator, card):
+    loaded = load_generator(card.with_suffix(".safetensors"))
+    assert safetensors_bytes(loaded) == safetensors_bytes(generator)
+    assert not loaded.training

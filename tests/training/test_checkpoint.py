@@ -1,0 +1,80 @@
+"""A checkpoint is whole or passed over."""
+
+import json
+
+import pytest
+import torch
+
+from blsgan.errors import InputError, OutputError
+from blsgan.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+
+
+def write(folder, *steps, keep=3):
+    for step in steps:
+        tensors = {"value": torch.full((3,), float(step))}
+        save_checkpoint(folder, Checkpoint(step, tensors), keep)
+
+
+def refuse(text):
+    raise AssertionError(text)
+
+
+def test_the_newest_comes_back_and_old_ones_go(tmp_path):
+    write(tmp_path, 1, 2, 3, 4)
+    loaded = load_checkpoint(tmp_path, refuse)
+    assert loaded.step == 4
+    assert torch.equal(loaded.tensors["value"], torch.full((3,), 4.0))
+    assert len(list(tmp_path.glob("step-*"))) == 3
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove"])
+def test_a_damaged_one_is_passed_over_with_a_warning(tmp_path, damage):
+    write(tmp_path, 1, 2)
+    path = tmp_path / "step-00000002.safetensors"
+    data = bytearray(path.read_bytes())
+    if damage == "truncate":
+        path.write_bytes(data[:-5])
+    elif damage == "flip":
+        data[-1] ^= 1
+        path.write_bytes(data)
+    else:
+        path.unlink()
+    warnings = []
+    assert load_checkpoint(tmp_path, warnings.append).step == 1
+    assert len(warnings) == 1
+    assert str(path) in warnings[0]
+
+
+def test_all_damaged_none_there_and_a_broken_index_are_said(tmp_path):
+    with pytest.raises(InputError, match="holds no checkpoint"):
+        load_checkpoint(tmp_path, refuse)
+    write(tmp_path, 1)
+    (tmp_path / "step-00000001.safetensors").write_bytes(b"x")
+    with pytest.raises(InputError, match="all of its 1 checkpoints are damaged"):
+        load_checkpoint(tmp_path, lambda text: None)
+    (tmp_path / "index.json").write_text("{")
+    with pytest.raises(InputError, match="not a readable index"):
+        load_checkpoint(tmp_path, refuse)
+
+
+def test_a_file_written_but_not_yet_in_the_index_is_no_checkpoint(tmp_path):
+    write(tmp_path, 1, 2)
+    index = tmp_path / "index.json"
+    index.write_text(json.dumps(json.loads(index.read_text())[:1]))
+    assert load_checkpoint(tmp_path, refuse).step == 1
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, monkeypatch):
+    write(tmp_path, 1)
+    import errno
+    from pathlib import Path
+
+    def full(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(OutputError, match="disk is full"):
+            write(tmp_path, 2)
+    assert load_checkpoint(tmp_path, refuse).step == 1
+    assert not list(tmp_path.glob(".*tmp*"))

@@ -1,0 +1,53 @@
+"""Presets are checked key by key, before anything starts."""
+
+import pytest
+
+from blsgan.errors import UsageError
+from blsgan.training.config import load_config, preset_names
+
+
+def test_every_shipped_preset_loads_and_survives_a_round_trip(tmp_path):
+    assert "lite" in preset_names()
+    for name in preset_names():
+        config = load_config(name)
+        copy = tmp_path / "copy.yaml"
+        copy.write_text(config.dump())
+        assert load_config(copy) == config
+
+
+def test_changes_reach_nested_keys_and_keep_the_others():
+    changed = load_config("lite", ["optimiser.learning_rate=1e-3", "steps=7"])
+    assert changed.optimiser.learning_rate == 1e-3
+    assert changed.steps == 7
+    assert changed.optimiser.betas == load_config("lite").optimiser.betas
+
+
+@pytest.mark.parametrize(("change", "expected"), [
+    ("optimiser.learnig_rate=1", "optimiser.learnig_rate"),
+    ("nonsense=1", "known keys there: name, seed, steps"),
+    ("steps=0", "steps"),
+    ("steps=many", "'many'"),
+    ("optimiser.ema_decay=1.5", "optimiser.ema_decay"),
+    ("data.crop=[30, 64]", "multiples of 16"),
+    ("name=../escape", "name"),
+    ("steps.deeper=1", "no keys below"),
+    ("steps", "key=value"),
+    ("steps=[1", "not YAML"),
+])
+def test_a_wrong_key_or_value_is_named(change, expected):
+    with pytest.raises(UsageError) as caught:
+        load_config("lite", [change])
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_no_presets(tmp_path):
+    with pytest.raises(UsageError, match="neither one of"):
+        load_config(tmp_path / "none.yaml")
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("a: [1")
+    with pytest.raises(UsageError, match="not a YAML file"):
+        load_config(bad)
+    bad.write_text("- 1\n- 2\n")
+    with pytest.raises(UsageError, match="not a preset"):
+        load_config(bad)

@@ -1,0 +1,171 @@
+"""A run learns, resumes bit for bit after a kill, and says what stops it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from blsgan.backends import create
+from blsgan.data.layout import load_root
+from blsgan.errors import InputError, UsageError
+from blsgan.training import loop
+from blsgan.training.config import load_config
+from blsgan.training.loop import DivergedError, Trainer, learning_rate_share, run_config, train
+
+
+def run_cli(*arguments):
+    return [sys.executable, "-m", "blsgan", "train", *map(str, arguments)]
+
+
+@pytest.fixture(scope="module")
+def finished(dataset, tiny, tmp_path_factory):
+    """A tiny run from start to end, and what it reported."""
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    reports = []
+    card = train(dataset, run, tiny, report=reports.append)
+    return run, card, reports
+
+
+def test_a_run_leaves_everything_a_user_needs(finished, tiny, phantom):
+    run, card, reports = finished
+    assert run_config(run) == tiny
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [3, 6]
+    assert all(np.isfinite(line["synthetic_psnr_db"]) for line in lines)
+    assert [r.step for r in reports if r.validation is not None] == [3, 6]
+    assert json.loads((run / "environment.json").read_text())["torch"] == str(torch.__version__)
+    fields = json.loads(card.read_text())
+    assert fields["trained"]["steps"] == 6
+    assert fields["trained"]["training_joints"] == 1
+    image, masks = np.zeros((1, 1, 32, 64), np.float32), np.ones((1, 2, 32, 64), np.float32)
+    outputs = [create(name, card).run(image, masks) for name in ("onnx", "torch")]
+    for first, second in zip(*outputs, strict=True):
+        np.testing.assert_allclose(first, second, atol=1e-5)
+
+
+def test_training_lowers_its_objective(dataset, tiny, tmp_path):
+    config = tiny.model_copy(update={"steps": 40})
+    trainer = Trainer(config, load_root(dataset), tmp_path, torch.device("cpu"))
+    totals = [float(trainer.train_step().total) for _ in range(40)]
+    assert np.mean(totals[-10:]) < np.mean(totals[:10]) - 0.02
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_and_resumed_gives_the_same_bytes(
+    dataset, tiny_changes, tmp_path
+):
+    changes = [part for change in tiny_changes for part in ("--set", change)]
+    changes += ["--set", "steps=60", "--set", "validate_every=20", "--set", "checkpoint_every=3"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(
+        run_cli("--data", dataset, "-o", whole, *changes), check=True, capture_output=True
+    )
+    process = subprocess.Popen(
+        run_cli("--data", dataset, "-o", killed, *changes),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )
+    index = killed / "checkpoints" / "index.json"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if index.exists() and json.loads(index.read_text())[-1]["step"] >= 9:
+            break
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (killed / "weights").exists(), "the run ended before it could be killed"
+    subprocess.run(
+        run_cli("--data", dataset, "-o", killed, "--resume"), check=True, capture_output=True
+    )
+    for name in ("weights/lite.safetensors", "weights/lite.onnx"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes()
+    steps = [json.loads(line)["step"] for line in (killed / "metrics.jsonl").open()]
+    assert steps == [20, 40, 60]
+
+
+def test_a_damaged_checkpoint_is_said_and_the_one_before_it_used(
+    dataset, tiny, tmp_path, finished
+):
+    run = tmp_path / "run"
+    train(dataset, run, tiny.model_copy(update={"steps": 4}))
+    newest = max((run / "checkpoints").glob("step-*"))
+    newest.write_bytes(newest.read_bytes()[:100])
+    warnings = []
+    config = run_config(run)
+    (run / "weights" / "lite.safetensors").unlink()
+    train(dataset, run, config, resume=True, warn=warnings.append)
+    assert len(warnings) == 1
+    assert newest.name in warnings[0]
+    assert (run / "weights" / "lite.safetensors").exists()
+
+
+def test_nan_stops_the_run_with_the_step_and_the_terms(dataset, tiny, tmp_path, monkeypatch):
+    honest = loop.objective
+
+    def broken(layers, *rest):
+        terms = honest(layers, *rest)
+        terms.total = terms.total * float("nan")
+        return terms
+
+    monkeypatch.setattr(loop, "objective", broken)
+    with pytest.raises(DivergedError, match=r"not finite at step \d+ \(loss nan, synthetic_db"):
+        train(dataset, tmp_path / "run", tiny)
+    index = json.loads((tmp_path / "run" / "checkpoints" / "index.json").read_text())
+    assert [entry["step"] for entry in index] == [0]
+
+
+def test_what_cannot_be_done_is_one_sentence(dataset, tiny, tmp_path, finished):
+    run, _, _ = finished
+    with pytest.raises(UsageError, match="holds a run already"):
+        train(dataset, run, tiny)
+    with pytest.raises(UsageError, match="holds no run to resume"):
+        train(dataset, tmp_path / "none", tiny, resume=True)
+    with pytest.raises(UsageError, match="not a torch device"):
+        train(dataset, tmp_path / "none", tiny, device="gpu7")
+    with pytest.raises(InputError, match="not a folder"):
+        train(tmp_path / "nowhere", tmp_path / "none", tiny)
+    if not torch.cuda.is_available():
+        with pytest.raises(UsageError, match="sees 0 CUDA devices"):
+            train(dataset, tmp_path / "none", tiny, device="cuda")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_checkpoint_of_another_model_is_refused(dataset, tiny, tmp_path, finished):
+    run, _, _ = finished
+    other = load_config(run / "config.yaml", ["model.configuration.widths=[6, 6, 6, 8]"])
+    with pytest.raises(InputError, match="another model"):
+        train(dataset, run, other, resume=True)
+
+
+def test_two_processes_cannot_train_in_one_folder(dataset, tiny, finished):
+    run, _, _ = finished
+    with loop._locked(run), pytest.raises(UsageError, match="another process"):
+        train(dataset, run, tiny, resume=True)
+
+
+def test_learning_rate_warms_up_and_decays(tiny):
+    config = load_config("lite")
+    shares = [learning_rate_share(step, config) for step in range(config.steps)]
+    assert shares[0] == pytest.approx(1 / config.optimiser.warm_up_steps)
+    assert max(shares) == pytest.approx(1, abs=1e-3)
+    assert shares[-1] == pytest.approx(config.optimiser.final_share, abs=1e-3)
+    assert np.argmax(shares) == config.optimiser.warm_up_steps - 1
+
+
+def test_dry_run_prints_the_configuration_and_touches_nothing(dataset, tmp_path):
+    from click.testing import CliRunner
+
+    from blsgan.cli.train import command
+
+    result = CliRunner().invoke(
+        command, ["--data", str(dataset), "-o", str(tmp_path / "run"), "--dry-run"]
+    )
+    assert result.exit_code == 0, result.output
+    assert "learning_rate: 0.0015" in result.output
+    assert "1,623,651 parameters" in result.output
+    assert not (tmp_path / "run").exists()
