@@ -311,9 +311,28 @@ struct RowShift {
   BLSGAN_HD bool second_decides() const { return !(fraction < T(0.5)); }
 };
 
-// The rim of an overlap reaches this far to either side of its border: a pixel is on it where the
-// 5x5 window around it holds pixels inside and outside the overlap.
-constexpr int kRimRadius = 2;
+// The rim of an overlap is Canny's edge of its mask, dilated by a 4x4 square. On a mask every
+// gradient is above Canny's thresholds, so no edge is traced: a pixel is an edge where the Sobel
+// gradient's L1 norm `m` is a maximum across the edge, ties going to the pixel before (left, above).
+// The direction is one of three sectors, split at 22.5 and 67.5 degrees; with the integers that a
+// mask's gradient can take (-4..4), 2/5 and 5/2 split as the tangents 0.414 and 2.414 do.
+struct CannyNeighbours {
+  int left, right, above, below, above_left, above_right, below_left, below_right;
+};
+BLSGAN_HD bool is_canny_edge(int dx, int dy, int m, const CannyNeighbours& n) {
+  const int x = dx < 0 ? -dx : dx, y = dy < 0 ? -dy : dy;
+  const bool across = (m > n.left) & (m >= n.right);
+  const bool along = (m > n.above) & (m >= n.below);
+  const bool falling = (m > n.above_left) & (m > n.below_right);
+  const bool rising = (m > n.above_right) & (m > n.below_left);
+  const bool diagonal = (dx < 0) == (dy < 0) ? falling : rising;
+  return (m > 0) & (5 * y < 2 * x ? across : (2 * y > 5 * x ? along : diagonal));
+}
+// A pixel is on the rim where an edge lies in its rows and columns -2..1: the dilating square
+// reaches one pixel before an edge and two behind it, which is two to either side of the border.
+constexpr int kRimBefore = 2, kRimBehind = 1;
+// Reach of everything that decides about a pixel's rim: Sobel, the comparison, the square.
+constexpr int kRimHaloBefore = kRimBefore + 2, kRimHaloBehind = kRimBehind + 2;
 
 template <typename T>
 BLSGAN_HD T clamp_unit(T value) {

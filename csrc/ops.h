@@ -171,7 +171,8 @@ struct SynthesizeOverlap {
   Shape shape;
   View image, masks, background, shift_upper, shift_lower;
   MutableView composed, shifted_masks, layers, soft_tissue;
-  double* partials;  // synthesis_items * kSynthesisSums
+  double* partials;  // max(synthesis_items, item_count) * kSynthesisSums
+  uint8_t* planes;   // CUDA only: 2 * batch * pixels, the overlap and its edge
 };
 BLSGAN_HD int64_t synthesis_blocks(const Shape& shape) {
   return (shape.height + kSynthesisRows - 1) / kSynthesisRows;

@@ -164,10 +164,7 @@ def synthesize_overlap(
     total = torch.where(overlap, soft_tissue_background.to(dtype), 0.0).sum(dim=(1, 2, 3))
     soft_tissue = (total / count.clamp(min=1)).clamp(0.0, K_MAX)
     composed = compose_layers(true_layers, moved_masks, soft_tissue).clamp(0.0, 1.0)
-    # A 5x5 window that sees pixels inside and outside the overlap; clipped at the image's border.
-    inside = pool(overlap.to(dtype), 5, stride=1, padding=2) > 0
-    outside = pool((~overlap).to(dtype), 5, stride=1, padding=2) > 0
-    rim = inside & outside & union
+    rim = _rim(overlap) & union
     smooth = _binomial(_binomial(composed, 2), 3)
     composed = torch.where(rim, smooth, composed)
     return composed.to(image.dtype), moved_masks.to(masks.dtype), true_layers.to(image.dtype), (
@@ -184,3 +181,38 @@ def _binomial(planes: Tensor, dim: int) -> Tensor:
     before = planes.index_select(dim, (middle - 1).abs())
     after = planes.index_select(dim, size - 1 - (size - 2 - middle).abs())
     return 0.25 * (before + after) + 0.5 * planes
+
+
+def _rim(overlap: Tensor) -> Tensor:
+    """Canny's edge of the bool masks [B,1,H,W], dilated by a 4x4 square as OpenCV does it.
+
+    A mask's gradients are all above Canny's thresholds, so what remains of Canny is a maximum of
+    the Sobel gradient's L1 norm across the edge, in one of three sectors of direction.
+    """
+    pad = torch.nn.functional.pad
+    height, width = overlap.shape[-2:]
+    padded = pad(overlap.to(torch.float32), (1, 1, 1, 1), mode="replicate")
+
+    def window(planes: Tensor, dy: int, dx: int) -> Tensor:
+        return planes[..., 1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width]
+
+    falling = window(padded, 1, 1) - window(padded, -1, -1)
+    rising = window(padded, -1, 1) - window(padded, 1, -1)
+    dx = falling + rising + 2 * (window(padded, 0, 1) - window(padded, 0, -1))
+    dy = falling - rising + 2 * (window(padded, 1, 0) - window(padded, -1, 0))
+    norm = dx.abs() + dy.abs()
+    around = pad(norm, (1, 1, 1, 1))
+
+    def above_all(strict: tuple[int, int], other: tuple[int, int], tie: bool) -> Tensor:
+        behind = norm >= window(around, *other) if tie else norm > window(around, *other)
+        return (norm > window(around, *strict)) & behind
+
+    same_sign = (dx < 0) == (dy < 0)
+    falling_edge = above_all((-1, -1), (1, 1), tie=False)
+    rising_edge = above_all((-1, 1), (1, -1), tie=False)
+    edge = torch.where(same_sign, falling_edge, rising_edge)
+    edge = torch.where(2 * dy.abs() > 5 * dx.abs(), above_all((-1, 0), (1, 0), tie=True), edge)
+    edge = torch.where(5 * dy.abs() < 2 * dx.abs(), above_all((0, -1), (0, 1), tie=True), edge)
+    edge = (edge & (norm > 0)).to(torch.float32)
+    # Rows and columns -2..1 of each pixel.
+    return torch.nn.functional.max_pool2d(pad(edge, (2, 1, 2, 1)), 4, stride=1) > 0

@@ -46,12 +46,11 @@ def synthesize_overlap(
     pre-training pairs of Wang et al., BLS-GAN, AAAI 2025. Cropping and resizing are left to the
     caller.
 
-    The rim is every pixel whose 5x5 window, clipped to the image, holds pixels inside and outside
-    the overlap. The published recipe is the Canny edge of the overlap's mask dilated by a 4x4
-    square. Canny marks the left or upper pixel of a border, and OpenCV's even square reaches one
-    pixel up and left and two down and right, which together is two pixels to either side: the same
-    set along straight borders. At corners and along ragged borders Canny's thinning drops some edge
-    pixels, and the sets differ by single pixels (tests/ops compares them).
+    The rim is the Canny edge of the overlap's mask, dilated by a 4x4 square: one pixel up and left
+    and two down and right of each edge pixel. On a mask Canny needs neither thresholds nor tracing,
+    and the result is that of ``cv2.Canny(255 * overlap, 100, 200)`` and ``cv2.dilate`` to the pixel
+    (tests/ops compares them). What differs from the recipe done with OpenCV: pixels of the rim that
+    lie off the bones stay 0 in the composed image, and nothing is rounded to 8 bits in between.
 
     Args:
         image: [B,1,H,W] floating point, range [0,1], bones that do not overlap.

@@ -125,16 +125,109 @@ BLSGAN_HD void move_masks(const SynthesizeOverlap& a, int64_t begin, int64_t end
   }
 }
 
+// Rows of the overlap's mask around a block, and from them the rows of Canny's edge. Row numbers are
+// the image's.
+class OverlapRows {
+ public:
+  OverlapRows(int64_t width, int64_t height)
+      : width_(width),
+        height_(height),
+        overlap_(kRows, width),
+        dx_(kRows, width),
+        dy_(kRows, width),
+        norm_(kRows, width),
+        edge_(kRows, width),
+        shared_(kRows) {}
+
+  BLSGAN_HD void start(int64_t begin) { first_ = begin - kRimHaloBefore; }
+  BLSGAN_HD uint8_t* overlap(int64_t y) { return overlap_[y - first_]; }
+  BLSGAN_HD uint8_t* edge(int64_t y) { return edge_[y - first_]; }
+
+  // Closes a row that was written: counts it and repeats its ends, as Canny's border does.
+  BLSGAN_HD void close(int64_t y) {
+    uint8_t* row = overlap(y);
+    int count = 0;
+#pragma omp simd reduction(+ : count)
+    for (int64_t x = 0; x < width_; ++x) count += row[x];
+    shared_[static_cast<size_t>(y - first_)] = count;
+    row[-1] = row[0];
+    row[width_] = row[width_ - 1];
+  }
+
+  // Whether any row of [from, to] that lies in the image holds overlap.
+  BLSGAN_HD bool any(int64_t from, int64_t to) {
+    int64_t count = 0;
+    for (int64_t y = std::max<int64_t>(from, 0); y <= std::min(to, height_ - 1); ++y) {
+      count += shared_[static_cast<size_t>(y - first_)];
+    }
+    return count > 0;
+  }
+
+  // Gradient rows [from, to], then edge rows one less at either end; outside the image there is no
+  // gradient.
+  BLSGAN_HD void find_edges(int64_t from, int64_t to) {
+    for (int64_t y = from; y <= to; ++y) gradient(y);
+    for (int64_t y = from + 1; y < to; ++y) edges(y);
+  }
+
+ private:
+  static constexpr int64_t kRows = kSynthesisRows + kRimHaloBefore + kRimHaloBehind;
+
+  BLSGAN_HD int8_t* signed_row(ByteRows& rows, int64_t y) {
+    return reinterpret_cast<int8_t*>(rows[y - first_]);
+  }
+
+  BLSGAN_HD void gradient(int64_t y) {
+    int8_t *__restrict dx = signed_row(dx_, y), *__restrict dy = signed_row(dy_, y),
+           *__restrict norm = signed_row(norm_, y);
+    std::memset(norm - 1, 0, static_cast<size_t>(width_) + 2);
+    if (y < 0 || y >= height_ || !any(y - 1, y + 1)) return;
+    const auto* __restrict above = signed_row(overlap_, std::max<int64_t>(y - 1, 0));
+    const auto* __restrict here = signed_row(overlap_, y);
+    const auto* __restrict below = signed_row(overlap_, std::min(y + 1, height_ - 1));
+#pragma omp simd
+    for (int64_t x = 0; x < width_; ++x) {
+      const int gx = (above[x + 1] - above[x - 1]) + 2 * (here[x + 1] - here[x - 1]) +
+                     (below[x + 1] - below[x - 1]);
+      const int gy = (below[x - 1] - above[x - 1]) + 2 * (below[x] - above[x]) +
+                     (below[x + 1] - above[x + 1]);
+      dx[x] = static_cast<int8_t>(gx);
+      dy[x] = static_cast<int8_t>(gy);
+      norm[x] = static_cast<int8_t>((gx < 0 ? -gx : gx) + (gy < 0 ? -gy : gy));
+    }
+  }
+
+  BLSGAN_HD void edges(int64_t y) {
+    uint8_t* __restrict target = edge(y);
+    std::memset(target - kRimBefore, 0, static_cast<size_t>(width_) + kRimBefore + kRimBehind);
+    if (y < 0 || y >= height_ || !any(y - 1, y + 1)) return;
+    const int8_t *__restrict dx = signed_row(dx_, y), *__restrict dy = signed_row(dy_, y),
+                 *__restrict above = signed_row(norm_, y - 1),
+                 *__restrict here = signed_row(norm_, y),
+                 *__restrict below = signed_row(norm_, y + 1);
+#pragma omp simd
+    for (int64_t x = 0; x < width_; ++x) {
+      const bool kept = is_canny_edge(
+          dx[x], dy[x], here[x],
+          {here[x - 1], here[x + 1], above[x], below[x], above[x - 1], above[x + 1],
+           below[x - 1], below[x + 1]});
+      target[x] = kept ? 1 : 0;
+    }
+  }
+
+  int64_t width_, height_, first_ = 0;
+  ByteRows overlap_, dx_, dy_, norm_, edge_;
+  std::vector<int> shared_;
+};
+
 template <typename T>
 BLSGAN_HD void compose(const SynthesizeOverlap& a, int64_t begin, int64_t end) {
-  constexpr int64_t kHalo = kRimRadius;
   const int64_t width = a.shape.width, height = a.shape.height, layers = a.shape.layers;
   const auto row_size = static_cast<size_t>(width);
-  // Composed rows with one more on either side, overlap rows with two.
+  // Composed rows with one more on either side.
   std::vector<T> composed(row_size * (kSynthesisRows + 2));
-  ByteRows overlap(kSynthesisRows + 2 * kHalo, width);
-  ByteRows work(5, width);
-  std::vector<int> shared_in_row(kSynthesisRows + 2 * kHalo);
+  OverlapRows rows(width, height);
+  ByteRows work(3, width);
   std::vector<float> mask_buffer(row_size);
   std::vector<T> first_buffer(row_size), second_buffer(row_size), layer(row_size),
       transmission(row_size), correction(row_size), single(row_size), coverage(row_size),
@@ -156,10 +249,11 @@ BLSGAN_HD void compose(const SynthesizeOverlap& a, int64_t begin, int64_t end) {
     const auto composed_row = [&](int64_t y) __attribute__((always_inline)) {
       return composed.data() + row_size * static_cast<size_t>(y - block.begin + 1);
     };
-    for (int64_t y = std::max<int64_t>(block.begin - kHalo, 0);
-         y < std::min(block.end + kHalo, height); ++y) {
+    rows.start(block.begin);
+    for (int64_t y = std::max<int64_t>(block.begin - kRimHaloBefore, 0);
+         y < std::min(block.end + kRimHaloBehind, height); ++y) {
       uint8_t *mask = work[0], *__restrict any = work[1];
-      uint8_t* __restrict shared = overlap[y - block.begin + kHalo];
+      uint8_t* __restrict shared = rows.overlap(y);
       std::memset(any, 0, row_size);
       std::memset(shared, 0, row_size);
       const bool composes = y >= block.begin - 1 && y <= block.end;
@@ -224,39 +318,28 @@ BLSGAN_HD void compose(const SynthesizeOverlap& a, int64_t begin, int64_t end) {
               Composition<T>{transmission[x], correction[x], single[x], coverage[x]}.value());
         }
       }
-      int count = 0;
-#pragma omp simd reduction(+ : count)
-      for (int64_t x = 0; x < width; ++x) count += shared[x];
-      shared_in_row[y - block.begin + kHalo] = count;
+      rows.close(y);
+    }
+    const bool any_overlap =
+        rows.any(block.begin - kRimHaloBefore, block.end + kRimHaloBehind - 1);
+    if (any_overlap) {
+      rows.find_edges(block.begin - kRimBefore - 1, block.end + kRimBehind);
     }
 
     for (int64_t y = block.begin; y < block.end; ++y) {
       T* row = composed_row(y);
-      const int64_t top = std::max<int64_t>(y - kRimRadius, 0);
-      const int64_t bottom = std::min<int64_t>(y + kRimRadius, height - 1);
-      int near = 0;
-      for (int64_t r = top; r <= bottom; ++r) near += shared_in_row[r - block.begin + kHalo];
-      if (near == 0) {
+      if (!any_overlap || !rows.any(y - kRimHaloBefore, y + kRimHaloBehind)) {
         cpu::store_tile(a.composed, block.batch, 0, y * width, static_cast<int>(width), row);
         continue;
       }
-      // Windows of 5 rows, then of 5 columns; outside the image neither inside nor outside.
-      uint8_t *__restrict some = work[2], *__restrict all = work[3], *__restrict rim = work[4];
-      std::memset(some - kRimRadius, 0, row_size + 2 * kRimRadius);
-      std::memset(all - kRimRadius, 1, row_size + 2 * kRimRadius);
-      for (int64_t r = top; r <= bottom; ++r) {
-        const uint8_t* __restrict shared = overlap[r - block.begin + kHalo];
+      uint8_t* __restrict rim = work[2];
+      std::memset(rim, 0, row_size);
+      for (int64_t r = y - kRimBefore; r <= y + kRimBehind; ++r) {
+        const uint8_t* __restrict edge = rows.edge(r);
 #pragma omp simd
         for (int64_t x = 0; x < width; ++x) {
-          some[x] |= shared[x];
-          all[x] &= shared[x];
+          rim[x] |= edge[x - 2] | edge[x - 1] | edge[x] | edge[x + 1];
         }
-      }
-#pragma omp simd
-      for (int64_t x = 0; x < width; ++x) {
-        const uint8_t inside = some[x - 2] | some[x - 1] | some[x] | some[x + 1] | some[x + 2];
-        const uint8_t only = all[x - 2] & all[x - 1] & all[x] & all[x + 1] & all[x + 2];
-        rim[x] = inside & (only ^ 1);
       }
       const T* __restrict above = composed_row(mirrored(y, -1, height));
       const T* __restrict below = composed_row(mirrored(y, 1, height));

@@ -111,6 +111,7 @@ __global__ void __launch_bounds__(kThreads) move_masks(SynthesizeOverlap a) {
         coverage += covered ? 1 : 0;
         write_at(a.shifted_masks, batch, i, p, covered ? 1.0f : 0.0f);
       }
+      a.planes[batch * a.shape.pixels() + p] = coverage > 1 ? 1 : 0;
       if (coverage > 1) {
         sums[0] += value_at<T>(a.background, batch, 0, p);
         sums[1] += T(1);
@@ -158,31 +159,68 @@ __device__ __forceinline__ T composed_at(const SynthesizeOverlap& a, const View&
   return clamp_unit(pixel.value());
 }
 
-__device__ __forceinline__ bool overlap_at(const SynthesizeOverlap& a, const View& moved,
-                                           int64_t batch, int64_t p) {
-  int coverage = 0;
-  for (int64_t i = 0; i < a.shape.layers; ++i) coverage += mask_at(moved, batch, i, p) ? 1 : 0;
-  return coverage > 1;
+// Sobel's gradient of the overlap's mask at (y, x), the mask repeated beyond the image's border; no
+// gradient outside the image.
+struct Gradient {
+  int dx = 0, dy = 0, norm = 0;
+};
+__device__ __forceinline__ Gradient gradient_at(const uint8_t* overlap, const Shape& shape,
+                                                int64_t y, int64_t x) {
+  Gradient g;
+  if (y < 0 || y >= shape.height || x < 0 || x >= shape.width) return g;
+  const auto at = [&](int64_t v, int64_t u) -> int {
+    const int64_t row = v < 0 ? 0 : (v < shape.height ? v : shape.height - 1);
+    const int64_t column = u < 0 ? 0 : (u < shape.width ? u : shape.width - 1);
+    return overlap[row * shape.width + column];
+  };
+  const int corner = at(y + 1, x + 1) - at(y - 1, x - 1);
+  const int other = at(y - 1, x + 1) - at(y + 1, x - 1);
+  g.dx = corner + other + 2 * (at(y, x + 1) - at(y, x - 1));
+  g.dy = corner - other + 2 * (at(y + 1, x) - at(y - 1, x));
+  g.norm = (g.dx < 0 ? -g.dx : g.dx) + (g.dy < 0 ? -g.dy : g.dy);
+  return g;
 }
 
-__device__ __forceinline__ bool on_rim(const SynthesizeOverlap& a, const View& moved,
-                                       int64_t batch, int64_t y, int64_t x) {
-  bool inside = false, outside = false;
-  for (int64_t v = y - kRimRadius; v <= y + kRimRadius; ++v) {
-    if (v < 0 || v >= a.shape.height) continue;
-    for (int64_t u = x - kRimRadius; u <= x + kRimRadius; ++u) {
-      if (u < 0 || u >= a.shape.width) continue;
-      const bool overlap = overlap_at(a, moved, batch, v * a.shape.width + u);
-      inside = inside || overlap;
-      outside = outside || !overlap;
+__global__ void __launch_bounds__(kThreads) find_edges(SynthesizeOverlap a) {
+  const int64_t items = item_count(a.shape), per_image = chunks_per_image(a.shape);
+  for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
+    const int64_t batch = item / per_image, begin = item % per_image * kChunkPixels;
+    const uint8_t* overlap = a.planes + batch * a.shape.pixels();
+    uint8_t* edge = a.planes + (a.shape.batch + batch) * a.shape.pixels();
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const int64_t p = begin + lane * kThreads + threadIdx.x;
+      if (p >= a.shape.pixels()) break;
+      const int64_t y = p / a.shape.width, x = p % a.shape.width;
+      const Gradient g = gradient_at(overlap, a.shape, y, x);
+      bool kept = false;
+      if (g.norm > 0) {
+        const auto norm = [&](int64_t v, int64_t u) {
+          return gradient_at(overlap, a.shape, v, u).norm;
+        };
+        kept = is_canny_edge(g.dx, g.dy, g.norm,
+                             {norm(y, x - 1), norm(y, x + 1), norm(y - 1, x), norm(y + 1, x),
+                              norm(y - 1, x - 1), norm(y - 1, x + 1), norm(y + 1, x - 1),
+                              norm(y + 1, x + 1)});
+      }
+      edge[p] = kept ? 1 : 0;
     }
-    if (inside && outside) return true;
+  }
+}
+
+__device__ __forceinline__ bool on_rim(const SynthesizeOverlap& a, int64_t batch, int64_t y,
+                                       int64_t x) {
+  const uint8_t* edge = a.planes + (a.shape.batch + batch) * a.shape.pixels();
+  for (int64_t v = y - kRimBefore; v <= y + kRimBehind; ++v) {
+    if (v < 0 || v >= a.shape.height) continue;
+    for (int64_t u = x - kRimBefore; u <= x + kRimBehind; ++u) {
+      if (u >= 0 && u < a.shape.width && edge[v * a.shape.width + u] != 0) return true;
+    }
   }
   return false;
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads) compose(SynthesizeOverlap a) {
+__global__ void __launch_bounds__(kThreads, 2) compose(SynthesizeOverlap a) {
   const int64_t items = item_count(a.shape), per_image = chunks_per_image(a.shape);
   const int64_t height = a.shape.height, width = a.shape.width;
   const View moved = as_input(a.shifted_masks);
@@ -204,7 +242,7 @@ __global__ void __launch_bounds__(kThreads) compose(SynthesizeOverlap a) {
         write_at(a.layers, batch, i, p, layer);
       }
       T result = clamp_unit(pixel.value());
-      if (pixel.coverage > T(0) && on_rim(a, moved, batch, y, x)) {
+      if (pixel.coverage > T(0) && on_rim(a, batch, y, x)) {
         result = T(0);
         for (int v = -1; v <= 1; ++v) {
           for (int u = -1; u <= 1; ++u) {
@@ -225,6 +263,7 @@ void run_cuda(const SynthesizeOverlap& args, const CudaContext& context) {
   const int64_t items = item_count(args.shape);
   launch(context.wide ? move_masks<double> : move_masks<float>, args, items, context, kOp);
   launch_finish(finish, args, args.shape.batch, context, kOp);
+  launch(find_edges, args, items, context, kOp);
   launch(context.wide ? compose<double> : compose<float>, args, items, context, kOp);
 }
 
