@@ -16,6 +16,22 @@ def bounding_box(mask: Bool) -> tuple[int, int, int, int]:
     return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
 
 
+def joint_axis(masks: Bool) -> NDArray[np.float64]:
+    """Unit vector (row, column) of the joint's axis, from the upper to the lower bone.
+
+    It joins the centroids of masks [2,H,W], none of them empty. Bones almost on top of each other
+    have no axis of their own: the picture's, (1, 0), is taken.
+    """
+    return _axis([np.argwhere(mask) for mask in masks])
+
+
+def _axis(pixels: list[NDArray[np.intp]]) -> NDArray[np.float64]:
+    direction = pixels[1].mean(axis=0) - pixels[0].mean(axis=0)
+    distance = float(np.hypot(*direction))
+    size = math.sqrt((len(pixels[0]) + len(pixels[1])) / 2)
+    return direction / distance if distance > size / 4 else np.array([1.0, 0.0])
+
+
 def bone_width_px(masks: Bool) -> float:
     """How wide the bones of masks [2,H,W] are across the joint's axis, in pixels.
 
@@ -30,11 +46,7 @@ def bone_width_px(masks: Bool) -> float:
     if min(map(len, pixels)) == 0:  # a bone thinner than the step
         step = 1
         pixels = [np.argwhere(mask[top:bottom, left:right]) for mask in masks]
-    direction = pixels[1].mean(axis=0) - pixels[0].mean(axis=0)
-    distance = float(np.hypot(*direction))
-    size = math.sqrt((len(pixels[0]) + len(pixels[1])) / 2)
-    # Bones almost on top of each other have no axis of their own: the picture's is taken.
-    axis = direction / distance if distance > size / 4 else np.array([1.0, 0.0])
+    axis = _axis(pixels)
     widths = []
     for bone in pixels:
         along = np.rint(bone @ axis).astype(np.intp)
