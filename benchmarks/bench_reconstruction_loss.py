@@ -1,0 +1,11 @@
+"""Time ``reconstruction_loss`` beside eager PyTorch and torch.compile; options as ``blsgan bench ops``.
+
+    python benchmarks/bench_reconstruction_loss.py -o benchmarks/results/reconstruction_loss.csv
+"""
+
+import sys
+
+from blsgan.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["bench", "ops", "--op", "reconstruction_loss", *sys.argv[1:]]))

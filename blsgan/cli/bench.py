@@ -1,0 +1,228 @@
+"""``blsgan bench``: time the kernels on this machine."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from blsgan.errors import BackendError, UsageError
+from blsgan.io.atomic import atomic_path
+
+if TYPE_CHECKING:
+    from blsgan.ops.benchmark import Row
+
+_DTYPES = ("float64", "float32", "bfloat16", "float16")
+_QUICK = {"training": (2, 2, 128, 128), "large": (4, 2, 256, 256)}
+
+
+@click.group()
+def command() -> None:
+    """Time the kernels on this machine."""
+
+
+@command.command()
+@click.option("--op", "names", multiple=True, help="Only this op (repeatable); default: all.")
+@click.option("--size", "sizes", multiple=True, type=click.Choice(["training", "large"]),
+              help="12x2x256x256 or 64x2x512x512 (repeatable); default: both.")
+@click.option("--dtype", "dtypes", multiple=True, type=click.Choice(_DTYPES),
+              help="Repeatable; default: float32 and bfloat16.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads; default: as torch has them.")
+@click.option("--seconds", type=click.FloatRange(0.01), default=4.0, show_default=True,
+              help="Measuring time for each op, size, dtype and phase.")
+@click.option("--without", "excluded", multiple=True, type=click.Choice(["eager", "compile"]),
+              help="Leave out a baseline (repeatable).")
+@click.option("--quick", is_flag=True, help="Small tensors and few runs: that it works, no more.")
+@click.option("-o", "--output", type=click.Path(path_type=Path),
+              help="Also write a CSV file; beside it the roofline plot as PNG.")
+def ops(
+    names: Sequence[str],
+    sizes: Sequence[str],
+    dtypes: Sequence[str],
+    device: str,
+    threads: int | None,
+    seconds: float,
+    excluded: Sequence[str],
+    quick: bool,
+    output: Path | None,
+) -> None:
+    """Time every fused op beside eager PyTorch and torch.compile of the same formula.
+
+    Forward, backward and both, as a user calls them, all variants in turns; the roof is this
+    machine's own copy bandwidth. Ratios from a busy machine are noise: the load is printed.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise BackendError(
+            "blsgan bench ops times the PyTorch ops, and torch is not installed; "
+            "pip install 'blsgan[train]'"
+        ) from error
+
+    from blsgan.ops import benchmark
+    from blsgan.ops.cases import BY_NAME
+
+    wanted = tuple(names) or tuple(name for name in BY_NAME if "-" not in name)
+    for name in wanted:
+        if name not in BY_NAME:
+            raise UsageError(f"there is no op {name}; choose from {', '.join(BY_NAME)}")
+    _check_device(device, torch)
+    if output is not None and output.suffix != ".csv":
+        raise UsageError(f"{output} must end in .csv; the plot goes to the same name with .png")
+    before = torch.get_num_threads()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    plan = [
+        (name, size, dtype)
+        for size in (sizes or ("training", "large"))
+        for name in wanted
+        for dtype in (dtypes or ("float32", "bfloat16"))
+    ]
+    variants = tuple(v for v in benchmark.VARIANTS if v not in excluded)
+    facts = benchmark.machine(device)
+    try:
+        rows = _run(plan, variants, device, 0.05 if quick else seconds, quick)
+    finally:
+        torch.set_num_threads(before)
+    _print_table(rows, facts)
+    if output is not None:
+        _write_csv(rows, facts, output)
+        click.echo(f"wrote {output}")
+        plot = output.with_suffix(".png")
+        _draw_roofline(rows, facts, plot)
+        click.echo(f"wrote {plot}")
+
+
+def _check_device(device: str, torch: Any) -> None:
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise UsageError(f"there is no device {device}; write cpu, cuda or cuda:N") from error
+    if kind not in ("cpu", "cuda"):
+        raise UsageError(f"the ops run on cpu and cuda, not on {device}")
+    if kind == "cuda":
+        from blsgan.ops._library import build_info
+
+        if not torch.cuda.is_available():
+            raise BackendError("no CUDA device can be used here (torch.cuda.is_available() is "
+                               "False); leave --device away to time the CPU kernels")
+        if build_info()["cuda"] != "yes":
+            raise BackendError("blsgan was built without CUDA kernels; rebuild it with "
+                               "BLSGAN_CUDA=1 pip install . (blsgan doctor says why)")
+
+
+def _run(
+    plan: Sequence[tuple[str, str, str]],
+    variants: tuple[str, ...],
+    device: str,
+    seconds: float,
+    quick: bool,
+) -> list[Row]:
+    import torch
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from blsgan.ops import benchmark
+    from blsgan.ops.cases import BY_NAME
+
+    rows: list[Row] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+               TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=len(plan))
+        for name, size, dtype in plan:
+            progress.update(task, description=f"{name} {size} {dtype}")
+            rows += benchmark.measure(
+                BY_NAME[name], size, getattr(torch, dtype), device,
+                shape=_QUICK[size] if quick else None, variants=variants, seconds=seconds,
+            )
+            progress.advance(task)
+    return rows
+
+
+def _print_table(rows: Sequence[Row], facts: dict[str, str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Median times; x = how much slower than blsgan")
+    for heading in ("op", "size", "dtype", "phase"):
+        table.add_column(heading)
+    for heading in ("blsgan ms", "eager", "compile", "GB/s", "of copy"):
+        table.add_column(heading, justify="right")
+    others = {(r.op, r.size, r.dtype, r.phase, r.variant): r for r in rows}
+    for row in rows:
+        if row.variant != "blsgan":
+            continue
+        key = (row.op, row.size, row.dtype, row.phase)
+
+        def ratio(variant: str, key: tuple[str, str, str, str] = key) -> str:
+            other = others.get((*key, variant))
+            return f"{other.slower_than_blsgan:.1f}x" if other else "-"
+
+        table.add_row(*key, f"{row.p50_ms:.3f}", ratio("eager"), ratio("compile"),
+                      f"{row.gb_per_s:.1f}", f"{100 * row.roofline:.0f} %")
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=110)
+    console.print(table)
+    console.print("; ".join(f"{name} {value}" for name, value in facts.items()))
+
+
+def _write_csv(rows: Sequence[Row], facts: dict[str, str], path: Path) -> None:
+    from blsgan import __version__
+    from blsgan.ops.benchmark import Row
+
+    facts = {"blsgan": __version__, **facts}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*Row.columns(), *facts])
+    for row in rows:
+        writer.writerow([*row.values(), *facts.values()])
+    with atomic_path(path) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8")
+
+
+def _draw_roofline(rows: Sequence[Row], facts: dict[str, str], path: Path) -> None:
+    """Achieved bandwidth against the bytes that must move, under the measured copy bandwidth.
+
+    The ops do a handful of operations for each byte: memory is the only roof in reach.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise BackendError(f"the plot {path} needs matplotlib, which is not installed; pip install "
+                           "'blsgan[figures]'") from error
+    full = [row for row in rows if row.phase == "full"]
+    dtypes = list(dict.fromkeys(row.dtype for row in full))
+    figure = Figure(figsize=(5.5 * len(dtypes), 4.6), layout="constrained")
+    markers = {"blsgan": "o", "eager": "x", "compile": "^"}
+    for axis, dtype in zip(figure.subplots(1, len(dtypes), squeeze=False)[0], dtypes, strict=True):
+        chosen = [row for row in full if row.dtype == dtype]
+        roof = sorted({(row.bytes_moved / 1e6, row.copy_gb_per_s) for row in chosen})
+        axis.plot(*zip(*roof, strict=True), color="black", linewidth=1, label="copy (roof)")
+        for index, op in enumerate(dict.fromkeys(row.op for row in chosen)):
+            for variant, marker in markers.items():
+                points = [(row.bytes_moved / 1e6, row.gb_per_s) for row in chosen
+                          if row.op == op and row.variant == variant]
+                if points:
+                    label = op if variant == "blsgan" else None
+                    axis.plot(*zip(*points, strict=True), marker, color=f"C{index}", label=label)
+        axis.set(xscale="log", yscale="log", xlabel="MB that must move, forward and backward",
+                 ylabel="achieved GB/s", title=f"{dtype}, o blsgan, x eager, ^ compile")
+        axis.grid(True, which="both", linewidth=0.3)
+        axis.legend(fontsize=7)
+    figure.suptitle(facts.get("gpu", facts["cpu"]), fontsize=9)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})

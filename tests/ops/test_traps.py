@@ -1,0 +1,265 @@
+"""The numbers where these formulas usually break, and what only one op promises."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from blsgan import ops  # noqa: E402
+from blsgan.ops import reference  # noqa: E402
+from blsgan.ops.cases import Joint  # noqa: E402
+
+HALVES = (torch.float16, torch.bfloat16)
+
+
+@pytest.mark.parametrize("layers", [2, 3, 6])
+@pytest.mark.parametrize("k", [0.0, 0.245, 0.55, 0.95])
+def test_composing_a_split_gives_the_image_back(layers, k):
+    joint = Joint((2, layers, 64, 48), masks_kind="random", soft_tissue_value=k)
+    image, masks = joint.image, joint.masks
+    layered = ops.split_attenuation(joint.share_logits, image, masks, joint.soft_tissue)
+    composed = ops.compose_layers(layered, masks, joint.soft_tissue)
+    union, overlap = masks.any(1, keepdim=True), masks.sum(1, keepdim=True) > 1
+    # One rounding step of the transmission, divided by (1 - k)^(n - 1).
+    limit = 4e-7 / (1 - k) ** (layers - 1) if k < 0.9 else 1e-2
+    assert (composed - image)[overlap].abs().max() < max(limit, 4e-7)
+    single = union & ~overlap
+    assert torch.equal(composed[single], image[single])
+    assert torch.equal(layered[~masks], torch.zeros_like(layered[~masks]))
+
+
+def test_outside_the_overlap_layers_are_the_image_bit_for_bit_even_off_range():
+    joint = Joint((1, 2, 40, 40))
+    image = 3 * joint.image - 1  # below 0 and above 1
+    layered = ops.split_attenuation(joint.share_logits, image, joint.masks, joint.soft_tissue)
+    single = joint.masks & (joint.masks.sum(1, keepdim=True) == 1)
+    assert torch.equal(layered[single], image.expand_as(layered)[single])
+    assert torch.isfinite(layered).all()
+
+
+def test_one_covering_bone_takes_the_whole_attenuation_at_extreme_logits():
+    joint = Joint((1, 2, 16, 16), masks_kind="all", soft_tissue_value=0.3)
+    logits = torch.stack([torch.full((1, 16, 16), 100.0), torch.full((1, 16, 16), -100.0)], 1)
+    for dtype in (torch.float32, *HALVES):
+        layered = ops.split_attenuation(
+            logits.to(dtype), joint.image, joint.masks, joint.soft_tissue
+        )
+        expected = 1 - (1 - joint.image) * 0.7
+        torch.testing.assert_close(layered[:, :1], expected, rtol=0, atol=3e-7)
+        assert layered[:, 1].abs().max() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, *HALVES], ids=str)
+def test_layers_and_images_at_exactly_0_and_1(dtype):
+    masks = torch.ones(1, 2, 2, 2, dtype=torch.bool)
+    layers = torch.tensor([[[0.0, 0.0], [1.0, 1.0]], [[0.0, 1.0], [0.0, 1.0]]])[None].to(dtype)
+    k = torch.tensor([0.5]).to(dtype)
+    layers.requires_grad_()
+    composed = ops.compose_layers(layers, masks, k)
+    torch.testing.assert_close(
+        composed.detach().float(), torch.tensor([[[[-1.0, 1.0], [1.0, 1.0]]]])
+    )
+    composed.sum().backward()
+    # 1 - L = 0 in one layer: the other's gradient is 0, its own is the other's transmission.
+    expected = torch.tensor([[[[2.0, 0.0], [2.0, 0.0]], [[2.0, 2.0], [0.0, 0.0]]]])
+    torch.testing.assert_close(layers.grad.float(), expected)
+    image = torch.tensor([[[[0.0, 1.0], [1.0, 0.0]]]]).to(dtype).requires_grad_()
+    logits = torch.zeros(1, 2, 2, 2).to(dtype).requires_grad_()
+    split = ops.split_attenuation(logits, image, masks, torch.zeros(1))
+    split.sum().backward()
+    assert torch.isfinite(split).all()
+    assert torch.isfinite(logits.grad).all()
+    assert torch.isfinite(image.grad).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, *HALVES], ids=str)
+def test_a_perfect_reconstruction_has_loss_0_and_gradient_0(dtype):
+    joint = Joint((2, 2, 20, 20), dtype=dtype)
+    layers = joint.layers.requires_grad_()
+    loss = ops.layer_loss(layers, layers.detach(), joint.masks)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert torch.equal(layers.grad, torch.zeros_like(layers))
+    zero = torch.zeros_like(joint.layers).requires_grad_()
+    loss = ops.reconstruction_loss(zero, joint.masks, torch.zeros(2), torch.zeros_like(joint.image))
+    loss.backward()
+    assert loss.item() == 0.0
+    assert torch.equal(zero.grad, torch.zeros_like(zero))
+
+
+def test_a_tiny_error_has_a_gradient_of_the_right_size():
+    true = torch.zeros(1, 2, 8, 8, dtype=torch.float64)
+    layers = true.clone()
+    layers[0, 0, 0, 0] = 1e-12
+    layers.requires_grad_()
+    ops.layer_loss(layers, true, torch.ones(1, 2, 8, 8)).backward()
+    assert layers.grad[0, 0, 0, 0].item() == pytest.approx(1 / np.sqrt(128))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_cross_entropy_at_logits_of_100(dtype, sign):
+    masks = torch.ones(1, 2, 6, 6, dtype=torch.bool)
+    logits = torch.full((1, 4, 6, 6), sign * 100.0, dtype=dtype, requires_grad=True)
+    loss = ops.supervisor_loss(logits, masks, terms="bce")
+    loss.backward()
+    assert loss.item() == pytest.approx(0.0 if sign > 0 else 100.0)
+    expected = 0.0 if sign > 0 else -1.0 / logits.numel()
+    torch.testing.assert_close(
+        logits.grad.float(), torch.full_like(logits, expected, dtype=torch.float32), rtol=1e-2,
+        atol=1e-7,
+    )
+    hybrid = ops.supervisor_loss(logits, masks)
+    assert torch.isfinite(hybrid)
+
+
+def test_dice_of_empty_masks_is_a_perfect_agreement():
+    masks = torch.zeros(2, 2, 16, 16, dtype=torch.bool)
+    nothing = torch.full((2, 4, 16, 16), -50.0, requires_grad=True)
+    loss = ops.supervisor_loss(nothing, masks)
+    loss.backward()
+    assert loss.item() == pytest.approx(0.0, abs=1e-6)
+    assert torch.isfinite(nothing.grad).all()
+    something = ops.supervisor_loss(torch.full((2, 4, 16, 16), 50.0), masks)
+    assert something.item() > 25  # BCE of 50, halved, and the whole Dice term
+
+
+def test_supervisor_loss_is_the_published_sum():
+    joint = Joint((2, 2, 24, 24))
+    z, masks = joint.supervisor_logits, joint.masks
+    p = torch.sigmoid(z.double())
+    target = torch.cat([masks, masks], 1).double()
+    overlap = (masks.sum(1, keepdim=True) > 1).double().expand_as(p)
+    bce = torch.nn.functional.binary_cross_entropy
+
+    def dice(a, b):
+        return 1 - (2 * (a * b).sum() + 1) / (a.sum() + b.sum() + 1)
+
+    expected = 0.5 * bce(p, target) + 0.5 * dice(p, target)
+    expected = expected + 0.5 * bce(p * overlap, overlap) + 0.5 * dice(p * overlap, overlap)
+    assert ops.supervisor_loss(z, masks).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target_layers": "mask"}, "target_layers must be one of masks, zeros, exclusive"),
+        ({"terms": "dice"}, "terms must be hybrid or bce"),
+        ({"target_layers": "zeros"}, "contradicts"),
+    ],
+)
+def test_supervisor_options_are_checked(options, message):
+    joint = Joint((1, 2, 4, 4))
+    with pytest.raises(ValueError, match=message):
+        ops.supervisor_loss(joint.supervisor_logits, joint.masks, **options)
+
+
+def test_one_layer_is_not_enough():
+    with pytest.raises(ValueError, match="N >= 2"):
+        ops.compose_layers(torch.rand(1, 1, 4, 4), torch.ones(1, 1, 4, 4), torch.zeros(1))
+
+
+@pytest.mark.slow
+def test_more_than_2_to_the_31_elements():
+    import shutil
+
+    memory = shutil.os.sysconf("SC_AVPHYS_PAGES") * shutil.os.sysconf("SC_PAGE_SIZE")
+    if memory < 12 * 2**30:
+        pytest.skip(f"needs 12 GB of free memory, {memory / 2**30:.1f} GB are free")
+    batch, height, width = 130, 4096, 2048  # 2.18e9 mask elements
+    masks = torch.zeros(batch, 2, height, width, dtype=torch.bool)
+    assert masks.numel() > 2**31
+    masks[-1, -1, -1, -7:] = True
+    layers = torch.zeros(1, 2, height, width).expand(batch, -1, -1, -1)
+    truth = torch.full((1, 2, height, width), 0.25).expand(batch, -1, -1, -1)
+    assert ops.layer_loss(layers, truth, masks).item() == 0.25
+    # Composed from the last pixels of a layer tensor whose own offsets pass 2^31.
+    image = torch.full((1, 1, height, width), 0.5).expand(batch, -1, -1, -1)
+    loss = ops.reconstruction_loss(layers, masks, torch.zeros(batch), image)
+    assert loss.item() == 0.5
+
+
+def rim_by_opencv(overlap):
+    cv2 = pytest.importorskip("cv2")
+    edge = cv2.Canny(overlap.astype(np.uint8) * 255, 100, 200)
+    return cv2.dilate(edge, np.ones((4, 4), np.uint8)) > 0
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_rim_is_opencvs_to_the_pixel(seed):
+    cv2 = pytest.importorskip("cv2")
+    rng = np.random.default_rng(seed)
+    height, width = rng.integers(3, 90, 2)
+    noise = rng.random((height, width))
+    ragged = noise < rng.uniform(0.05, 0.95)
+    smooth = cv2.GaussianBlur(noise, (0, 0), 3) > 0.5
+    for overlap in (ragged, smooth):
+        got = reference._rim(torch.from_numpy(overlap)[None, None])[0, 0].numpy()
+        np.testing.assert_array_equal(got, rim_by_opencv(overlap))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_synthetic_pair_is_the_protocols(seed):
+    """Against the evaluation protocol's own steps, which use OpenCV."""
+    cv2 = pytest.importorskip("cv2")
+    rng = np.random.default_rng(seed)
+    size = 96
+    yy, xx = np.mgrid[:size, :size]
+    centre = size / 2 + rng.uniform(-6, 6)
+    upper = ((yy - 26) / 20) ** 2 + ((xx - centre) / 30) ** 2 < 1
+    lower = ((yy - 72) / 20) ** 2 + ((xx - size / 2) / 34) ** 2 < 1
+    image = rng.random((size, size)).astype(np.float32)
+    background = (0.2 + 0.1 * rng.random((size, size))).astype(np.float32)
+    shifts = np.array([rng.integers(4, 12), rng.integers(4, 12)], np.float32)
+
+    kernel = np.ones((3, 3), np.uint8)
+    moved, layers = [], []
+    for mask, shift in zip((upper, lower), (int(shifts[0]), -int(shifts[1])), strict=True):
+        grown = cv2.dilate(mask.astype(np.uint8), kernel)
+        matrix = np.array([[1, 0, 0], [0, 1, shift]], np.float64)
+        moved.append(cv2.warpAffine(grown, matrix, (size, size)) > 0)
+        layers.append(cv2.warpAffine(image, matrix, (size, size)) * moved[-1])
+    overlap, union = moved[0] & moved[1], moved[0] | moved[1]
+    assert overlap.sum() > 20
+    k = background[overlap].mean(dtype=np.float64)
+    composed = 1 - (1 - layers[0]) * (1 - layers[1]) / (1 - k * overlap)
+    composed = np.clip(composed, 0, 1).astype(np.float32)
+    smooth = cv2.GaussianBlur(composed, (3, 3), 0)
+    composed = np.where(rim_by_opencv(overlap), smooth, composed) * union
+
+    pair = ops.synthesize_overlap(
+        torch.from_numpy(image)[None, None],
+        torch.from_numpy(np.stack([upper, lower]))[None],
+        torch.from_numpy(background)[None, None],
+        torch.from_numpy(shifts[:1]),
+        torch.from_numpy(shifts[1:]),
+    )
+    np.testing.assert_array_equal(pair.masks[0].numpy(), np.stack(moved))
+    np.testing.assert_array_equal(pair.layers[0].numpy(), np.stack(layers))
+    assert pair.soft_tissue.item() == pytest.approx(k, abs=1e-6)
+    np.testing.assert_allclose(pair.image[0, 0].numpy(), composed, rtol=0, atol=2e-6)
+
+
+def test_synthetic_pairs_carry_no_gradient():
+    joint = Joint((1, 2, 32, 32))
+    pair = ops.synthesize_overlap(
+        joint.image.requires_grad_(), joint.apart, joint.background, *joint.shifts
+    )
+    assert not any(part.requires_grad for part in pair)
+
+
+def test_importing_the_package_imports_no_torch():
+    code = "import sys, blsgan.ops; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_names_are_complete():
+    assert set(ops.OPS) <= set(dir(ops))
+    assert reference.K_MAX == ops.K_MAX
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = ops.nonsense
