@@ -106,7 +106,7 @@ def _check_device(device: str, torch: Any) -> None:
     if kind not in ("cpu", "cuda"):
         raise UsageError(f"the ops run on cpu and cuda, not on {device}")
     if kind == "cuda":
-        from blsgan.ops._library import build_info
+        from blsgan.ops.fused._library import build_info
 
         if not torch.cuda.is_available():
             raise BackendError("no CUDA device can be used here (torch.cuda.is_available() is "

@@ -26,12 +26,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from blsgan.ops.compose_layers import compose_layers
-    from blsgan.ops.layer_loss import layer_loss
-    from blsgan.ops.reconstruction_loss import reconstruction_loss
-    from blsgan.ops.split_attenuation import split_attenuation
-    from blsgan.ops.supervisor_loss import supervisor_loss
-    from blsgan.ops.synthesize_overlap import synthesize_overlap
+    from blsgan.ops.fused.compose_layers import compose_layers
+    from blsgan.ops.fused.layer_loss import layer_loss
+    from blsgan.ops.fused.reconstruction_loss import reconstruction_loss
+    from blsgan.ops.fused.split_attenuation import split_attenuation
+    from blsgan.ops.fused.supervisor_loss import supervisor_loss
+    from blsgan.ops.fused.synthesize_overlap import synthesize_overlap
 
 K_MAX = 0.95
 """Upper limit of the soft-tissue intensity k; larger values are clamped, with zero gradient."""
@@ -60,10 +60,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in OPS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # Importing the submodule binds the package attribute to the module; the function replaces it.
-    function = getattr(importlib.import_module(f"{__name__}.{name}"), name)
-    globals()[name] = function
-    return function
+    # All at once: they share torch's import, and a function that torch.compile traces later finds
+    # its op bound instead of an import.
+    for op in OPS:
+        globals()[op] = getattr(importlib.import_module(f"{__name__}.fused.{op}"), op)
+    return globals()[name]
 
 
 def __dir__() -> list[str]:

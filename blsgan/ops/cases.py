@@ -6,7 +6,6 @@ which of them have gradients, and the bytes it cannot do without.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from blsgan import ops
 from blsgan.ops import reference
 
 
@@ -152,8 +152,7 @@ class OpCase:
 
     def call(self, *args: Tensor) -> Any:
         """The fused op."""
-        function = getattr(importlib.import_module(f"blsgan.ops.{self.op}"), self.op)
-        return function(*args, **self.options)
+        return getattr(ops, self.op)(*args, **self.options)
 
     def call_reference(self, *args: Tensor) -> Any:
         """The same in plain PyTorch."""

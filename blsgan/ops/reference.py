@@ -146,6 +146,13 @@ def synthesize_overlap(
     dtype = _compute_dtype(image)
     radiograph = image.to(dtype)
     height = image.shape[2]
+    if image.numel() == 0:  # pooling refuses planes without pixels
+        return (
+            torch.empty_like(image),
+            torch.empty_like(masks),
+            torch.empty_like(masks, dtype=image.dtype),
+            shift_upper_px.new_zeros(shift_upper_px.shape, dtype=dtype),
+        )
     pool = torch.nn.functional.max_pool2d
     grown = pool(_covered(masks).to(dtype), 3, stride=1, padding=1)
     shifts = [shift_upper_px.double(), -shift_lower_px.double()]

@@ -14,7 +14,7 @@ from blsgan.ops.cases import CASES, Joint  # noqa: E402
 def _why_not() -> str | None:
     if not torch.cuda.is_available():
         return "no CUDA device can be used here"
-    from blsgan.ops._library import build_info
+    from blsgan.ops.fused._library import build_info
 
     if build_info()["cuda"] != "yes":
         return "blsgan was built without CUDA kernels (BLSGAN_CUDA=1 builds them)"

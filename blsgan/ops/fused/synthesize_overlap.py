@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from blsgan.ops import _library, reference
+from blsgan.ops import reference
+from blsgan.ops.fused import _library
 
 _OP = "synthesize_overlap"
 

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blsgan.ops import _library, reference
+from blsgan.ops import reference
+from blsgan.ops.fused import _library
 
 _OP = "split_attenuation"
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from blsgan.errors import BackendError
 
-LIBRARY = Path(__file__).resolve().parent.parent / "_ops.so"
+LIBRARY = Path(__file__).resolve().parents[2] / "_ops.so"
 
 FLOAT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 MASK_DTYPES = (torch.bool, torch.uint8, *FLOAT_DTYPES)
