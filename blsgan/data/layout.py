@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from blsgan.errors import InputError
+from blsgan.io.files import read_file
+from blsgan.io.masks import threshold
+from blsgan.io.raster import decode_raster
 
 LIST_FILES = ("LS_K1_all_train", "LS_K1_overlap_train", "LS_K1_nonoverlap_train")
-# An image counts as overlapped from this many pixels of mask intersection on (physics.md).
+# An image counts as overlapped from this many pixels of mask intersection on (the paper's lists).
 MIN_OVERLAP_PX = 20
 
 
@@ -66,7 +68,7 @@ def load_list(path: str | Path) -> list[JointImage]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give a list file of the "
                          "public dataset such as LS_K1_all_train") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not a JSON list of the public dataset ({error})") from error
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise InputError(f"{path}: is not a JSON list of images of the public dataset")
@@ -108,37 +110,36 @@ def by_joint(images: Iterable[JointImage]) -> dict[str, list[JointImage]]:
     return dict(sorted(groups.items()))
 
 
-def _grey(path: Path) -> np.ndarray:
-    try:
-        with Image.open(path) as file:
-            return np.asarray(file.convert("L"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: is named in the dataset's list but missing") from error
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{path}: cannot be decoded ({error})") from error
+def _grey(path: Path, what: str) -> np.ndarray:
+    """uint8 [H,W], by the same decoder as everything else."""
+    if not path.exists():
+        raise InputError(f"{path} is named in the dataset's list but missing; complete the dataset")
+    raster = decode_raster(read_file(path, what=what))
+    if raster.bits != 8:
+        raise InputError(f"{path} has {raster.bits} bits for each pixel; the dataset's layout has 8, "
+                         "so convert it first")
+    return raster.values
 
 
 def read_joint(joint: JointImage) -> JointArrays:
     """Reads image, masks and background of one entry.
 
     Raises:
-        InputError: a file is missing or damaged, sizes differ, or a mask is empty.
+        InputError: a file is missing, damaged or not 8 bit, sizes differ, or a mask is not one.
     """
-    image = _grey(joint.image)
+    image = _grey(joint.image, "image")
     masks = []
     for path in (joint.upper, joint.lower):
-        mask = _grey(path) > 127
+        mask = threshold(_grey(path, "mask"), path)
         if mask.shape != image.shape:
-            raise InputError(f"{path}: is {mask.shape[1]}x{mask.shape[0]} px but "
+            raise InputError(f"{path} is {mask.shape[1]}x{mask.shape[0]} px but "
                              f"{joint.image.name} is {image.shape[1]}x{image.shape[0]} px")
-        if not mask.any():
-            raise InputError(f"{path}: the mask is empty")
         masks.append(mask)
     background = None
     if joint.background is not None and joint.background.exists():
-        background = _grey(joint.background)
+        background = _grey(joint.background, "background")
         if background.shape != image.shape:
-            raise InputError(f"{joint.background}: is not of the size of {joint.image.name}")
+            raise InputError(f"{joint.background} is not of the size of {joint.image.name}")
     return JointArrays(image, np.stack(masks), background)
 
 

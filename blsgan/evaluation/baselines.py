@@ -2,7 +2,7 @@
 
 All take the radiograph ``image`` float32 [H,W] in [0,1] and ``masks`` bool [N,H,W] and return
 layers float32 [N,H,W] that are 0 outside their mask and equal the image outside the overlap.
-Formulas: physics.md, "Closed-form baselines"; the composition is that of ``blsgan.ops``.
+Described in docs/explanation/evaluation.md; the composition is that of ``blsgan.ops``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def copy_layers(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
 def share_split(
     image: np.ndarray, masks: np.ndarray, share_logits: np.ndarray, soft_tissue: float
 ) -> np.ndarray:
-    """The exact split by given share logits [N,H,W] (physics.md, "split")."""
+    """The exact split by given share logits [N,H,W] (docs/explanation/physics.md)."""
     k = np.array([soft_tissue], np.float32)
     logits = share_logits.astype(np.float32)
     return split_attenuation(logits[None], image[None, None], masks[None], k)[0]

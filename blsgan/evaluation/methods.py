@@ -13,7 +13,7 @@ from blsgan.evaluation import baselines
 from blsgan.separation import Separator
 
 K_SYNTHETIC = 0.245  # mean k of the protocol's synthetic overlaps on the public dataset
-K_REAL = 0.55  # what true layers from other visits ask for (physics.md)
+K_REAL = 0.55  # what true layers from other visits ask for (docs/explanation/evaluation.md)
 
 
 @dataclass(frozen=True)

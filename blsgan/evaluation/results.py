@@ -112,7 +112,7 @@ class Evaluation:
         paths = [folder / name for name in names]
         with atomic_paths(paths) as temporaries:
             for temporary, part in zip(temporaries, present.values(), strict=False):
-                _write_csv(temporary, part.records)
+                write_csv(temporary, part.records)
             text = f"# Evaluation\n\n{self.heading()}\n\n"
             text += "\n".join(table.markdown() for table in self.tables())
             temporaries[-2].write_text(text, encoding="utf-8")
@@ -125,7 +125,8 @@ class Evaluation:
         return paths
 
 
-def _write_csv(path: Path, records: Sequence[dict[str, Any]]) -> None:
+def write_csv(path: Path, records: Sequence[dict[str, Any]]) -> None:
+    """One line for each record below their keys; what a record lacks stays empty."""
     columns = list(dict.fromkeys(key for record in records for key in record))
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="")

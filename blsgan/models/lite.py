@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from blsgan.models.generator import Generator
 from blsgan.ops import K_MAX
 
-RING_PX = 6  # reach of the ring around the overlap from which k is read off (physics.md: 6 px)
-MULTIPLE = 8  # H and W must be divisible by this
+RING_PX = 6  # reach of the ring around the overlap from which k is read off
 _K_START = 0.35  # k where an image has no ring to read it from
 _SOFTEST = 1e-3  # least transmission taken seriously: 1 - I below it is a saturated pixel
 

@@ -30,8 +30,6 @@ from torch import Tensor, nn
 from blsgan.models.generator import Generator
 from blsgan.ops import K_MAX
 
-STRIDE = 16  # pixels per token
-
 
 def _normalised(conv: nn.Conv2d) -> nn.Sequential:
     return nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels))

@@ -13,6 +13,7 @@ import json
 import logging
 import warnings
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -70,18 +71,27 @@ def safetensors_bytes(generator: Generator) -> bytes:
     return save_tensors(tensors, metadata=metadata)
 
 
+def check_exporter() -> None:
+    """Asks for the packages that write ONNX, before hours of training and not after them.
+
+    Raises:
+        WeightsError: one of them is not installed.
+    """
+    missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
+    if missing:
+        raise WeightsError(f"writing weights needs {' and '.join(missing)}; pip install "
+                           "'blsgan[train]'")
+
+
 def export_onnx(generator: Generator, path: Path) -> None:
     """Writes the generator as ONNX with free batch, height and width.
 
     Raises:
         WeightsError: the exporter's packages are not installed.
     """
-    try:
-        import onnx
-        import onnxscript  # noqa: F401  (torch's exporter needs it and says so less plainly)
-    except ImportError as error:
-        raise WeightsError("writing ONNX needs the packages onnx and onnxscript; "
-                           "pip install 'blsgan[export]'") from error
+    check_exporter()
+    import onnx
+
     batch = torch.export.Dim("batch", min=1)
     # Heights and widths are multiples of 16 in use; the network itself halves three times.
     rows, columns = torch.export.Dim("rows_8", min=2), torch.export.Dim("columns_8", min=2)

@@ -39,6 +39,9 @@ class DataConfig(_Strict):
     synthetic: Annotated[int, Field(ge=1)] = Field(
         default=16, description="synthetic pairs in a step"
     )
+    protocol_share: Share = Field(
+        default=0.5, description="of the synthetic pairs: the evaluation protocol's settings"
+    )
     visits: Annotated[int, Field(ge=0)] = Field(
         default=8, description="real overlaps in a step; 0: none"
     )

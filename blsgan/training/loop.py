@@ -26,13 +26,15 @@ import torch
 from torch import Tensor, nn
 
 from blsgan import __version__
+from blsgan.backends import WeightsFile, find_weights
 from blsgan.data.layout import JointImage, load_root
 from blsgan.data.splits import is_validation, select
 from blsgan.data.truths import cached_visit_truths
 from blsgan.data.visits import PROTOCOL, TRAINING
-from blsgan.errors import BlsganError, InputError, UsageError
+from blsgan.errors import BlsganError, InputError, UsageError, WeightsError
 from blsgan.io.atomic import atomic_path, check_writable_folder
-from blsgan.models import build_generator, save_weights
+from blsgan.models import build_generator, load_generator, save_weights
+from blsgan.models.weights import check_exporter
 from blsgan.ops import split_attenuation
 from blsgan.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from blsgan.training.config import TrainingConfig, load_config
@@ -40,6 +42,7 @@ from blsgan.training.objective import Terms, image_errors, objective
 from blsgan.training.pairs import PairBatch, SyntheticPairs, VisitPairs
 
 CONFIG_FILE = "config.yaml"
+ENVIRONMENT_FILE = "environment.json"
 METRICS_FILE = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 WEIGHTS = "weights"
@@ -110,7 +113,7 @@ class Trainer:
         # Its stub knows no memory_format for modules.
         self.generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.generator)
-        self.average.requires_grad_(False)
+        self.average.requires_grad_(False).eval()
         self._parameters: list[Tensor] = list(self.generator.parameters())
         self._optimiser = torch.optim.AdamW(
             self._parameters,
@@ -120,11 +123,28 @@ class Trainer:
         )
         self._random = torch.Generator().manual_seed(config.seed + 1)
 
+    def start_from(self, weights: Path) -> None:
+        """Replaces the random first weights by those of a ``.safetensors`` file.
+
+        Raises:
+            WeightsError: the file cannot be read.
+            InputError: it is of another architecture or size than the configuration's model.
+        """
+        given = load_generator(weights)
+        try:
+            for module in (self.generator, self.average):
+                module.load_state_dict(given.state_dict())
+        except RuntimeError as error:
+            raise InputError(f"{weights}: is not of the configuration's model "
+                             f"({self.config.model.architecture}, "
+                             f"{self.config.model.configuration})") from error
+
     def train_step(self) -> Terms:
         """One step; the terms stay on the device."""
         config = self.config
         batch = self._pairs.training.draw(
-            config.data.synthetic, self._random, size=config.data.crop
+            config.data.synthetic, self._random, size=config.data.crop,
+            protocol_share=config.data.protocol_share,
         )
         if self._pairs.visits is not None:
             real = self._pairs.visits.draw(config.data.visits, self._random, size=config.data.crop)
@@ -142,6 +162,10 @@ class Trainer:
         decay = min(config.optimiser.ema_decay, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), self._parameters, 1 - decay)
+            for kept, current in zip(
+                self.average.buffers(), self.generator.buffers(), strict=True
+            ):
+                kept.copy_(current)  # running statistics of normalised architectures
         self.step += 1
         return terms
 
@@ -218,6 +242,7 @@ def train(
     config: TrainingConfig,
     *,
     resume: bool = False,
+    init: str | Path | None = None,
     device: str = "cpu",
     report: Report | None = None,
     warn: Warn | None = None,
@@ -229,6 +254,7 @@ def train(
         run: the run's folder; it must be new unless ``resume``.
         config: the configuration; on resuming it must be the run's own (:func:`run_config`).
         resume: go on from the newest whole checkpoint.
+        init: weights to start from instead of random ones: a name, a file or a folder.
         device: a torch device (``cpu``, ``cuda``, ``cuda:1``).
         report: called after every tenth step and every validation.
         warn: called with a sentence about anything a user should know.
@@ -237,13 +263,16 @@ def train(
         The weights' card ``RUN/weights/NAME.json``, which ``Separator.from_pretrained`` takes.
 
     Raises:
-        InputError: the dataset is not one, or no checkpoint can be used.
+        InputError: the dataset is not one, no checkpoint can be used, or ``init`` is of another
+            model.
+        WeightsError: ``init`` cannot be read, or what writes weights is not installed.
         UsageError: the folder holds a run already, is in use, or the device is not there.
         DivergedError: the loss is not finite; names the step and the last checkpoint.
         OutputError: the folder cannot be written.
     """
     run, report, warn = Path(run), report or (lambda progress: None), warn or (lambda text: None)
     target = _device(device)
+    check_exporter()
     images = load_root(root)
     check_writable_folder(run)
     if not resume and (run / CONFIG_FILE).exists():
@@ -251,21 +280,29 @@ def train(
                          "another folder")
     if resume and not (run / CONFIG_FILE).exists():
         raise UsageError(f"{run}: holds no run to resume (no {CONFIG_FILE})")
+    first = _first_weights(init) if init is not None else None
     run.mkdir(parents=True, exist_ok=True)
     with _locked(run):
         trainer = Trainer(config, images, run, target)
         if resume:
             trainer.restore(load_checkpoint(run / CHECKPOINTS, warn))
         else:
+            if first is not None:
+                trainer.start_from(first.path)
             save_checkpoint(run / CHECKPOINTS, trainer.checkpoint(), config.keep_checkpoints)
-            _write(run / "environment.json", json.dumps(_environment(root), indent=2) + "\n")
+            environment = _environment(root)
+            if first is not None:
+                environment["init"] = {"file": first.path.name, "sha256": first.sha256}
+            _write(run / ENVIRONMENT_FILE, json.dumps(environment, indent=2) + "\n")
             _write(run / CONFIG_FILE, config.dump())
         metrics = _metrics_until(run / METRICS_FILE, trainer.step)
         _loop(trainer, run, metrics, report)
+        environment = json.loads((run / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
         card = {
             "trained": {
                 "command": "blsgan train --preset config.yaml --data DATA -o RUN",
                 "config": config.model_dump(mode="json"),
+                "init": environment.get("init"),
                 "training_joints": len({i.joint for i in images if not is_validation(i.joint)}),
                 "validation_joints": len({i.joint for i in images if is_validation(i.joint)}),
                 "steps": trainer.step,
@@ -399,6 +436,13 @@ def _metrics_until(path: Path, step: int) -> list[dict[str, Any]]:
         return []
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return [line for line in lines if line["step"] <= step]
+
+
+def _first_weights(init: str | Path) -> WeightsFile:
+    weights = find_weights(init)
+    if weights.safetensors is None:
+        raise WeightsError(f"weights '{weights.name}' have no .safetensors file to start from")
+    return weights.load(weights.safetensors)
 
 
 def _environment(root: str | Path) -> dict[str, Any]:

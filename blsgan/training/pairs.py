@@ -1,7 +1,7 @@
 """Training pairs with a known truth, drawn as whole batches of crops around the overlap.
 
 Two sources: *synthetic* pairs compose two free bones by the Beer-Lambert law (the paper's
-pre-training pairs, physics.md "Synthetic overlap", with more shifts, sub-pixel moves, small
+pre-training pairs, docs/explanation/evaluation.md, with more shifts, sub-pixel moves, small
 rotations, flips, tone curves and bones of different joints); *visit* pairs are real overlaps whose
 hidden bone another visit of the same joint shows (``blsgan.data.visits``). Only the pixels of the
 overlap have something to learn, so a pair is a crop and no work is spent elsewhere.
@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -21,11 +20,13 @@ from torch import Tensor
 from blsgan.data.layout import MIN_OVERLAP_PX, JointImage, overlap_px, read_joint
 from blsgan.data.visits import VisitTruth
 from blsgan.errors import InputError
+from blsgan.ops import compose_layers
+from blsgan.synthesis.overlap import PROTOCOL_SHIFT_PX, dilate_by_one
 
 CROP = (64, 128)  # rows, columns; both divisible by 16
 _NATIVE = (84, 156)  # the crop before zooming: CROP / 0.85 and a margin for the rim's blur
 _PROTOCOL_ZOOM = 256 / 240  # the protocol crops 8 px on every side and resizes back
-_REACH_PX = 8  # the largest shift of the protocol, for each bone
+_SMALLEST_PX, _REACH_PX = PROTOCOL_SHIFT_PX  # of each bone
 
 
 @dataclass
@@ -87,7 +88,11 @@ def _sample(images: Tensor, grid: Tensor) -> Tensor:
 
 
 def rim(overlap: Tensor) -> Tensor:
-    """The rim of an overlap, {0,1} [B,1,H,W]: its inner border dilated by a 4x4 window."""
+    """The rim of an overlap, {0,1} [B,1,H,W]: its inner border dilated by a 4x4 window.
+
+    A cheap stand-in for the protocol's dilated Canny edge, which ``synthesize_overlap`` follows to
+    the pixel: it differs by a pixel at corners, less than what the crop's resampling does.
+    """
     inner = overlap - (1 - F.max_pool2d(1 - overlap, 3, stride=1, padding=1))
     return F.max_pool2d(F.pad(inner.clamp(min=0), (1, 2, 1, 2)), 4, stride=1)
 
@@ -128,9 +133,7 @@ class SyntheticPairs:
             arrays = read_joint(joint)
             if arrays.background is None or overlap_px(arrays.masks) >= MIN_OVERLAP_PX:
                 continue
-            # The protocol dilates both masks by one pixel (a 3x3 blur, > 0).
-            grown = np.stack([cv2.dilate(m.astype(np.uint8), np.ones((3, 3), np.uint8))
-                              for m in arrays.masks])
+            grown = np.stack([dilate_by_one(mask).astype(np.uint8) for mask in arrays.masks])
             centre = self._joint_centre(arrays.masks)
             if centre is None:
                 continue
@@ -171,6 +174,7 @@ class SyntheticPairs:
         generator: torch.Generator,
         *,
         protocol: bool = False,
+        protocol_share: float = 0.5,
         size: tuple[int, int] = CROP,
     ) -> PairBatch:
         """Draws ``count`` pairs.
@@ -180,15 +184,17 @@ class SyntheticPairs:
             generator: source of all randomness.
             protocol: the evaluation protocol's settings alone (integer shifts of 2..8 px, k from
                 the background, nothing else).
+            protocol_share: how many pairs have the protocol's settings on average, with tone
+                curves, flips and another place in the crop; the others vary more.
             size: rows and columns of the crop.
         """
         g, n = generator, count
-        plain = torch.ones(n, dtype=torch.bool) if protocol else _chance(g, n, 0.5)
+        plain = torch.ones(n, dtype=torch.bool) if protocol else _chance(g, n, protocol_share)
         first = torch.randint(len(self), (n,), generator=g)
         partner = torch.randint(len(self), (n,), generator=g)
         second = torch.where(plain | ~_chance(g, n, 0.3), first, partner)
 
-        whole = torch.randint(2, _REACH_PX + 1, (n, 2), generator=g).float()
+        whole = torch.randint(_SMALLEST_PX, _REACH_PX + 1, (n, 2), generator=g).float()
         free = torch.stack((_uniform(g, n, 1, 14), _uniform(g, n, 1, 14)), dim=1)
         rows = torch.where(plain[:, None], whole, free)
         columns = torch.where(plain, torch.zeros(n), 2.5 * torch.randn(n, generator=g))
@@ -220,8 +226,7 @@ class SyntheticPairs:
         other = torch.where(_chance(g, n, 0.35), _uniform(g, n, 0.1, 0.65), k)
         k = torch.where(plain, k, other)
 
-        image = 1 - (1 - layer[:, :1]) * (1 - layer[:, 1:]) / (1 - k[:, None, None, None] * overlap)
-        image = image.clamp(0, 1)
+        image = compose_layers(layer, mask, k).clamp(0, 1)
         image = torch.where(rim(overlap) > 0, _blur3(image), image)
         image = image * (mask.amax(dim=1, keepdim=True))
 

@@ -67,14 +67,16 @@ def test_damaged_files_are_named(tmp_path, dataset):
     with pytest.raises(InputError, match="named in the dataset's list but missing"):
         read_joint(image)
     image.upper.write_bytes(b"BM not a bitmap")
-    with pytest.raises(InputError, match="cannot be decoded"):
+    with pytest.raises(InputError, match="not a readable image"):
         read_joint(image)
     from PIL import Image
 
     Image.fromarray(np.zeros((256, 256), np.uint8)).save(image.upper)
-    with pytest.raises(InputError, match="mask is empty"):
+    with pytest.raises(InputError, match="is empty"):
         read_joint(image)
-    Image.fromarray(np.full((9, 7), 255, np.uint8)).save(image.upper)
+    small = np.zeros((9, 7), np.uint8)
+    small[2:5] = 255
+    Image.fromarray(small).save(image.upper)
     with pytest.raises(InputError, match=r"7x9 px but .* is 256x256 px"):
         read_joint(image)
 
@@ -84,3 +86,18 @@ def test_a_list_with_an_entry_twice_gives_it_once(tmp_path, dataset):
     for name in ("LS_K1_all_train", "LS_K1_overlap_train"):
         (tmp_path / name).write_text(json.dumps(entries))
     assert len(load_root(tmp_path)) == len(entries)
+
+
+def test_a_16_bit_image_is_refused_and_not_read_as_white(tmp_path, dataset):
+    import shutil
+
+    from PIL import Image
+
+    root = tmp_path / "Data"
+    shutil.copytree(dataset, root)
+    image = load_root(root)[0]
+    deep = np.full((256, 256), 30000, np.uint16)
+    with image.image.open("wb") as file:
+        Image.fromarray(deep).save(file, format="PNG")
+    with pytest.raises(InputError, match="16 bits"):
+        read_joint(image)
