@@ -69,7 +69,12 @@ def command(
     from blsgan.data.splits import select
     from blsgan.data.truths import cached_visit_truths
     from blsgan.evaluation.methods import from_separator
-    from blsgan.evaluation.protocol import describe_images, evaluate_real, evaluate_synthetic
+    from blsgan.evaluation.protocol import (
+        NothingToMeasureError,
+        describe_images,
+        evaluate_real,
+        evaluate_synthetic,
+    )
     from blsgan.evaluation.results import Evaluation
     from blsgan.io.atomic import check_writable_folder
     from blsgan.separation import Separator
@@ -95,12 +100,24 @@ def command(
     evaluation = Evaluation(
         split, seed, describe_images(images), model.description if model else {}
     )
+    # A split may lack what one part measures; the other part is worth having all the same.
+    empty: list[NothingToMeasureError] = []
     if "synthetic" in parts:
-        evaluation.synthetic = evaluate_synthetic(images, model, seed=seed, progress=progress)
+        try:
+            evaluation.synthetic = evaluate_synthetic(images, model, seed=seed, progress=progress)
+        except NothingToMeasureError as error:
+            empty.append(error)
     if "real" in parts:
         with status.status("registering the visits of each joint (minutes at the first run)"):
             truths = cached_visit_truths(images, output)
-        evaluation.real = evaluate_real(images, truths, model, seed=seed, progress=progress)
+        try:
+            evaluation.real = evaluate_real(images, truths, model, seed=seed, progress=progress)
+        except NothingToMeasureError as error:
+            empty.append(error)
+    if len(empty) == len(parts):
+        raise empty[0]
+    for error in empty:
+        click.echo(f"left out: {error}", err=True)
 
     # Files first: a reader of standard output that goes away (head, less) must not lose them.
     if output is not None:

@@ -116,8 +116,8 @@ def _grey(path: Path, what: str) -> np.ndarray:
         raise InputError(f"{path} is named in the dataset's list but missing; complete the dataset")
     raster = decode_raster(read_file(path, what=what))
     if raster.bits != 8:
-        raise InputError(f"{path} has {raster.bits} bits for each pixel; the dataset's layout has 8, "
-                         "so convert it first")
+        raise InputError(f"{path} has {raster.bits} bits for each pixel; the dataset's layout has "
+                         "8, so convert it first")
     return raster.values
 
 

@@ -44,6 +44,10 @@ def _silent(items: Iterable[Any], label: str, total: int) -> Iterable[Any]:
     return items
 
 
+class NothingToMeasureError(InputError):
+    """The images are fine, but none of them has what a part of the protocol measures."""
+
+
 @dataclass
 class Part:
     """One part of an evaluation: flat records, their summary, and what was left out and why."""
@@ -89,7 +93,8 @@ def evaluate_synthetic(
         progress: wraps the loop over the images.
 
     Raises:
-        InputError: a listed file is missing or damaged, or no image gives a composite.
+        InputError: a listed file is missing or damaged.
+        NothingToMeasureError: no image gives a composite.
     """
     methods = [*synthetic_baselines(), *([model] if model else []), synthetic_limit()]
     part = Part(left_out={"real overlap": 0, "no background": 0, "bones do not meet": 0})
@@ -128,8 +133,9 @@ def evaluate_synthetic(
                 record["soft_tissue_error"] = abs(answer.soft_tissue - pair.soft_tissue)
             part.records.append(record)
     if not part.records:
-        raise InputError(f"none of the {len(images)} images gives a synthetic overlap "
-                         f"({_reasons(part.left_out)}); give a split with joints without overlap")
+        raise NothingToMeasureError(f"none of the {len(images)} images gives a synthetic overlap "
+                                    f"({_reasons(part.left_out)}); give a split with joints "
+                                    "without overlap")
     part.summary = {**_count(part.records), "left_out": part.left_out,
                     "methods": _by_method(part.records, methods, seed, _summarise_synthetic)}
     return part
@@ -190,7 +196,8 @@ def evaluate_real(
         method that states its k: reconstruction over the union).
 
     Raises:
-        InputError: a listed file is missing or damaged, or no image has an overlap.
+        InputError: a listed file is missing or damaged.
+        NothingToMeasureError: no image has an overlap.
     """
     methods = [*real_baselines(), *([model] if model else [])]
     wanted: dict[str, list[VisitTruth]] = defaultdict(list)
@@ -226,8 +233,9 @@ def evaluate_real(
                     "floor_psnr_db": psnr_db(truth.floor_mse), "pixels": int(truth.valid.sum()),
                 })
     if not part.records:
-        raise InputError(f"none of the {len(images)} images has an overlap of {MIN_OVERLAP_PX} px "
-                         "or more; give a split with overlapped joints")
+        raise NothingToMeasureError(f"none of the {len(images)} images has an overlap of "
+                                    f"{MIN_OVERLAP_PX} px or more; give a split with overlapped "
+                                    "joints")
     part.summary = _real_summary(part, methods, seed)
     return part
 

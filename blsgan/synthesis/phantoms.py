@@ -41,7 +41,7 @@ class Phantom:
         image: float32 [H,W] in [0,1], bones and the soft tissue around them.
         masks: bool [N,H,W]: upper bone, lower bone and, for N = 3, the sesamoid.
         layers: float32 [N,H,W] in [0,1], each bone with its soft tissue, 0 outside its mask;
-            ``compose`` of docs/explanation/physics.md gives ``image`` back on the union of the masks.
+            ``compose_layers`` gives ``image`` back on the union of the masks.
         soft_tissue: k, the intensity of the soft tissue at the joint.
         background: float32 [H,W] in [0,1], the soft tissue alone.
         pixel_spacing_mm: side of a pixel.

@@ -186,3 +186,17 @@ def test_evaluating_needs_no_torch_and_draws_only_when_asked():
             "print([name for name in ('torch', 'matplotlib') if name in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_part_with_nothing_to_measure_does_not_cost_the_other(dataset, tmp_path):
+    root = tmp_path / "Data"
+    shutil.copytree(dataset, root)
+    listing = root / "LS_K1_all_train"
+    entries = json.loads(listing.read_text())
+    listing.write_text(json.dumps([e for e in entries if e["image"].endswith("b.jpg")]))
+    result = evaluate("--data", root, "--no-model", "--split", "all")
+    assert result.exit_code == 0, result.output
+    assert "equal split, true k" in result.output
+    assert "has an overlap of 20 px" in result.output
+    alone = evaluate("--data", root, "--no-model", "--split", "all", "--part", "real")
+    assert isinstance(alone.exception, InputError)
