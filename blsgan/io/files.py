@@ -42,6 +42,8 @@ def read_file(path: os.PathLike[str] | str, *, what: str = "file") -> FileBytes:
                 "crop it to the joint first."
             )
         data = path.read_bytes()
+    except InputError:  # which is a ValueError too
+        raise
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; check the path of the {what}.") from error
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
