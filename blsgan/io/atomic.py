@@ -52,7 +52,8 @@ def atomic_paths(paths: Sequence[os.PathLike[str] | str]) -> Iterator[list[Path]
     """:func:`atomic_path` for files that belong together: all of them appear, or none does.
 
     The temporary paths come in the order of ``paths`` and are renamed in that order, so whatever
-    says "the others are complete" belongs at the end.
+    says "the others are complete" belongs at the end. Should a rename fail after others replaced
+    older files, those stay: each is complete, and the older ones are gone.
     """
     targets = [Path(path) for path in paths]
     temporaries: list[Path] = []
@@ -134,13 +135,15 @@ def _flush_folder(folder: Path) -> None:
 
 def _rename_together(pairs: list[tuple[Path, Path]]) -> None:
     interrupts: list[KeyboardInterrupt] = []
-    placed: list[Path] = []
+    appeared: list[Path] = []
     try:
         for temporary, target in pairs:
+            new = not os.path.lexists(target)
             _rename_despite_interrupt(temporary, target, interrupts)
-            placed.append(target)
+            if new:
+                appeared.append(target)
     except OSError:
-        for target in placed:
+        for target in appeared:
             with contextlib.suppress(OSError):
                 target.unlink()
         raise

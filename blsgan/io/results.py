@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -62,9 +63,11 @@ def write_result(
 
     ``planes`` holds the float32 [H,W] arrays named in :data:`PLANES`; ``arrays`` is what an npz
     file holds besides them. The record gains ``outputs``: the SHA-256 of every other file, by which
-    :func:`is_finished` knows a complete result. Raises :class:`blsgan.errors.OutputError`.
+    :func:`is_finished` knows a complete result. Files of an earlier result of this name in another
+    format are removed, once the new ones are there. Raises :class:`blsgan.errors.OutputError`.
     """
     targets = [folder / file for file in result_names(name, file_format)]
+    stale = _stale_files(folder, name, file_format)
     with atomic_paths(targets) as temporaries:
         current = targets[0]
         try:
@@ -88,7 +91,24 @@ def write_result(
             record_path.write_text(text + "\n", encoding="utf-8")
         except OSError as error:
             raise output_error(current, error) from error
+    for path in stale:
+        with contextlib.suppress(OSError):  # the new result is complete whatever becomes of it
+            path.unlink()
     return targets
+
+
+def _stale_files(folder: Path, name: str, file_format: str) -> list[Path]:
+    """Files that the record in ``folder`` names, as it wrote them, and the new one will not."""
+    outputs = (_read_record(folder / f"{name}.json") or {}).get("outputs")
+    if not isinstance(outputs, dict):
+        return []
+    ours = {file for other in FORMATS for file in result_names(name, other)}
+    ours -= set(result_names(name, file_format))
+    return [
+        folder / file
+        for file in sorted(ours & set(outputs))
+        if (folder / file).is_file() and hash_file(folder / file) == outputs[file]
+    ]
 
 
 def _write_picture(
@@ -116,15 +136,22 @@ def is_finished(folder: Path, name: str, file_format: str, expected: Mapping[str
     options), and every output must have the hash the record gives it.
     """
     files = [folder / file for file in result_names(name, file_format)]
+    record = _read_record(files[-1])
+    if record is None or any(record.get(key) != value for key, value in expected.items()):
+        return False
+    outputs = record.get("outputs")
     try:
-        record = json.loads(files[-1].read_text(encoding="utf-8"))
-        if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-            return False
-        if any(record.get(key) != value for key, value in expected.items()):
-            return False
-        outputs = record.get("outputs")
         return isinstance(outputs, dict) and all(
             outputs.get(path.name) == hash_file(path) for path in files[:-1]
         )
-    except (OSError, ValueError):
+    except OSError:
         return False
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+    """The record of an earlier result, or None where there is none that can be understood."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) and record.get("schema") == SCHEMA else None

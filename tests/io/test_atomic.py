@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
@@ -94,6 +95,25 @@ def test_files_that_belong_together_appear_together_or_not_at_all(tmp_path, monk
     with pytest.raises(OutputError), atomic_paths(targets):
         pass
     assert listing(tmp_path) == []
+
+
+def test_what_was_replaced_stays_when_a_later_rename_fails(tmp_path, monkeypatch):
+    targets = [tmp_path / name for name in ("one", "two", "three")]
+    for target in (targets[0], targets[2]):
+        target.write_text("old")
+    replace = os.replace
+
+    def fails_third(source, target):
+        if target.name == "three":
+            raise OSError(errno.EIO, "input/output error")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fails_third)
+    with pytest.raises(OutputError), atomic_paths(targets) as temporaries:
+        list(map(Path.write_text, temporaries, ["new"] * 3))
+    assert listing(tmp_path) == ["one", "three"]
+    assert (tmp_path / "one").read_text() == "new"
+    assert (tmp_path / "three").read_text() == "old"
 
 
 @pytest.mark.parametrize("late", [False, True])

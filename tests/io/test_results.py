@@ -89,6 +89,26 @@ def test_finished_is_judged_by_content(tmp_path, file_format):
         assert not finished()
 
 
+def test_only_what_the_old_record_names_is_removed(tmp_path):
+    write(tmp_path, "png")
+    (tmp_path / "j_upper.png").write_bytes(b"painted over by the user")
+    (tmp_path / "j_lower.tiff").write_bytes(b"of another program")
+    record = json.loads((tmp_path / "j.json").read_text())
+    record["outputs"] |= {"../elsewhere.png": "1", "j_lower.tiff": "1", "j_residual.tiff": []}
+    (tmp_path / "j.json").write_text(json.dumps(record))
+    write(tmp_path, "npz")
+    kept = {path.name for path in tmp_path.iterdir()}
+    assert kept == {"j.npz", "j_panel.png", "j.json", "j_upper.png", "j_lower.tiff"}
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, '{"schema": 1, "outputs": 3}', "null"])
+def test_a_record_that_is_none_is_written_over(tmp_path, text):
+    (tmp_path / "j.json").write_text(text)
+    assert not results.is_finished(tmp_path, "j", "png", {})
+    write(tmp_path)
+    assert results.is_finished(tmp_path, "j", "png", DESCRIBED)
+
+
 def test_an_encoder_that_fails_leaves_nothing(tmp_path, monkeypatch):
     def fails(*arguments, **options):
         raise OSError("encoder error -2 when writing image file")  # as Pillow words a full disk
