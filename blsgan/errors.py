@@ -6,6 +6,22 @@ prints it as it is, without a traceback.
 
 from __future__ import annotations
 
+import os
+
+
+def debugging() -> bool:
+    """Whether a bug shall end in its traceback: where ``BLSGAN_DEBUG=1`` is set."""
+    return os.environ.get("BLSGAN_DEBUG", "") not in ("", "0")
+
+
+def unexpected(error: BaseException) -> str:
+    """The sentence for an exception that nobody foresaw, that is a bug."""
+    text = " ".join(str(error).split())[:200]
+    return (
+        f"unexpected {type(error).__name__}{f' ({text})' if text else ''}; please report this "
+        "together with the output of `blsgan info --json` (BLSGAN_DEBUG=1 shows where it happened)."
+    )
+
 
 class BlsganError(Exception):
     """Base of every error that blsgan raises on purpose; ``exit_code`` is 1."""

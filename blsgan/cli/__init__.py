@@ -1,11 +1,14 @@
 """The command line: one module for each command, imported when it is called, never before.
 
 ``main`` is the console script. Errors that blsgan raises on purpose end as one sentence on stderr
-and their exit status; Ctrl-C ends with 130, SIGTERM with 143, both after cleaning up.
+and their exit status, bugs as one that asks for a report (``BLSGAN_DEBUG=1``: as a traceback);
+Ctrl-C ends with 130, SIGTERM with 143, both after cleaning up.
 """
 
 from __future__ import annotations
 
+import io
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -16,7 +19,7 @@ from typing import NoReturn
 import click
 
 from blsgan import __version__
-from blsgan.errors import BlsganError
+from blsgan.errors import BlsganError, debugging, unexpected
 
 COMMANDS = {
     "separate": ("blsgan.cli.separate", "Take the overlapping bones of radiographs apart."),
@@ -67,6 +70,7 @@ def main(args: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, _terminate)
     except ValueError:  # not the main thread: its owner decides about signals
         previous = None
+    _print_any_name()
     try:
         result = cli.main(
             args=list(args) if args is not None else None, prog_name="blsgan", standalone_mode=False
@@ -84,9 +88,23 @@ def main(args: Sequence[str] | None = None) -> int:
     except MemoryError:
         print("blsgan: out of memory; crop the image to the joint first.", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # `blsgan ... | head`: what was printed last finds no reader
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (so that Python's own flush succeeds)
+        return 1
+    except Exception as error:
+        if debugging():
+            raise
+        print(f"blsgan: {unexpected(error)}", file=sys.stderr)
+        return 1
     finally:
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
+
+
+def _print_any_name() -> None:
+    # A file may be called what the terminal's encoding cannot say: \u escapes instead of an error.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

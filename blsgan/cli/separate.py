@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import click
 import numpy as np
 
 from blsgan import __version__, backends
-from blsgan.errors import BlsganError, InputError, OutputError, UsageError
+from blsgan.errors import BlsganError, InputError, UsageError, debugging, unexpected
 from blsgan.geometry import bounding_box
 from blsgan.io import results
 from blsgan.io.atomic import check_writable_folder
@@ -30,7 +31,14 @@ from blsgan.io.listing import (
 )
 from blsgan.io.masks import BONES, decode_masks
 from blsgan.io.panel import draw_panel
-from blsgan.io.radiograph import SUFFIXES, Radiograph, anonymous_name, decode_radiograph
+from blsgan.io.radiograph import (
+    SUFFIXES,
+    Radiograph,
+    anonymous_name,
+    decode_radiograph,
+    is_path_private,
+)
+from blsgan.io.spacing import user_spacing
 from blsgan.separation import Separation, Separator
 
 
@@ -55,11 +63,16 @@ class Options:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one joint: its files, the record, and whether it had been finished before."""
+    """What became of one joint.
+
+    ``separation`` is None where the result had been finished before; ``renamed`` says that its name
+    is not the input's.
+    """
 
     files: list[Path]
     record: dict[str, Any]
     separation: Separation | None
+    renamed: bool = False
 
 
 @click.command()
@@ -101,7 +114,7 @@ class Outcome:
 @click.option("--invert", is_flag=True, help="The image shows bone dark.")
 @click.option(
     "--pixel-spacing",
-    type=click.FloatRange(0, min_open=True),
+    type=float,
     help="Side of a pixel in mm.  [default: from DICOM]",
 )
 def command(
@@ -125,14 +138,16 @@ def command(
     public dataset. Writes NAME_upper, NAME_lower, NAME_reconstruction, NAME_residual,
     NAME_panel.png and NAME.json; results that are complete and up to date are skipped.
     """
+    spacing = None if pixel_spacing is None else (pixel_spacing, pixel_spacing)
+    if spacing is not None:
+        user_spacing(*spacing)  # a wrong one is one error, not one for each file
     items, single = _work_list(image, upper_mask, lower_mask, output, mask_pattern)
     check_writable_folder(output)
-    spacing = None if pixel_spacing is None else (pixel_spacing, pixel_spacing)
     options = Options(file_format, bit_depth, invert, spacing)
     separator = Separator.from_pretrained(weights, backend, threads=threads)
     if single:
         outcome = separate_item(separator, items[0], output, options, overwrite=overwrite)
-        _report_one(outcome)
+        _report_one(items[0], outcome)
         return 0
     return _separate_all(separator, items, output, options, overwrite=overwrite)
 
@@ -142,9 +157,9 @@ def separate_item(
 ) -> Outcome:
     """Read, separate and write one joint; every error names its file.
 
-    The result lands in ``output / item.folder``, unless that path or the name would tell who the
-    patient is: then in ``output`` under a name made of the file's hash. An up to date result is
-    left alone, and ``separation`` is None, unless ``overwrite``.
+    The result lands in ``output / item.folder``; that of a DICOM file, whose path may tell who the
+    patient is, in ``output`` itself under a name made of hashes. An up to date result is left
+    alone, and ``separation`` is None, unless ``overwrite``.
     """
     started = time.perf_counter()
     upper, lower = _require_masks(item)
@@ -166,14 +181,14 @@ def separate_item(
         },
     }
     folder, name = output / item.folder, item.name
-    neutral = anonymous_name(image_file.sha256)
-    if not overwrite:
-        for place in ((folder, name), (output, neutral)):
-            if results.is_finished(*place, options.file_format, described):
-                files = [
-                    place[0] / file for file in results.result_names(place[1], options.file_format)
-                ]
-                return Outcome(files, described, None)
+    file_name: str | None = item.image.name
+    private = is_path_private(image_file)
+    if private:
+        folder, file_name = output, None
+        name = anonymous_name(image_file.sha256, (mask_files[0].sha256, mask_files[1].sha256))
+    if not overwrite and results.is_finished(folder, name, options.file_format, described):
+        files = [folder / file for file in results.result_names(name, options.file_format)]
+        return Outcome(files, described, None, private)
 
     radiograph = decode_radiograph(
         image_file,
@@ -183,9 +198,6 @@ def separate_item(
     )
     height, width = radiograph.pixels.shape
     masks = decode_masks(*mask_files, (height, width)).masks
-    file_name: str | None = item.image.name
-    if radiograph.names_patient(f"{item.folder}/{item.image.name}"):
-        folder, name, file_name = output, neutral, None
     _protect_inputs(folder, name, options.file_format, (item.image, upper, lower))
 
     read = time.perf_counter()
@@ -245,7 +257,7 @@ def separate_item(
         arrays=_arrays(radiograph, separation),
         pixel_spacing=radiograph.pixel_spacing,
     )
-    return Outcome(files, record, separation)
+    return Outcome(files, record, separation, private)
 
 
 def _work_list(
@@ -330,8 +342,7 @@ def _protect_inputs(folder: Path, name: str, file_format: str, inputs: Iterable[
         if os.path.realpath(path) in targets:
             raise UsageError(
                 f"{path} is an input and would be overwritten by a result of that name; choose "
-                "another "
-                "output folder."
+                "another output folder."
             )
 
 
@@ -339,32 +350,39 @@ def _separate_all(
     separator: Separator, items: list[Item], output: Path, options: Options, *, overwrite: bool
 ) -> int:
     done = skipped = 0
-    no_overlap: list[Item] = []
-    failures: list[BlsganError] = []
+    notes: Counter[str] = Counter()
+    renamed: list[tuple[Path, Path]] = []
+    failures: list[str] = []
     with _progress(items) as steps:
         for item in steps:
             try:
                 outcome = separate_item(separator, item, output, options, overwrite=overwrite)
-            except (InputError, OutputError, UsageError) as error:
-                failures.append(error)
+            except BlsganError as error:
+                failures.append(str(error))
                 continue
             except MemoryError:
-                failures.append(InputError(f"{item.image} does not fit into memory; crop it."))
+                failures.append(f"{item.image} does not fit into memory; crop it.")
+                continue
+            except Exception as error:
+                # A bug: it must neither cost the other files nor pass for an error of this one's.
+                if debugging():
+                    raise
+                failures.append(f"{item.image}: {unexpected(error)}")
                 continue
             if outcome.separation is None:
                 skipped += 1
             else:
                 done += 1
-                if not outcome.separation.overlap.any():
-                    no_overlap.append(item)
+                notes.update(set(outcome.record["notes"]))
+            if outcome.renamed:
+                renamed.append((item.image, outcome.files[-2]))
     click.echo(
         f"{done} separated, {skipped} already finished, {len(failures)} failed; results in {output}"
     )
-    if no_overlap:
-        click.echo(
-            f"{len(no_overlap)} of them have bones that do not overlap (layers are the masked "
-            "image)"
-        )
+    for note, count in notes.most_common():
+        click.echo(f"note ({count} of {done}): {note}")
+    for image, panel in renamed:
+        click.echo(f"{image} became {panel}")
     for failure in failures:
         click.echo(f"failed: {failure}", err=True)
     return 1 if failures else 0
@@ -391,8 +409,10 @@ def _progress(items: list[Item]) -> Iterator[Iterable[Item]]:
         yield progress.track(items)
 
 
-def _report_one(outcome: Outcome) -> None:
+def _report_one(item: Item, outcome: Outcome) -> None:
     record, panel = outcome.record, outcome.files[-2]
+    if outcome.renamed:
+        click.echo(f"{item.image} became {panel}")
     if outcome.separation is None:
         click.echo(f"{panel} and the rest are up to date (--overwrite separates again)")
         return

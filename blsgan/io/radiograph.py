@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from blsgan.errors import InputError, UsageError
 from blsgan.io import dicom, raster
 from blsgan.io.files import FileBytes, read_file
 from blsgan.io.levels import guess_bits
-from blsgan.io.spacing import PixelSpacing
+from blsgan.io.spacing import PixelSpacing, user_spacing
 
 SUFFIXES = (*raster.SUFFIXES, *dicom.SUFFIXES)
 """File name endings that a folder is searched for."""
@@ -26,7 +26,7 @@ class Radiograph:
 
     ``pixels`` is float32 [H,W] in [0,1], white = dense. ``sha256`` is the hash of the file,
     ``bits`` the depth of its grey values. ``notes`` say what was decided on the way (bit depth,
-    inversion, spacing).
+    inversion, spacing) without a figure of this picture alone, so that they can be counted.
     """
 
     pixels: NDArray[np.float32]
@@ -35,22 +35,25 @@ class Radiograph:
     bits: int
     pixel_spacing: PixelSpacing | None = None
     notes: tuple[str, ...] = ()
-    identity: frozenset[str] = field(default=frozenset(), repr=False)
-
-    def names_patient(self, text: str) -> bool:
-        """Whether ``text`` (a file or folder name) holds the patient's name or identifier."""
-        folded = text.casefold()
-        words = set(re.split(r"[\W_]+", folded))
-        # Long words are looked for anywhere ("smithjohn.dcm"), short ones as words, so that an
-        # identifier such as "123" does not rename everything.
-        return bool(words & self.identity) or any(
-            len(word) >= 5 and word in folded for word in self.identity
-        )
 
 
-def anonymous_name(sha256: str) -> str:
-    """What results are called when the file's own name would tell who the patient is."""
-    return f"anonymous-{sha256[:12]}"
+def is_path_private(file: FileBytes) -> bool:
+    """Whether no part of the file's path may reach an output: so it is for every DICOM file.
+
+    Comparing names with the header would not do: they hold initials, other scripts, transcriptions
+    and dates.
+    """
+    return dicom.is_dicom(file)
+
+
+def anonymous_name(image_sha256: str, mask_sha256s: tuple[str, str]) -> str:
+    """What the results of a DICOM file are called: by its content and that of its two masks.
+
+    One radiograph of a hand shows many joints, each with masks of its own; they share the first
+    twelve digits, which are the file's SHA-256.
+    """
+    masks = hashlib.sha256("".join(mask_sha256s).encode()).hexdigest()
+    return f"anonymous-{image_sha256[:12]}-{masks[:8]}"
 
 
 def read_radiograph(
@@ -64,7 +67,8 @@ def read_radiograph(
 
     ``bit_depth`` overrides the guess for 16-bit files that hold fewer bits; ``invert`` is for
     pictures that show bone dark; ``pixel_spacing_mm`` (row, column) replaces the file's own.
-    Raises :class:`InputError` with one sentence for everything that cannot be used.
+    Raises :class:`InputError` with one sentence for everything that cannot be used, and
+    :class:`UsageError` for a bit depth or a spacing that cannot be.
     """
     return decode_radiograph(
         read_file(path, what="image"),
@@ -93,7 +97,6 @@ def decode_radiograph(
             decoded.bits,
             decoded.pixel_spacing,
             decoded.notes,
-            decoded.identity,
         )
     else:
         radiograph = _from_raster(file, bit_depth)
@@ -104,10 +107,7 @@ def decode_radiograph(
             notes=(*radiograph.notes, "inverted (asked for)"),
         )
     if pixel_spacing_mm is not None:
-        row, column = pixel_spacing_mm
-        if not (0 < row < np.inf and 0 < column < np.inf):
-            raise UsageError(f"pixel spacing {row:g} x {column:g} mm is not positive.")
-        radiograph = replace(radiograph, pixel_spacing=PixelSpacing(row, column, "user"))
+        radiograph = replace(radiograph, pixel_spacing=user_spacing(*pixel_spacing_mm))
     if float(np.ptp(radiograph.pixels)) == 0.0:
         raise InputError(
             f"{file.path} is constant (every pixel is {radiograph.pixels.flat[0]:g}); give a "
@@ -129,22 +129,22 @@ def _from_raster(file: FileBytes, bit_depth: int | None) -> Radiograph:
         if lowest < 0 or highest > 1:
             raise InputError(
                 f"{file.path} has float values from {lowest:g} to {highest:g}, outside 0 to 1; "
-                "scale "
-                "it to [0, 1] or save it as 16-bit greyscale."
+                "scale it to [0, 1] or save it as 16-bit greyscale."
             )
         pixels = values
     else:
         if bits > 8:
+            # These formats do not say how many of their bits are used.
             bits = bit_depth or guess_bits(int(highest), bits)
-            if bits != picture.bits:
+            if bits != picture.bits and bit_depth is None:
                 notes.append(
-                    f"values up to {highest} in a {picture.bits}-bit file taken as {bits} bit"
+                    f"{picture.bits}-bit file taken as {bits} bit, by its largest value (a bit "
+                    "depth given says it for certain)"
                 )
         if highest > 2**bits - 1:
             raise InputError(
                 f"{file.path} has values up to {highest}, more than {bits} bits hold; give a "
-                "larger "
-                "bit depth."
+                "larger bit depth."
             )
         pixels = unit_interval(values, bits)
     return Radiograph(pixels, file.sha256, picture.format, bits, None, tuple(notes))

@@ -119,8 +119,10 @@ def _grey(path: Path, picture: Image.Image, data: bytes) -> Raster:
 
     if turned.mode in ("1", "L"):
         values, bits = np.asarray(turned.convert("L")), 8
+        _refuse_transparent_level(path, picture, data, values)
     elif turned.mode.startswith("I;16"):
         values, bits = np.asarray(turned).astype(np.uint16), 16
+        _refuse_transparent_level(path, picture, data, values)
         if tags and tags.get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO:
             bits = int(tags.get(_TIFF_BITS_PER_SAMPLE, (16,))[0])
             values = (np.uint16(2**bits - 1) - values).astype(np.uint16)
@@ -153,15 +155,32 @@ def _refuse_deep_colour(path: Path, picture: Image.Image, data: bytes, tags: Any
         )
 
 
+def _refuse_transparent_level(
+    path: Path, picture: Image.Image, data: bytes, values: NDArray[Any]
+) -> None:
+    """Refuse a grey PNG of which one level is transparent (its tRNS chunk), if a pixel has it."""
+    level = picture.info.get("transparency") if picture.format == "PNG" else None
+    if not isinstance(level, int):
+        return
+    if (depth := data[24]) in (2, 4):  # Pillow spreads the pixels over 8 bits, but not this level
+        level *= 255 // (2**depth - 1)
+    if (values == level).any():
+        raise _transparent(path)
+
+
+def _transparent(path: Path) -> InputError:
+    return InputError(
+        f"{path} is partly transparent, so its grey values are ambiguous; save it without an alpha "
+        "channel."
+    )
+
+
 def _one_channel(path: Path, picture: Image.Image) -> NDArray[np.uint8]:
     """The common channel of a colour picture that is grey, as uint8 [H,W]."""
     if picture.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in picture.info:
         rgba = np.asarray(picture.convert("RGBA"))
         if int(rgba[..., 3].min()) < 255:
-            raise InputError(
-                f"{path} is partly transparent, so its grey values are ambiguous; save it without "
-                "an alpha channel."
-            )
+            raise _transparent(path)
         colour = rgba[..., :3]
     elif picture.mode in ("P", "RGB"):
         colour = np.asarray(picture.convert("RGB"))

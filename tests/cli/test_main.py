@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 
@@ -91,10 +92,48 @@ def test_errors_and_their_status(raising, capsys, error, status):
         assert captured.err == f"blsgan: {error}\n"
 
 
-def test_a_bug_is_not_hidden(raising):
+def test_a_bug_asks_for_a_report(raising, capsys, monkeypatch):
+    monkeypatch.delenv("BLSGAN_DEBUG", raising=False)
+    raising(ZeroDivisionError("one\nby zero"))
+    assert cli.main(["separate"]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("blsgan: unexpected ZeroDivisionError (one by zero); please report")
+    assert "`blsgan info --json`" in message
+    assert message.count("\n") == 1
+
+
+def test_a_bug_is_not_hidden_from_who_looks_for_it(raising, monkeypatch):
     raising(ZeroDivisionError())
+    monkeypatch.setenv("BLSGAN_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
         cli.main(["separate"])
+
+
+def test_a_reader_that_leaves_is_no_bug():
+    """`blsgan ... | true`"""
+    code = (
+        "import os, sys; from blsgan.cli import main\n"
+        "reader, writer = os.pipe(); os.close(reader); os.dup2(writer, 1)\n"
+        "sys.exit(main(['--help']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_names_that_the_terminal_cannot_say(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+
+    @click.command()
+    def command():
+        click.echo("太郎 \udcff", file=sys.stdout)
+
+    monkeypatch.setattr(cli, "import_module", lambda name: type("m", (), {"command": command}))
+    assert cli.main(["separate"]) == 0
+    stream.flush()
+    assert stream.buffer.getvalue() == b"\\u592a\\u90ce \\udcff\n"
 
 
 def test_unknown_command_and_option():

@@ -145,6 +145,16 @@ class TestRerun:
         separate(joint.image, "-o", out, "--overwrite")
         assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} != before
 
+    def test_another_format_replaces_the_first(self, separate, write_joint, tmp_path):
+        joint = write_joint(tmp_path)
+        out = tmp_path / "out"
+        for file_format in ("png", "npz", "tiff"):
+            assert separate(joint.image, "-o", out, "--format", file_format)[0] == 0
+            files = expected_names("joint", file_format)
+            if file_format == "npz":
+                files = ["joint.json", "joint.npz", "joint_panel.png"]
+            assert names(out) == files
+
     @pytest.mark.parametrize("change", ["image", "mask", "weights", "option", "output", "record"])
     def test_what_changed_is_done_again(
         self, separate, write_joint, make_network, network, tmp_path, change
@@ -210,6 +220,38 @@ class TestFolder:
         status, stdout, _ = separate(folder, "-o", tmp_path / "out")
         assert status == 0
         assert "1 separated, 2 already finished, 0 failed" in stdout
+
+    def test_a_bug_stops_nothing_and_is_named(self, separate, folder, tmp_path, monkeypatch):
+        from blsgan.cli import separate as module
+
+        real, calls = module.decode_masks, []
+
+        def broken(*arguments):
+            calls.append(arguments)
+            if len(calls) == 2:
+                raise ZeroDivisionError("a bug")
+            return real(*arguments)
+
+        monkeypatch.setattr(module, "decode_masks", broken)
+        status, stdout, stderr = separate(folder, "-o", tmp_path / "out")
+        assert status == 1
+        assert "2 separated, 0 already finished, 1 failed" in stdout
+        assert f"failed: {folder}/00055_R_2/a.png: unexpected ZeroDivisionError (a bug)" in stderr
+        assert "please report" in stderr
+
+    def test_notes_are_counted(self, separate, folder, write_joint, phantom, tmp_path):
+        for name in ("c", "d"):  # 12 bit in 16, masks swapped
+            joint = write_joint(folder, name)
+            Image.fromarray(joint.pixels // 16).save(joint.image)
+            upper = joint.upper.read_bytes()
+            joint.upper.write_bytes(joint.lower.read_bytes())
+            joint.lower.write_bytes(upper)
+        write_joint(folder, "e", source=joint_phantom(3, overlap=False))
+        status, stdout, _ = separate(folder, "-o", tmp_path / "out")
+        assert status == 0
+        assert "note (2 of 6): 16-bit file taken as 12 bit" in stdout
+        assert "note (2 of 6): the upper mask lies below the lower one" in stdout
+        assert "note (1 of 6): the bones do not overlap" in stdout
 
     def test_results_below_the_inputs_are_not_inputs(self, separate, folder):
         for out in (folder / "results", folder):
@@ -337,7 +379,8 @@ class TestBadInput:
         assert separate(joint.image, "--upper-mask", joint.upper, "-o", tmp_path / "out")[0] == 2
         assert separate(joint.image.parent, "--upper-mask", joint.upper, "-o", tmp_path)[0] == 2
         assert separate(joint.image, "-o", tmp_path / "out", "--format", "gif")[0] == 2
-        assert separate(joint.image, "-o", tmp_path / "out", "--pixel-spacing", "0")[0] == 2
+        for spacing in ("0", "1e-9", "nan", "25.4"):
+            refused(2, "is not between 0.001 and 10 mm", "--pixel-spacing", spacing)
         joint.lower.unlink()
         status, _, stderr = separate(joint.image, "-o", tmp_path / "out")
         assert status == 2
@@ -379,14 +422,15 @@ class TestDicom:
         from pydicom.dataset import FileMetaDataset
         from pydicom.uid import ExplicitVRLittleEndian
 
-        def write(folder, stem):
+        def write(folder, stem, patient="Lovelace^Ada"):
             joint = write_joint(tmp_path / folder, stem)
             made = Dataset()
             made.file_meta = FileMetaDataset()
             made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
             made.SOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
             made.SOPInstanceUID = f"1.2.3.{len(stem)}"  # no two files are the same
-            made.PatientName, made.PatientID = "Lovelace^Ada", "PAT00815"
+            made.SpecificCharacterSet = "ISO_IR 192"
+            made.PatientName, made.PatientID = patient, "PAT00815"
             made.Rows, made.Columns = joint.pixels.shape
             made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME1"
             made.BitsAllocated, made.BitsStored, made.HighBit = 16, 16, 15
@@ -401,37 +445,93 @@ class TestDicom:
 
         return write
 
-    def check_no_patient(self, folder):
+    def check_no_patient(self, folder, *words):
+        assert names(folder)
         for path in folder.rglob("*"):
             content = path.read_bytes() if path.is_file() else b""
-            for word in (b"lovelace", b"pat00815"):
-                assert word not in content.lower()
-                assert word.decode() not in str(path.relative_to(folder)).lower()
+            for word in ("lovelace", "pat00815", *words):
+                if len(word) > 3:  # two letters occur in any compressed picture
+                    assert word.encode() not in content.lower()
+                assert word not in str(path.relative_to(folder)).lower()
+        for record in folder.rglob("*.json"):
+            assert not any(word in record.read_text().lower() for word in words)
+            assert json.loads(record.read_text())["image"]["file"] is None
 
     def test_spacing_kept_sense_right_patient_left_out(self, separate, dicom, tmp_path):
         joint, path = dicom("in", "joint")
         out = tmp_path / "out"
-        assert separate(path, "-o", out)[0] == 0
-        assert names(out) == expected_names("joint")
-        record = json.loads((out / "joint.json").read_text())
+        status, stdout, _ = separate(path, "-o", out)
+        assert status == 0
+        (record_path,) = out.glob("*.json")
+        assert names(out) == expected_names(record_path.stem)
+        record = json.loads(record_path.read_text())
+        assert record["name"] == record_path.stem
+        assert record["name"].startswith(f"anonymous-{record['inputs']['image']['sha256'][:12]}-")
+        assert f"{path} became {out / record['name']}_panel.png" in stdout
         assert record["pixel_spacing_mm"] == {"row": 0.1, "column": 0.1, "source": "PixelSpacing"}
-        upper = np.asarray(Image.open(out / "joint_upper.png")).astype(int)
+        upper = np.asarray(Image.open(out / f"{record['name']}_upper.png")).astype(int)
         free = joint.masks[0] & ~joint.masks[1]
         assert np.abs(upper - joint.pixels)[free].max() <= 1
         self.check_no_patient(out)
 
     def test_a_patients_name_in_the_path(self, separate, dicom, tmp_path):
-        dicom("in/lovelace_ada", "one")
+        _, one = dicom("in/lovelace_ada", "one")
         _, path = dicom("in/x", "AdaLovelace")
         out = tmp_path / "out"
-        assert separate(tmp_path / "in", "-o", out)[0] == 0
-        assert len(names(out)) == 12
+        for counts in ("2 separated", "2 already finished"):
+            status, stdout, _ = separate(tmp_path / "in", "-o", out)
+            assert status == 0
+            assert counts in stdout
+            assert len(names(out)) == 12
+            for image in (one, path):
+                assert f"{image} became {out}/anonymous-" in stdout
         self.check_no_patient(out)
-        status, stdout, _ = separate(tmp_path / "in", "-o", out)
-        assert status == 0
-        assert "2 already finished" in stdout
         assert separate(path, "-o", tmp_path / "out2")[0] == 0
         self.check_no_patient(tmp_path / "out2")
+
+    @pytest.mark.parametrize(
+        ("folder", "stem", "words"),
+        [
+            ("in/Wu", "Li_Wu_hand", ("li_", "wu")),
+            ("in/山田", "山田太郎", ("山田", "太郎", "5c71")),
+            ("in/Jürgen", "ß", ("jürgen", "j\\u00fc")),
+            ("in/19151210", "ACC-77", ("19151210", "acc")),
+            ("in/z", "grandmother", ("grandmother",)),  # what no header tells
+        ],
+    )
+    def test_whatever_the_path_says(self, separate, dicom, tmp_path, folder, stem, words):
+        dicom(folder, stem, patient="Wu^Li=山田^太郎")
+        for image, out in ((tmp_path / "in", "out"), (tmp_path / f"{folder}/{stem}.dcm", "out2")):
+            status, stdout, stderr = separate(image, "-o", tmp_path / out)
+            assert (status, stdout.count(" became ")) == (0, 1), stderr
+            assert len(names(tmp_path / out)) == 6
+            self.check_no_patient(tmp_path / out, *words)
+
+    def test_many_joints_of_one_radiograph(self, separate, dicom, tmp_path):
+        joint, path = dicom("in", "hand")
+        masks = {"upper": str(joint.upper), "lower": str(joint.lower)}
+        other = tmp_path / "other.png"
+        Image.fromarray(np.roll(joint.masks[0], 2, axis=0)).save(other)
+        first = {"image": str(path), **masks}
+        entries = [first, {**first, "upper": str(other)}]
+        (tmp_path / "list.json").write_text(json.dumps(entries))
+        for counts in ("2 separated", "2 already finished"):
+            status, stdout, _ = separate(tmp_path / "list.json", "-o", tmp_path / "out")
+            assert status == 0
+            assert counts in stdout
+        assert len(names(tmp_path / "out")) == 12
+
+    def test_an_unbelievable_spacing_costs_nothing_else(self, separate, dicom, tmp_path):
+        from pydicom import dcmread
+
+        _, path = dicom("in", "one")
+        made = dcmread(path)
+        made.PixelSpacing = [1e-12, 1e-12]
+        made.save_as(path)
+        status, stdout, _ = separate(tmp_path / "in", "-o", tmp_path / "out")
+        assert status == 0
+        assert "note (1 of 1): PixelSpacing was ignored" in stdout
+        assert "note (1 of 1): MONOCHROME1" in stdout
 
 
 class TestInterrupted:

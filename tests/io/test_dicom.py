@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmwrite
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import (
     MPEG2MPML,
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLosslessSV1,
+    JPEGLSLossless,
     RLELossless,
     generate_uid,
 )
 
 from blsgan.errors import InputError
-from blsgan.io.radiograph import anonymous_name, read_radiograph
+from blsgan.io.files import read_file
+from blsgan.io.radiograph import anonymous_name, is_path_private, read_radiograph
 
 VALUES = (np.arange(32 * 48, dtype=np.uint16) * 2).reshape(32, 48)  # 0..3070, 12 bit stored
 
@@ -133,8 +138,45 @@ def test_without_voi(save):
     radiograph = read_radiograph(save())
     np.testing.assert_allclose(radiograph.pixels, VALUES / 4095, atol=1e-6)
     assert "no VOI transform" in radiograph.notes[0]
-    rescaled = read_radiograph(save("r.dcm", RescaleSlope=0.5, RescaleIntercept=-3))
-    np.testing.assert_allclose(rescaled.pixels, VALUES / VALUES.max(), atol=1e-6)
+
+
+@pytest.mark.parametrize("highest", [200, 1000, 4095])  # never this picture's own range
+@pytest.mark.parametrize("slope", [1, 0.5, -1])
+@pytest.mark.parametrize("kind", [np.uint16, np.int16])
+def test_without_voi_the_range_is_the_stored_bits(save, highest, slope, kind):
+    signed = kind is np.int16
+    values = (VALUES % (highest + 1)).astype(np.int64) - 2048 * signed
+    rescale = {} if slope == 1 and signed else {"RescaleSlope": slope, "RescaleIntercept": -3}
+    share = (values + 2048 * signed) / 4095
+    radiograph = read_radiograph(save(values=values.astype(kind), **rescale))
+    np.testing.assert_allclose(radiograph.pixels, share if slope > 0 else 1 - share, atol=1e-6)
+    assert radiograph.bits == 12
+
+
+def test_without_voi_a_bit_depth_given_counts(save):
+    values = (VALUES // 4).astype(np.uint16)
+    radiograph = read_radiograph(save(values=values), bit_depth=10)
+    np.testing.assert_allclose(radiograph.pixels, values / 1023, atol=1e-6)
+    assert radiograph.bits == 10
+    with pytest.raises(InputError, match="values from 0 to 767, more than 9 bits hold"):
+        read_radiograph(save(values=values), bit_depth=9)
+    windowed = save(values=values, WindowCenter=1500, WindowWidth=2000)
+    assert any("was not used" in note for note in read_radiograph(windowed, bit_depth=10).notes)
+
+
+def test_modality_lut_without_voi(save):
+    table = (np.arange(4096) * 9).astype(np.uint16)
+    item = Dataset()
+    item.LUTDescriptor = [4096, 0, 16]
+    item.add_new("LUTData", "OW", table.tobytes())
+    radiograph = read_radiograph(save(ModalityLUTSequence=[item]))
+    np.testing.assert_allclose(radiograph.pixels, table[VALUES] / 65535, atol=1e-6)
+
+
+@pytest.mark.parametrize("elements", [{"HighBit": 15}, {"HighBit": 10}, {"BitsStored": 17}])
+def test_bits_that_do_not_fit_together(save, elements):
+    with pytest.raises(InputError, match=r"do not fit together; export it with HighBit"):
+        read_radiograph(save(**elements))
 
 
 def test_overlay_bits_above_the_stored_ones_are_no_intensity(save):
@@ -154,19 +196,26 @@ def test_spacing_and_where_it_is_from(save):
     assert detector.pixel_spacing.source == "ImagerPixelSpacing"
     assert any("detector" in note for note in detector.notes)
     assert read_radiograph(save()).pixel_spacing is None
-    zero = read_radiograph(save(PixelSpacing=[0, 0]))
-    assert zero.pixel_spacing is None
-    assert any("ignored" in note for note in zero.notes)
+    for spacing in ([0, 0], [-0.1, 0.1], [1e-7, 1e-7], [0.1, 150], ["1e-300", "1e300"]):
+        unbelievable = read_radiograph(save(PixelSpacing=spacing))
+        assert unbelievable.pixel_spacing is None
+        assert any("PixelSpacing was ignored" in note for note in unbelievable.notes)
 
 
-def test_patient_is_recognised_in_names_only(save):
-    radiograph = read_radiograph(save())
-    assert radiograph.names_patient("GRACE_left.dcm")
-    assert radiograph.names_patient("xhopperx/1.dcm")
-    assert radiograph.names_patient("case_4711.dcm")
-    assert not radiograph.names_patient("00054_L_13/visit2.dcm")
+def test_nothing_of_the_patient_is_kept(save, tmp_path):
+    path = save("plain.png")  # known by its content, whatever its name
+    radiograph = read_radiograph(path)
     assert "hopper" not in repr(radiograph).casefold()
-    assert anonymous_name(radiograph.sha256).endswith(radiograph.sha256[:12])
+    assert is_path_private(read_file(path))
+    (tmp_path / "b.png").write_bytes(b"\x89PNG")
+    assert not is_path_private(read_file(tmp_path / "b.png"))
+
+
+def test_each_joint_of_one_radiograph_has_a_name_of_its_own():
+    one, other = (anonymous_name("f" * 64, masks) for masks in (("a", "b"), ("b", "a")))
+    assert one != other
+    assert one == anonymous_name("f" * 64, ("a", "b"))
+    assert {name[:22] for name in (one, other)} == {"anonymous-" + "f" * 12}
 
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
@@ -203,6 +252,55 @@ def test_transfer_syntax_nobody_decodes(tmp_path):
     path = write(tmp_path / "a.dcm", encapsulated(MPEG2MPML))
     with pytest.raises(InputError, match="cannot decode"):
         read_radiograph(path)
+
+
+def test_deflated_files_are_not_inflated(tmp_path):
+    made = dataset()
+    made.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    path = write(tmp_path / "a.dcm", made)
+    with pytest.raises(InputError, match="is a deflated DICOM file"):
+        read_radiograph(path)
+    bare = path.read_bytes()[132:]  # neither without a preamble
+    path.write_bytes(bare)
+    with pytest.raises(InputError, match="is a deflated DICOM file"):
+        read_radiograph(path)
+
+
+def jpeg_ls_header(rows, columns, channels):
+    frame = b"\xff\xd8\xff\xe0\x00\x04ab\xff\xff\xf7\x00\x0b\x08"  # an APP0, a fill byte
+    return frame + struct.pack(">HHB", rows, columns, channels) + b"\x01\x11\x00" * 9
+
+
+@pytest.mark.parametrize("size", [(32, 48, 2), (60000, 60000, 1), (48, 32, 1)])
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless])
+def test_a_compressed_picture_of_another_size_is_not_decoded(tmp_path, monkeypatch, syntax, size):
+    from pydicom import pixels
+    from pydicom.encaps import encapsulate, get_frame
+    from pydicom.pixels.decoders.base import Decoder
+
+    monkeypatch.setattr(Decoder, "is_available", True)
+    monkeypatch.setattr(pixels, "pixel_array", None)
+    rows, columns, channels = size
+    made = dataset()
+    if syntax == JPEG2000Lossless:
+        made.compress(syntax, generate_instance_uid=False)
+        frame = bytearray(get_frame(made.PixelData, 0, number_of_frames=1))
+        struct.pack_into(">2I", frame, 8, columns, rows)
+        struct.pack_into(">H", frame, 40, channels)
+    else:
+        made.file_meta.TransferSyntaxUID = syntax
+        frame = jpeg_ls_header(*size)
+    made.PixelData = encapsulate([bytes(frame)])
+    made["PixelData"].VR = "OB"
+    made["PixelData"].is_undefined_length = True
+    path = write(tmp_path / "a.dcm", made)
+    with pytest.raises(InputError, match=f"picture has {columns}x{rows} in {channels};"):
+        read_radiograph(path)
+
+
+def test_a_compressed_picture_without_a_header(tmp_path):
+    with pytest.raises(InputError, match="without a header"):
+        read_radiograph(write(tmp_path / "a.dcm", encapsulated(JPEG2000Lossless)))
 
 
 def test_several_frames(save):

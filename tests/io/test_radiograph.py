@@ -87,7 +87,8 @@ def test_12_bits_in_a_16_bit_file_are_recognised_and_said(tmp_path):
     values = (GRADIENT * 4).astype(np.uint16)  # up to 3836
     radiograph = read_radiograph(save(tmp_path / "a.png", values))
     assert radiograph.bits == 12
-    assert "12 bit" in radiograph.notes[0]
+    assert "16-bit file taken as 12 bit" in radiograph.notes[0]
+    assert read_radiograph(tmp_path / "a.png", bit_depth=12).notes == ()  # nothing was assumed
     np.testing.assert_array_equal(radiograph.pixels, (values / 4095).astype(np.float32))
     full = read_radiograph(tmp_path / "a.png", bit_depth=16)
     np.testing.assert_array_equal(full.pixels, (values / 65535).astype(np.float32))
@@ -107,8 +108,9 @@ def test_invert_and_spacing(tmp_path):
     np.testing.assert_array_equal(inverted.pixels, 1 - (GREY8 / 255).astype(np.float32))
     assert inverted.pixel_spacing.area_mm2 == pytest.approx(0.02)
     assert inverted.pixel_spacing.source == "user"
-    with pytest.raises(UsageError, match="not positive"):
-        read_radiograph(path, pixel_spacing_mm=(0.0, 0.1))
+    for spacing in ((0.0, 0.1), (-0.1, 0.1), (1e-6, 1e-6), (0.1, 11.0), (float("nan"), 0.1)):
+        with pytest.raises(UsageError, match=r"mm is not between 0\.001 and 10 mm"):
+            read_radiograph(path, pixel_spacing_mm=spacing)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "1"])
@@ -131,6 +133,46 @@ def test_transparency(tmp_path):
     rgba[0, 0, 3] = 7
     with pytest.raises(InputError, match="transparent"):
         read_radiograph(save(tmp_path / "a.png", rgba))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_transparent_level_of_a_grey_picture(tmp_path, bits):
+    """PNG's tRNS chunk: one level is transparent, harmless where no pixel has it."""
+    levels = np.array([[0, 1, 1], [0, 1, 0]], np.uint16) * (2**bits - 1)
+    rows = [
+        b"\0" + (row.astype(">u2").tobytes() if bits == 16 else _packed(row, bits))
+        for row in levels
+    ]
+    for level, transparent in ((2**bits - 1, True), (1, bits == 1)):
+        (tmp_path / "a.png").write_bytes(_grey_png(rows, (3, 2), bits, level))
+        if transparent:
+            with pytest.raises(InputError, match="partly transparent"):
+                read_radiograph(tmp_path / "a.png")
+        else:
+            pixels = read_radiograph(tmp_path / "a.png").pixels
+            np.testing.assert_array_equal(pixels, levels / (2**bits - 1))
+
+
+def _packed(row, bits):
+    text = "".join(f"{value:0{bits}b}" for value in row)
+    text += "0" * (-len(text) % 8)
+    return int(text, 2).to_bytes(len(text) // 8, "big")
+
+
+def _grey_png(rows, size, bits, transparent_level):
+    def chunk(kind, data):
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    return b"".join(
+        [
+            b"\x89PNG\r\n\x1a\n",
+            chunk(b"IHDR", struct.pack(">IIBBBBB", *size, bits, 0, 0, 0, 0)),
+            chunk(b"tRNS", struct.pack(">H", transparent_level)),
+            chunk(b"IDAT", zlib.compress(b"".join(rows))),
+            chunk(b"IEND", b""),
+        ]
+    )
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tiff"])
@@ -189,11 +231,16 @@ def test_empty(tmp_path):
 
 
 def test_folder_and_special_file(tmp_path):
-    with pytest.raises(InputError, match="is a folder"):
+    with pytest.raises(InputError) as raised:
         read_radiograph(tmp_path)
-    os.mkfifo(tmp_path / "pipe.png")  # reading it would hang
-    with pytest.raises(InputError, match="not a regular file"):
-        read_radiograph(tmp_path / "pipe.png")
+    assert str(raised.value) == (
+        f"{tmp_path} is a folder where one image is expected; name the file."
+    )
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)  # reading it would hang
+    with pytest.raises(InputError) as raised:
+        read_radiograph(pipe)
+    assert str(raised.value) == f"{pipe} is not a regular file; name the image itself."
 
 
 @pytest.mark.parametrize(
