@@ -300,7 +300,6 @@ def train(
         environment = json.loads((run / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
         card = {
             "trained": {
-                "command": "blsgan train --preset config.yaml --data DATA -o RUN",
                 "config": config.model_dump(mode="json"),
                 "init": environment.get("init"),
                 "training_joints": len({i.joint for i in images if not is_validation(i.joint)}),
@@ -312,6 +311,7 @@ def train(
             },
             "licence": "Apache-2.0",
             "intended_use": "research on hand radiographs; not a medical device",
+            "limits": "two bones; images like those of the training joints; masks taken as given",
         }
         return save_weights(trainer.average, run / WEIGHTS, config.name, card)
 

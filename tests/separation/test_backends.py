@@ -112,10 +112,6 @@ def test_torch_weights_are_checked_too(lite):
 class TestShipped:
     """The weights inside the package."""
 
-    pytestmark = pytest.mark.skipif(
-        not (backends.WEIGHTS_FOLDER / "lite.json").is_file(), reason="this tree has no weights yet"
-    )
-
     def test_all_backends_agree(self, phantom):
         results = [
             Separator.from_pretrained(backend=name)(phantom.image, phantom.masks)

@@ -1,0 +1,1 @@
+"""The default weights, ``lite``, as safetensors and ONNX, with their card (lite.json, lite.md)."""
