@@ -1,0 +1,209 @@
+"""The picture of one measurement: both visits, and what registration left of each bone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from blsgan.geometry import bone_width_px
+from blsgan.io.panel import LOWER_COLOUR, UPPER_COLOUR, spectrum
+from blsgan.jsn.quantification import Measurement, Visit
+from blsgan.jsn.registration import Float, Registration, read_registered
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageDraw
+
+RESIDUAL_REACH = 0.10
+"""The residual's colours end here, in intensity; one scale, so that pictures can be compared."""
+
+_TILE_PX = 340
+_GAP_PX = 12
+_MARGIN_PX = 18
+_LINE_PX = 22
+_INK, _MUTED, _ALERT = (24, 28, 34), (96, 104, 116), (190, 24, 36)
+_AXIS_COLOUR = (120, 230, 120)
+_EMPTY = (226, 229, 233)
+
+
+def draw_measurement(
+    images: Sequence[NDArray[np.float32]],
+    visits: Sequence[Visit],
+    found: Measurement,
+    caption: Sequence[str],
+) -> Image.Image:
+    """Draw baseline, follow-up and each bone's residual, on the baseline's window.
+
+    The baseline carries its masks' outlines, the axis, and the borders between which the joint
+    space is measured; the follow-up carries the baseline's outlines where registration found them:
+    they lie on the bones if it is right. A residual is the baseline's layer minus the registered
+    follow-up's. A mismatch is written in red.
+
+    Args:
+        images: float32 [H,W] in [0,1], baseline and follow-up.
+        visits: their layers and masks.
+        found: the measurement.
+        caption: lines of text below.
+    """
+    from PIL import Image, ImageDraw
+
+    top, left, bottom, right = window = _window(visits[0].masks, found.reference)
+    factor = _TILE_PX / max(bottom - top, right - left)
+    width, height = round((right - left) * factor), round((bottom - top) * factor)
+    outlines = [_outline(mask) for mask in visits[0].masks]
+    bones = (found.upper, found.lower)
+
+    # The follow-up's window follows the upper bone, so that its narrowing is what the eye sees.
+    carried = found.upper.transform(found.reference) - found.reference
+    tiles = [
+        _grey(images[0], window, (width, height)),
+        _grey(images[1], _shifted(window, carried), (width, height)),
+        *(
+            _residual(visits, bone, registration, window, (width, height))
+            for bone, registration in enumerate(bones)
+        ),
+    ]
+    origin = np.array([top, left], dtype=np.float64)
+    _draw_lines(ImageDraw.Draw(tiles[0]), outlines, origin, factor, closed=True)
+    _draw_axis(ImageDraw.Draw(tiles[0]), found, origin, factor)
+    shifted = origin + np.rint(carried)
+    moved = [bone.transform(outline) for bone, outline in zip(bones, outlines, strict=True)]
+    _draw_lines(ImageDraw.Draw(tiles[1]), moved, shifted, factor, closed=True)
+
+    lines = [*(("MISMATCH: " + problem) for problem in found.problems), *caption]
+    page = Image.new(
+        "RGB",
+        (
+            2 * _MARGIN_PX + len(tiles) * width + (len(tiles) - 1) * _GAP_PX,
+            2 * _MARGIN_PX + _LINE_PX + height + 8 + _LINE_PX * len(lines),
+        ),
+        (255, 255, 255),
+    )
+    draw = ImageDraw.Draw(page)
+    titles = (
+        "Baseline",
+        "Follow-up, baseline's outlines registered",
+        f"Residual of the upper bone, ±{RESIDUAL_REACH:.2f}",
+        f"Residual of the lower bone, ±{RESIDUAL_REACH:.2f}",
+    )
+    for index, (tile, title) in enumerate(zip(tiles, titles, strict=True)):
+        x = _MARGIN_PX + index * (width + _GAP_PX)
+        draw.text((x, _MARGIN_PX - 4), title, fill=_INK, font=_font(14))
+        page.paste(tile, (x, _MARGIN_PX + _LINE_PX))
+    y = _MARGIN_PX + _LINE_PX + height + 8
+    for line in lines:
+        colour = _ALERT if line.startswith("MISMATCH") else _MUTED
+        draw.text((_MARGIN_PX, y), line, fill=colour, font=_font(14))
+        y += _LINE_PX
+    return page
+
+
+def _window(masks: NDArray[np.bool_], reference: Float) -> tuple[int, int, int, int]:
+    """A square around the joint, 1.3 bones wide, inside the picture where it fits."""
+    side = round(max(1.3 * bone_width_px(masks), 32))
+    edges = []
+    for centre, limit in zip(reference, masks.shape[1:], strict=True):
+        size = min(side, limit)
+        start = min(max(round(float(centre) - size / 2), 0), limit - size)
+        edges.append((start, start + size))
+    (top, bottom), (left, right) = edges
+    return top, left, bottom, right
+
+
+def _shifted(window: tuple[int, int, int, int], by: Float) -> tuple[int, int, int, int]:
+    rows, columns = (round(float(step)) for step in by)
+    top, left, bottom, right = window
+    return top + rows, left + columns, bottom + rows, right + columns
+
+
+def _cut(plane: NDArray[Any], window: tuple[int, int, int, int], fill: float) -> NDArray[Any]:
+    """The window of ``plane``, filled where it reaches beyond."""
+    top, left, bottom, right = window
+    cut = np.full((bottom - top, right - left), fill, dtype=np.float64)
+    height, width = plane.shape
+    y0, y1 = max(top, 0), min(bottom, height)
+    x0, x1 = max(left, 0), min(right, width)
+    if y0 < y1 and x0 < x1:
+        cut[y0 - top : y1 - top, x0 - left : x1 - left] = plane[y0:y1, x0:x1]
+    return cut
+
+
+def _grey(
+    image: NDArray[Any], window: tuple[int, int, int, int], size: tuple[int, int]
+) -> Image.Image:
+    from PIL import Image
+
+    cut = _cut(image, window, 0.0)
+    white = max(float(cut.max()), 1e-6)
+    grey = Image.fromarray(np.rint(np.clip(cut / white, 0, 1) * 255).astype(np.uint8))
+    return grey.resize(size, Image.Resampling.BICUBIC).convert("RGB")
+
+
+def _residual(
+    visits: Sequence[Visit],
+    bone: int,
+    registration: Registration,
+    window: tuple[int, int, int, int],
+    size: tuple[int, int],
+) -> Image.Image:
+    from PIL import Image
+
+    baseline, followup = visits
+    mask = baseline.masks[bone]
+    registered = read_registered(followup.layers[bone], registration, (*mask.shape,))
+    seen = read_registered(
+        followup.masks[bone].astype(np.float64),
+        # Where the mask lies, not how bright it is.
+        Registration(**{**vars(registration), "gain": 1.0, "offset": 0.0}),
+        (*mask.shape,),
+    )
+    with np.errstate(invalid="ignore"):
+        both = mask & (seen > 0.5)
+    residual = np.where(both, baseline.layers[bone] - registered, 0)
+    colours = spectrum(_cut(residual, window, 0.0) / (2 * RESIDUAL_REACH) + 0.5)
+    colours[_cut(both, window, 0.0) == 0] = _EMPTY
+    return Image.fromarray(colours).resize(size, Image.Resampling.NEAREST)
+
+
+def _outline(mask: NDArray[np.bool_]) -> Float:
+    """The longest contour of a mask, float64 [P,2] (row, column)."""
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return np.asarray(max(contours, key=len)[:, 0, ::-1], dtype=np.float64)
+
+
+def _draw_lines(
+    draw: ImageDraw.ImageDraw,
+    lines: Sequence[Float],
+    origin: Float,
+    factor: float,
+    *,
+    closed: bool,
+) -> None:
+    for line, colour in zip(lines, (UPPER_COLOUR, LOWER_COLOUR), strict=True):
+        points = (line - origin + 0.5) * factor
+        if closed:
+            points = np.concatenate((points, points[:1]))
+        draw.line([(float(x), float(y)) for y, x in points], fill=colour, width=1)
+
+
+def _draw_axis(draw: ImageDraw.ImageDraw, found: Measurement, origin: Float, factor: float) -> None:
+    space = found.baseline_space
+    if space is not None:
+        ends = np.stack((space.upper_border, space.lower_border), axis=1)
+        for pair in (ends[::8] - origin + 0.5) * factor:
+            draw.line([(float(x), float(y)) for y, x in pair], fill=_AXIS_COLOUR, width=1)
+    middle = (found.reference - origin + 0.5) * factor
+    tip = middle + 60 * found.axis
+    draw.line([(middle[1], middle[0]), (tip[1], tip[0])], fill=(255, 255, 255), width=2)
+    draw.ellipse(
+        (middle[1] - 4, middle[0] - 4, middle[1] + 4, middle[0] + 4), outline=(255, 255, 255)
+    )
+
+
+def _font(size: int) -> Any:
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size)

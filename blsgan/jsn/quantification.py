@@ -1,0 +1,283 @@
+"""Joint space narrowing and joint space width, from the registered bones of two visits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from blsgan.errors import InputError
+from blsgan.geometry import bone_width_px, joint_axis
+from blsgan.io.masks import BONES
+from blsgan.jsn.registration import Float, Focus, Registration, RigidTransform, register_bone
+
+UPPER, LOWER = 0, 1
+
+CENTRAL_SHARE = 0.6
+"""Share of the width both bones have in common, in its middle, over which JSW is taken: towards
+the sides the borders turn away from each other."""
+
+FOCUS_SHARE = 0.36
+"""Pixels count by a Gaussian around the joint with this share of the bones' width as its standard
+deviation."""
+
+MAX_DISPLACEMENT_SHARE = 0.12
+"""Bones that seem to move apart by more than this share of their width did not: a mismatch."""
+
+MAX_TILT_DEG = 15.0
+"""Nor did bones that seem to turn against each other by more."""
+
+_MIN_LINES = 10  # fewer lines through the joint give no mean worth its name
+_SMOOTHING_PX = 1.0
+_STEP_PX = 0.5
+_MIN_BORDER_SHARE = 0.5  # of the lines must show both borders
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One radiograph of a joint: ``layers`` float [2,H,W] in [0,1], ``masks`` bool [2,H,W].
+
+    Without separation the layers are the image inside each mask. Pixels are square.
+    """
+
+    layers: NDArray[Any]
+    masks: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        if self.masks.ndim != 3 or len(self.masks) != 2 or self.layers.shape != self.masks.shape:
+            raise InputError(
+                f"a visit has layers of shape {list(self.layers.shape)} and masks of "
+                f"{list(self.masks.shape)}; give [2,H,W] for both."
+            )
+        for bone, mask in zip(BONES, self.masks, strict=True):
+            if not mask.any():
+                raise InputError(f"the {bone} mask is empty; mark the bone's pixels in it.")
+
+
+@dataclass(frozen=True)
+class JointSpace:
+    """The joint space of one visit: distance of the bones' borders along the axis, in px.
+
+    Attributes:
+        mean_px, minimum_px: over the lines; negative where the bones overlap.
+        lines: how many lines parallel to the axis, one pixel apart, were measured.
+        upper_border, lower_border: float64 [lines,2], the border points (row, column).
+    """
+
+    mean_px: float
+    minimum_px: float
+    lines: int
+    upper_border: Float
+    lower_border: Float
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What happened to a joint between two visits; lengths in px of the baseline.
+
+    Attributes:
+        narrowing_px: how much closer the lower bone came to the upper one along ``axis``: positive
+            for a joint space that narrows. Not to be used where ``mismatch``.
+        sideways_px: the lower bone's movement across the axis (the axis turned by +90 degrees from
+            rows to columns).
+        axis: float64 [2], unit vector (row, column) from the upper to the lower bone at baseline.
+        reference: float64 [2], the point of the lower bone whose movement is measured: the middle
+            of its border at the joint.
+        displacement_px: float64 [2,2], movement (row, column) on the picture of each bone at the
+            joint.
+        upper, lower: the registrations.
+        baseline_space, followup_space: joint space width of each visit, or None where the masks
+            show none.
+        problems: why this is a mismatch, with the figures; empty for a measurement.
+        notes: what a reader should know besides.
+    """
+
+    narrowing_px: float
+    sideways_px: float
+    axis: Float
+    reference: Float
+    displacement_px: Float
+    upper: Registration
+    lower: Registration
+    baseline_space: JointSpace | None
+    followup_space: JointSpace | None
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def mismatch(self) -> bool:
+        """True where something failed, so that ``narrowing_px`` is no measurement."""
+        return bool(self.problems)
+
+    @property
+    def quality(self) -> float:
+        """The worse bone's quality, 0..1; 0 for a mismatch."""
+        return 0.0 if self.mismatch else min(self.upper.quality, self.lower.quality)
+
+
+def measure(baseline: Visit, followup: Visit, *, fit_scale: bool = False) -> Measurement:
+    """Register each bone between the visits and measure how the joint changed.
+
+    Pixels near the joint count most (``FOCUS_SHARE``). With ``fit_scale`` each bone may also change
+    its magnification. A measurement that failed says so in ``problems``, with the figure that
+    tells.
+
+    Raises:
+        InputError: arrays that do not fit together, NaN or infinity in a layer.
+    """
+    axis = joint_axis(baseline.masks)
+    space = joint_space(baseline.masks, axis)
+    reference = reference_point(baseline.masks, axis, space)
+    width = bone_width_px(baseline.masks)
+    focus = Focus(reference, FOCUS_SHARE * width)
+    upper, lower = (
+        register_bone(
+            baseline.layers[bone],
+            followup.layers[bone],
+            baseline.masks[bone],
+            followup.masks[bone],
+            focus=focus,
+            fit_scale=fit_scale,
+        )
+        for bone in (UPPER, LOWER)
+    )
+    followup_space = joint_space(followup.masks, _turned(axis, upper.transform))
+    movement = relative_movement(upper.transform, lower.transform, reference)
+    narrowing = -float((movement * axis).sum())
+    sideways = float((movement * _across(axis)).sum())
+    problems = [
+        f"{bone} bone: {problem}"
+        for bone, registration in zip(BONES, (upper, lower), strict=True)
+        for problem in registration.problems
+    ]
+    limit = MAX_DISPLACEMENT_SHARE * width
+    if (moved := float(np.hypot(*movement))) > limit:
+        problems.append(
+            f"the bones would have moved {moved:.1f} px against each other (at most {limit:.1f})"
+        )
+    tilt = _tilt_deg(upper.transform, lower.transform)
+    if abs(tilt) > MAX_TILT_DEG:
+        problems.append(
+            f"the bones would have turned {tilt:+.1f} degrees against each other (at most "
+            f"{MAX_TILT_DEG:g})"
+        )
+    displacement = np.stack([bone.transform(reference) - reference for bone in (upper, lower)])
+    return Measurement(
+        narrowing,
+        sideways,
+        axis,
+        reference,
+        displacement,
+        upper,
+        lower,
+        space,
+        followup_space,
+        tuple(problems),
+        (
+            *_visit_notes(baseline, space, "baseline"),
+            *_visit_notes(followup, followup_space, "follow-up"),
+        ),
+    )
+
+
+def relative_movement(upper: RigidTransform, lower: RigidTransform, reference: Float) -> Float:
+    """How the lower bone's ``reference`` point moved as seen from the upper bone, in baseline px.
+
+    Where the whole hand moved, turned or grew between the visits, the upper bone did the same, and
+    it falls out. Returns float64 [2] (row, column).
+    """
+    return np.asarray(upper.inverse()(lower(reference)) - reference)
+
+
+def _tilt_deg(upper: RigidTransform, lower: RigidTransform) -> float:
+    return (lower.angle_deg - upper.angle_deg + 180) % 360 - 180
+
+
+def reference_point(masks: NDArray[np.bool_], axis: Float, space: JointSpace | None) -> Float:
+    """The middle of the lower bone's border at the joint, (row, column); see Measurement."""
+    if space is not None:
+        return np.asarray(space.lower_border.mean(axis=0))
+    # No common border: the lower bone's pixel nearest to the joint along the axis.
+    pixels = np.argwhere(masks[LOWER])
+    return np.asarray(pixels[np.argmin((pixels * axis).sum(axis=1))], dtype=np.float64)
+
+
+def joint_space(masks: NDArray[np.bool_], axis: Float | None = None) -> JointSpace | None:
+    """Joint space width on masks bool [2,H,W], or None where the bones do not face each other.
+
+    Lines parallel to ``axis`` (default: ``geometry.joint_axis``), one pixel apart, cross the
+    central 60 % of the width the bones have in common. On each, the upper bone's last and the lower
+    bone's first border are where the mask, smoothed by a Gaussian of 1 px, crosses one half; a line
+    on which a border lies outside the picture is left out.
+    """
+    axis = joint_axis(masks) if axis is None else axis
+    across = _across(axis)
+    origin = np.mean([np.argwhere(mask).mean(axis=0) for mask in masks], axis=0)
+    reach = [(np.argwhere(mask) - origin) @ across for mask in masks]
+    low, high = max(r.min() for r in reach), min(r.max() for r in reach)
+    middle, half = (low + high) / 2, CENTRAL_SHARE * (high - low) / 2
+    lines = np.arange(np.ceil(middle - half), np.floor(middle + half) + 1)
+    if len(lines) < _MIN_LINES:
+        return None
+    diagonal = float(np.hypot(*masks.shape[1:]))
+    along = np.arange(-diagonal, diagonal, _STEP_PX)
+    places = origin + lines[:, None, None] * across + along[:, None] * axis
+    borders = [_borders(mask, places, along, last=bone == UPPER) for bone, mask in enumerate(masks)]
+    both = np.isfinite(borders[0]) & np.isfinite(borders[1])
+    if np.count_nonzero(both) < max(_MIN_LINES, _MIN_BORDER_SHARE * len(lines)):
+        return None
+    start = origin + lines[both][:, None] * across
+    distance = borders[1][both] - borders[0][both]
+    return JointSpace(
+        float(distance.mean()),
+        float(distance.min()),
+        len(distance),
+        start + borders[0][both][:, None] * axis,
+        start + borders[1][both][:, None] * axis,
+    )
+
+
+def _borders(mask: NDArray[np.bool_], places: Float, along: Float, *, last: bool) -> Float:
+    """Position along each line [L] of the upper bone's last or the lower's first border; NaN: none.
+
+    ``places`` is [L,T,2], ``along`` [T].
+    """
+    smooth = ndimage.gaussian_filter(mask.astype(np.float64), _SMOOTHING_PX, mode="nearest")
+    level = ndimage.map_coordinates(smooth, np.moveaxis(places, -1, 0), order=1, cval=np.nan) - 0.5
+    here, there = level[:, :-1], level[:, 1:]
+    # Comparisons with NaN are False: a border outside the picture is none.
+    crossing = (here >= 0) & (there < 0) if last else (here < 0) & (there >= 0)
+    rows = np.arange(len(level))
+    index = (
+        crossing.shape[1] - 1 - np.argmax(crossing[:, ::-1], axis=1)
+        if last
+        else np.argmax(crossing, axis=1)
+    )
+    before, after = here[rows, index], there[rows, index]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        position = along[index] + _STEP_PX * before / (before - after)
+    return np.where(crossing[rows, index], position, np.nan)
+
+
+def _across(axis: Float) -> Float:
+    return np.array([-axis[1], axis[0]])
+
+
+def _turned(axis: Float, transform: RigidTransform) -> Float:
+    """The baseline's axis as it lies at the follow-up, by the upper bone's rotation."""
+    return np.asarray(transform.matrix @ axis / transform.scale)
+
+
+def _visit_notes(visit: Visit, space: JointSpace | None, name: str) -> list[str]:
+    notes = []
+    for bone, mask in zip(BONES, visit.masks, strict=True):
+        edge = mask.copy()
+        edge[1:-1, 1:-1] = False
+        if count := int(np.count_nonzero(edge)):
+            notes.append(f"{name}: the {bone} mask touches the picture's border over {count} px")
+    if space is None:
+        notes.append(f"{name}: the masks show no joint space along the axis, so no width is given")
+    return notes

@@ -1,0 +1,433 @@
+"""Rigid sub-pixel registration of one bone between two visits, on its own layer and mask.
+
+Masked phase correlation (Padfield, IEEE TIP 2012; scikit-image) gives the shift to start from;
+Gauss-Newton then fits translation, rotation and, where asked for, a small scale, together with the
+gain and offset between the visits, first on a blurred and then on the full picture. The follow-up
+is read by cubic splines, its layer continued beyond the mask so that the cut edge is no feature,
+and pixels count by Huber's weights, so a lesion that is new or a patch of a poor layer does not
+pull the bone along.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from blsgan.errors import InputError
+from blsgan.geometry import bounding_box
+
+Float = NDArray[np.float64]
+Bool = NDArray[np.bool_]
+
+MIN_PIXELS = 400
+"""Fewer pixels of a bone than this do not fix its position."""
+
+MIN_CORRELATION = 0.75
+"""Registered visits of one bone that correlate less are a mismatch."""
+
+MIN_COVERAGE = 0.4
+"""Least share of the baseline's bone that the follow-up must show."""
+
+MAX_SCALE = 1.15
+"""Visits of one patient differ less than this in magnification, either way."""
+
+_RIM_PX = 2.0  # pixels nearer to the mask's edge than this are read but do not count
+_COARSE_SIGMA_PX = 3.0
+_FINE_SIGMA_PX = 0.8
+_COARSE_POINTS = 5_000
+_FINE_POINTS = 30_000
+_CORRELATION_SIDE_PX = 96  # phase correlation works on pictures reduced to at most this
+_HUBER = 1.345  # 95 % efficient on Gaussian residuals (Huber 1964)
+_GAINS = (0.2, 5.0)  # a gain of 0 would hide every error
+_MAX_STEPS = 40
+_TOLERANCE_PX = 1e-3
+
+
+@dataclass(frozen=True)
+class RigidTransform:
+    """``x -> matrix @ x + shift`` on (row, column) in px: rotation times scale, and a shift.
+
+    ``matrix`` float64 [2,2], ``shift`` float64 [2].
+    """
+
+    matrix: Float
+    shift: Float
+
+    @classmethod
+    def about(
+        cls, centre: Float, shift: Float, angle_rad: float = 0.0, scale: float = 1.0
+    ) -> RigidTransform:
+        """Turn and scale about ``centre``, then move by ``shift``; both (row, column)."""
+        cos, sin = scale * math.cos(angle_rad), scale * math.sin(angle_rad)
+        matrix: Float = np.array([[cos, -sin], [sin, cos]], dtype=np.float64)
+        moved: Float = np.asarray(centre + shift - matrix @ centre, dtype=np.float64)
+        return cls(matrix, moved)
+
+    def __call__(self, points: NDArray[Any]) -> Float:
+        """Map points [...,2]."""
+        return np.asarray(points @ self.matrix.T + self.shift)
+
+    def inverse(self) -> RigidTransform:
+        """The transform back."""
+        inverse: Float = np.asarray(np.linalg.inv(self.matrix), dtype=np.float64)
+        return RigidTransform(inverse, -inverse @ self.shift)
+
+    def after(self, first: RigidTransform) -> RigidTransform:
+        """This transform applied to what ``first`` gives."""
+        return RigidTransform(self.matrix @ first.matrix, self.matrix @ first.shift + self.shift)
+
+    @property
+    def scale(self) -> float:
+        """Magnification; 1 where the visits agree."""
+        return math.hypot(self.matrix[0, 0], self.matrix[1, 0])
+
+    @property
+    def angle_deg(self) -> float:
+        """Rotation that turns the row axis towards the column axis."""
+        return math.degrees(math.atan2(self.matrix[1, 0], self.matrix[0, 0]))
+
+
+@dataclass(frozen=True)
+class Focus:
+    """Pixels count by a Gaussian around ``centre`` (row, column), ``reach_px`` its deviation.
+
+    A bone is rigid but its picture is not: seen from a slightly different side its far end moves
+    otherwise than its near one.
+    """
+
+    centre: Float
+    reach_px: float
+
+
+@dataclass(frozen=True)
+class Registration:
+    """How one bone moved from the baseline to the follow-up, and how far that can be trusted.
+
+    Attributes:
+        transform: baseline to follow-up coordinates. Where ``problems`` is not empty it is the
+            best that was found and must not be used as a measurement.
+        correlation: of the registered visits on the pixels used, -1..1; 0 where none were.
+        pixels: pixels of the bone that both visits show.
+        coverage: those pixels as a share of the baseline's bone, 0..1.
+        converged: whether the last step was below 0.001 px.
+        steps: steps of the refinement at full resolution.
+        gain, offset: follow-up intensities times gain plus offset are the baseline's.
+        problems: why this is no measurement, each with its figure; empty for a good one.
+    """
+
+    transform: RigidTransform
+    correlation: float
+    pixels: int
+    coverage: float
+    converged: bool
+    steps: int
+    gain: float
+    offset: float
+    problems: tuple[str, ...]
+
+    @property
+    def quality(self) -> float:
+        """Correlation times coverage, in [0,1]; 0 where the registration did not converge."""
+        return max(self.correlation, 0.0) * self.coverage if self.converged else 0.0
+
+
+def register_bone(
+    baseline: NDArray[Any],
+    followup: NDArray[Any],
+    baseline_mask: Bool,
+    followup_mask: Bool,
+    *,
+    focus: Focus | None = None,
+    fit_scale: bool = False,
+) -> Registration:
+    """Register one bone's layer at baseline to its layer at follow-up.
+
+    Args:
+        baseline, followup: float layers [H,W] in [0,1]; the visits may differ in size.
+        baseline_mask, followup_mask: bool, of the shape of their layer; where the bone is.
+        focus: where the bone's position matters; by default all of it counts alike.
+        fit_scale: also fit a change of magnification. Left out by default: visits of one scanner
+            share it, and a bone seen from a slightly different side looks like a change.
+
+    Returns:
+        A registration; one that failed says so in ``problems``.
+
+    Raises:
+        InputError: shapes that do not fit, an empty mask, NaN or infinity in a layer.
+    """
+    fixed = _Bone.prepare(baseline, baseline_mask, "baseline")
+    moving = _Bone.prepare(followup, followup_mask, "follow-up")
+    options = _Options(focus, fit_scale)
+    best: _Fit | None = None
+    for shift in _starts(fixed, moving):
+        start = RigidTransform.about(fixed.centre, shift)
+        fit = _refine(fixed, moving, start, options, coarse=True)
+        if best is None or fit.score > best.score:
+            best = fit
+    assert best is not None, "there is always a start"
+    fit = _refine(fixed, moving, best.transform, options, coarse=False)
+    return Registration(
+        fit.transform,
+        fit.correlation,
+        round(fit.coverage * fixed.inner_px),
+        fit.coverage,
+        fit.converged,
+        fit.steps,
+        fit.gain,
+        fit.offset,
+        tuple(_problems(fit, fixed)),
+    )
+
+
+def read_registered(
+    layer: NDArray[Any], registration: Registration, size: tuple[int, int]
+) -> Float:
+    """The follow-up's layer on the baseline's grid, with the baseline's intensities.
+
+    Returns float64 of shape ``size`` = (height, width); what lies outside the follow-up is NaN.
+    """
+    transform = registration.transform
+    read = ndimage.affine_transform(
+        np.asarray(layer, dtype=np.float64),
+        transform.matrix,
+        transform.shift,
+        output_shape=size,
+        order=1,
+        cval=np.nan,
+    )
+    return np.asarray(registration.gain * read + registration.offset)
+
+
+@dataclass(frozen=True)
+class _Bone:
+    """One bone at one visit, ready to be read anywhere.
+
+    ``filled`` is the layer continued beyond the mask, ``depth`` the distance to the mask's edge
+    (the picture's border is no edge); both are windows whose first pixel is at ``origin``.
+    """
+
+    filled: Float
+    depth: Float
+    origin: Float
+    centre: Float
+
+    @classmethod
+    def prepare(cls, layer: NDArray[Any], mask: Bool, visit: str) -> _Bone:
+        layer, mask = np.asarray(layer, dtype=np.float64), np.asarray(mask, dtype=np.bool_)
+        if layer.ndim != 2 or layer.shape != mask.shape:
+            raise InputError(
+                f"the {visit} layer has shape {list(layer.shape)} and its mask "
+                f"{list(mask.shape)}; give [H,W] for both."
+            )
+        if not mask.any():
+            raise InputError(f"the {visit} mask is empty; mark the bone's pixels in it.")
+        top, left, bottom, right = bounding_box(mask)
+        window = np.s_[top:bottom, left:right]
+        inside = mask[window]
+        if not np.isfinite(layer[window][inside]).all():
+            raise InputError(f"the {visit} layer has NaN or infinite values; replace them first.")
+        # Padding is outside the picture, where nothing is known: there the layer goes on, too.
+        nearest = ndimage.distance_transform_edt(
+            ~inside, return_distances=False, return_indices=True
+        )
+        depth = (
+            ndimage.distance_transform_edt(inside)
+            if not inside.all()
+            else np.full(inside.shape, float(max(inside.shape)))
+        )
+        origin = np.array([top, left], dtype=np.float64)
+        centre = np.argwhere(inside).mean(axis=0) + origin
+        return cls(layer[window][tuple(nearest)], depth, origin, centre)
+
+    @property
+    def inner_px(self) -> int:
+        return int(np.count_nonzero(self.depth > _RIM_PX))
+
+    def points(self, most: int) -> NDArray[np.intp]:
+        """Window coordinates [P,2] of pixels off the rim, about ``most``, on a regular grid."""
+        step = max(1, math.ceil(math.sqrt(self.inner_px / most)))
+        points = np.argwhere(self.depth[::step, ::step] > _RIM_PX)
+        return points * step
+
+    def blurred(self, sigma_px: float) -> Float:
+        return np.asarray(ndimage.gaussian_filter(self.filled, sigma_px, mode="nearest"))
+
+
+def _starts(fixed: _Bone, moving: _Bone) -> Iterator[Float]:
+    """Shifts (row, column) to start from: masked phase correlation, then the masks alone."""
+    from skimage.registration import phase_cross_correlation
+
+    side = max(*fixed.filled.shape, *moving.filled.shape)
+    step = max(1, math.ceil(side / _CORRELATION_SIDE_PX))
+    pictures = [bone.blurred(step / 2)[::step, ::step] for bone in (fixed, moving)]
+    masks = [bone.depth[::step, ::step] > 0 for bone in (fixed, moving)]
+    if min(np.count_nonzero(mask) for mask in masks) > 16:
+        shift, _, _ = phase_cross_correlation(
+            *pictures, reference_mask=masks[0], moving_mask=masks[1], overlap_ratio=0.5
+        )
+        if np.isfinite(shift).all():
+            yield moving.origin - fixed.origin - step * np.asarray(shift)
+    yield moving.centre - fixed.centre
+
+
+@dataclass(frozen=True)
+class _Fit:
+    transform: RigidTransform
+    correlation: float
+    coverage: float
+    converged: bool
+    steps: int
+    gain: float
+    offset: float
+
+    @property
+    def score(self) -> float:
+        return self.correlation * min(self.coverage / MIN_COVERAGE, 1.0)
+
+
+@dataclass(frozen=True)
+class _Options:
+    focus: Focus | None
+    fit_scale: bool
+
+    def weights(self, places: Float) -> Float:
+        if self.focus is None:
+            return np.ones(len(places))
+        squared = np.square(places - self.focus.centre).sum(axis=1)
+        return np.asarray(np.exp(-0.5 * squared / self.focus.reach_px**2))
+
+
+def _refine(
+    fixed: _Bone, moving: _Bone, start: RigidTransform, options: _Options, *, coarse: bool
+) -> _Fit:
+    """Gauss-Newton from ``start``; see the module's text for the model."""
+    points = fixed.points(_COARSE_POINTS if coarse else _FINE_POINTS)
+    if len(points) < 16:
+        return _Fit(start, 0.0, 0.0, False, 0, 1.0, 0.0)
+    # A picture of thousands of pixels moves by more of them: the blur grows with the bone.
+    wide = math.sqrt(fixed.inner_px / 20_000)
+    sigma = max(_COARSE_SIGMA_PX * wide, _FINE_SIGMA_PX) if coarse else _FINE_SIGMA_PX
+    target = fixed.blurred(sigma)[tuple(points.T)]
+    picture = moving.blurred(sigma)
+    spline = ndimage.spline_filter(picture, order=3, mode="mirror")
+    slopes = np.gradient(picture) if min(picture.shape) > 1 else [np.zeros_like(picture)] * 2
+    places = points + fixed.origin
+    arms = places - fixed.centre
+    radius = float(np.sqrt(np.square(arms).sum(axis=1).mean()))
+
+    near = options.weights(places)
+    transform, last_step = start, math.inf
+    steps, converged = 0, False
+    while True:
+        at = (transform(places) - moving.origin).T
+        seen = _seen(moving, at)
+        weight = near * seen
+        values = ndimage.map_coordinates(spline, at, order=3, mode="mirror", prefilter=False)
+        coverage = float(seen.mean())
+        if coverage * len(points) < 16:
+            return _Fit(transform, 0.0, coverage, False, steps, 1.0, 0.0)
+        gain, offset = _line(values, target, weight)
+        residual = gain * values + offset - target
+        robust = weight * _huber(residual, weight)
+        if converged or steps == _MAX_STEPS:
+            break
+        rows, columns = (
+            ndimage.map_coordinates(slope, at, order=1, mode="nearest") for slope in slopes
+        )
+        turned = arms @ transform.matrix.T / radius
+        # Columns: shift down, shift right, turn and grow (both in px at the bone's mean radius),
+        # and what gain and offset explain.
+        columns_of = [
+            gain * rows,
+            gain * columns,
+            gain * (-rows * turned[:, 1] + columns * turned[:, 0]),
+            *([gain * (rows * turned[:, 0] + columns * turned[:, 1])] if options.fit_scale else []),
+            values,
+            np.ones_like(values),
+        ]
+        jacobian = np.stack(columns_of, axis=1)
+        # einsum, not BLAS: the same sum whatever the number of threads.
+        normal = np.einsum("pi,pj,p->ij", jacobian, jacobian, robust)
+        slope = np.einsum("pi,p->i", jacobian, robust * residual)
+        try:
+            solved = -np.linalg.solve(normal, slope)
+        except np.linalg.LinAlgError:  # a bone without texture
+            break
+        update = np.append(solved[:3], solved[3] if options.fit_scale else 0.0)
+        steps += 1
+        length = float(np.abs(update).max())
+        if not math.isfinite(length):
+            break
+        update *= min(1.0, 2 * sigma / length)  # the linear model reaches about as far as the blur
+        transform = _updated(transform, fixed.centre, update, radius)
+        converged = length < _TOLERANCE_PX
+        if length > 2 * last_step and steps > _MAX_STEPS // 2:
+            break
+        last_step = length
+    return _Fit(
+        transform, _correlation(values, target, weight), coverage, converged, steps, gain, offset
+    )
+
+
+def _updated(
+    transform: RigidTransform, centre: Float, update: Float, radius: float
+) -> RigidTransform:
+    down, right, turn, grow = update
+    angle = math.radians(transform.angle_deg) + turn / radius
+    scale = transform.scale * math.exp(grow / radius)
+    moved = transform(centre) - centre + np.array([down, right])
+    return RigidTransform.about(centre, moved, angle, scale)
+
+
+def _seen(moving: _Bone, at: Float) -> Float:
+    """Weight of each place: 1 well inside the follow-up's bone, falling to 0 at its rim.
+
+    A soft edge, so that a pixel does not jump in and out between two steps.
+    """
+    depth = ndimage.map_coordinates(moving.depth, at, order=1, mode="constant", cval=0.0)
+    return np.asarray(np.clip(depth - (_RIM_PX - 1), 0.0, 1.0))
+
+
+def _line(values: Float, target: Float, weight: Float) -> tuple[float, float]:
+    """Gain and offset that map ``values`` to ``target``."""
+    total = weight.sum()
+    mean_v, mean_t = (weight * values).sum() / total, (weight * target).sum() / total
+    variance = (weight * np.square(values - mean_v)).sum()
+    covariance = (weight * (values - mean_v) * (target - mean_t)).sum()
+    gain = float(np.clip(covariance / variance if variance > 0 else 1.0, *_GAINS))
+    return gain, float(mean_t - gain * mean_v)
+
+
+def _huber(residual: Float, weight: Float) -> Float:
+    used = np.abs(residual[weight > 0])
+    limit = _HUBER * 1.4826 * float(np.median(used))
+    return np.asarray(np.minimum(1.0, limit / np.maximum(np.abs(residual), 1e-12)))
+
+
+def _correlation(a: Float, b: Float, weight: Float) -> float:
+    total = weight.sum()
+    a, b = a - (weight * a).sum() / total, b - (weight * b).sum() / total
+    norm = math.sqrt((weight * np.square(a)).sum() * (weight * np.square(b)).sum())
+    return float((weight * a * b).sum() / norm) if norm > 0 else 0.0
+
+
+def _problems(fit: _Fit, fixed: _Bone) -> Iterator[str]:
+    pixels = round(fit.coverage * fixed.inner_px)
+    if pixels < MIN_PIXELS:
+        yield f"only {pixels} pixels of the bone are in both visits ({MIN_PIXELS} needed)"
+    elif fit.coverage < MIN_COVERAGE:
+        yield (
+            f"the follow-up shows only {fit.coverage:.0%} of the bone ({MIN_COVERAGE:.0%} needed)"
+        )
+    if not fit.converged:
+        yield f"the registration did not converge in {fit.steps} steps"
+    if fit.correlation < MIN_CORRELATION:
+        yield f"the registered visits correlate by {fit.correlation:.2f} ({MIN_CORRELATION} needed)"
+    if not 1 / MAX_SCALE <= fit.transform.scale <= MAX_SCALE:
+        yield f"the bone would have changed its size by a factor of {fit.transform.scale:.2f}"

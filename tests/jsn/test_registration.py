@@ -1,0 +1,147 @@
+"""A bone moved by a known amount is found again; what cannot be found says so."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from blsgan.errors import InputError
+from blsgan.jsn.registration import Focus, RigidTransform, register_bone
+from blsgan.synthesis.phantoms import joint_phantom
+
+
+@pytest.fixture(scope="module")
+def bone():
+    phantom = joint_phantom(1, size=192, gap_px=6.0)
+    return phantom.layers[0].astype(np.float64), phantom.masks[0]
+
+
+def moved(bone, transform):
+    layer, mask = bone
+    back = transform.inverse()
+
+    def read(picture, order):
+        return ndimage.affine_transform(picture, back.matrix, back.shift, order=order)
+
+    inside = read(mask.astype(np.float64), 1) >= 0.5
+    # The uncut layer's neighbourhood: the cut edge must not bleed into the moved bone.
+    nearest = ndimage.distance_transform_edt(~mask, return_distances=False, return_indices=True)
+    return np.clip(read(layer[tuple(nearest)], 3), 0, 1) * inside, inside
+
+
+CENTRE = np.array([50.0, 96.0])
+
+
+def error_px(found, true, at=CENTRE):
+    return float(np.abs(found.transform(at) - true(at)).max())
+
+
+@pytest.mark.parametrize(
+    ("shift", "angle_deg"), [((0.37, -0.61), 0.0), ((5.2, 3.4), 4.0), ((-7.7, 9.3), -6.0)]
+)
+def test_a_known_movement_is_found_to_a_hundredth_of_a_pixel(bone, shift, angle_deg):
+    true = RigidTransform.about(CENTRE, np.array(shift), np.radians(angle_deg))
+    layer, mask = moved(bone, true)
+    found = register_bone(bone[0], layer, bone[1], mask)
+    assert found.problems == ()
+    assert found.converged
+    assert error_px(found, true) < 0.01
+    assert found.transform.angle_deg == pytest.approx(angle_deg, abs=0.01)
+    assert found.quality > 0.8
+
+
+def test_exposure_and_noise_move_the_result_by_less_than_a_twentieth(bone):
+    true = RigidTransform.about(CENTRE, np.array([0.4, 0.3]))
+    layer, mask = moved(bone, true)
+    noise = np.random.default_rng(0).normal(0, 0.01, layer.shape)
+    exposed = (0.7 * layer + 0.12 + noise) * mask
+    found = register_bone(bone[0], exposed, bone[1], mask)
+    assert error_px(found, true) < 0.05
+    assert found.gain == pytest.approx(1 / 0.7, rel=0.05)
+    assert found.offset == pytest.approx(-0.12 / 0.7, abs=0.02)
+
+
+def test_scale_is_fitted_only_where_asked_for(bone):
+    true = RigidTransform.about(CENTRE, np.array([1.5, -0.8]), 0.01, 1.02)
+    layer, mask = moved(bone, true)
+    fitted = register_bone(bone[0], layer, bone[1], mask, fit_scale=True)
+    assert fitted.transform.scale == pytest.approx(1.02, abs=5e-4)
+    assert error_px(fitted, true) < 0.02
+    assert register_bone(bone[0], layer, bone[1], mask).transform.scale == pytest.approx(1.0)
+
+
+def test_the_focus_decides_where_a_bone_that_is_not_rigid_fits(bone):
+    """The far end of the bone is moved otherwise than the near one."""
+    layer, mask = bone
+    moving = layer.copy()
+    moving[:40] = np.roll(layer, 2, axis=1)[:40]
+    near = np.array([100.0, 96.0])
+    still = RigidTransform(np.eye(2), np.zeros(2))
+    everywhere = register_bone(layer, moving, mask, mask)
+    focused = register_bone(layer, moving, mask, mask, focus=Focus(near, 25.0))
+    assert error_px(focused, still, near) < 0.02
+    assert error_px(everywhere, still, near) > 2 * error_px(focused, still, near)
+
+
+def test_same_input_same_result(bone):
+    true = RigidTransform.about(CENTRE, np.array([2.4, 0.3]))
+    layer, mask = moved(bone, true)
+    first, second = (register_bone(bone[0], layer, bone[1], mask) for _ in range(2))
+    assert np.array_equal(first.transform.matrix, second.transform.matrix)
+    assert np.array_equal(first.transform.shift, second.transform.shift)
+
+
+def test_another_bone_is_a_mismatch(bone):
+    other = joint_phantom(7, size=192, gap_px=6.0)
+    found = register_bone(bone[0], other.layers[1], bone[1], other.masks[1])
+    assert any("correlate by" in problem or "shows only" in problem for problem in found.problems)
+
+
+def test_a_bone_that_leaves_the_picture_is_a_mismatch(bone):
+    layer, mask = bone
+    last = int(np.flatnonzero(mask.any(axis=1))[-1])
+    gone, gone_mask = np.zeros_like(layer), np.zeros_like(mask)
+    gone[:25], gone_mask[:25] = layer[last - 24 : last + 1], mask[last - 24 : last + 1]
+    found = register_bone(layer, gone, mask, gone_mask)
+    assert any("%" in problem or "pixels" in problem for problem in found.problems)
+    assert found.coverage < 0.5
+
+
+@pytest.mark.parametrize("side", [1, 4, 12])
+def test_a_bone_of_a_few_pixels_is_a_mismatch_with_its_figure(side):
+    rng = np.random.default_rng(0)
+    layer = rng.random((40, 40))
+    mask = np.zeros((40, 40), bool)
+    mask[10 : 10 + side, 10 : 10 + side] = True
+    found = register_bone(layer * mask, layer * mask, mask, mask)
+    assert any("pixels of the bone" in problem for problem in found.problems)
+
+
+def test_a_bone_without_texture_is_a_mismatch(bone):
+    flat = np.full_like(bone[0], 0.5) * bone[1]
+    found = register_bone(flat, flat, bone[1], bone[1])
+    assert found.problems
+    assert found.quality == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda layer, mask: (layer[:-1], mask), "shape"),
+        (lambda layer, mask: (layer, np.zeros_like(mask)), "empty"),
+        (lambda layer, mask: (np.where(mask, np.nan, 0), mask), "NaN"),
+    ],
+)
+def test_unusable_arrays_are_refused(bone, change, message):
+    layer, mask = change(*bone)
+    with pytest.raises(InputError, match=message):
+        register_bone(bone[0], layer, bone[1], mask)
+
+
+def test_transforms_compose_and_invert():
+    a = RigidTransform.about(np.array([3.0, 4.0]), np.array([1.0, -2.0]), 0.3, 1.1)
+    b = RigidTransform.about(np.array([-3.0, 9.0]), np.array([0.5, 2.0]), -0.2, 0.95)
+    points = np.array([[0.0, 0.0], [10.0, 3.0]])
+    assert np.allclose(b.after(a)(points), b(a(points)))
+    assert np.allclose(a.inverse()(a(points)), points)
+    assert a.scale == pytest.approx(1.1)
+    assert a.angle_deg == pytest.approx(np.degrees(0.3))
