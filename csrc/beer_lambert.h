@@ -45,6 +45,18 @@ BLSGAN_HD uint32_t bits_of_float(float value) {
   return bits;
 }
 
+BLSGAN_HD double keep_if(bool keep, double value) {
+  uint64_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  bits &= uint64_t{0} - static_cast<uint64_t>(keep);
+  memcpy(&value, &bits, sizeof bits);
+  return value;
+}
+
+BLSGAN_HD float keep_if(bool keep, float value) {
+  return float_of_bits(bits_of_float(value) & (0u - static_cast<uint32_t>(keep)));
+}
+
 // log(1 + f) for f in [sqrt(1/2) - 1, sqrt(2) - 1]; minimax fit of (log1p(f) - f + f^2/2) / f^3.
 BLSGAN_HD float log1p_near_zero(float f) {
   float p = -0.0830638f;
@@ -61,6 +73,10 @@ BLSGAN_HD float log1p_near_zero(float f) {
 constexpr float kLn2 = 0.693147180559945f;
 
 }  // namespace detail
+
+// `value` where `keep`, else 0, without a branch: compilers join conditionals on the same mask into
+// control flow, which then does not vectorise. NaN that is not kept is gone.
+using detail::keep_if;
 
 // exp(x) for x <= 0, the only sign the formulas need.
 BLSGAN_HD float exp_nonpositive(float x) {
@@ -143,7 +159,7 @@ struct Composition {
 
   // `covered` is 0 or 1; whatever a layer holds outside its mask (NaN included) has no effect.
   BLSGAN_HD void add(T layer, T covered, T inverse_soft_transmission) {
-    const T value = covered != T(0) ? layer : T(0);
+    const T value = keep_if(covered != T(0), layer);
     transmission *= T(1) - value;
     correction *= covered * coverage != T(0) ? inverse_soft_transmission : T(1);
     single += value;
@@ -152,21 +168,21 @@ struct Composition {
 
   // With one covering bone the pixel is that layer, bit for bit.
   BLSGAN_HD T value() const {
-    return coverage > T(1) ? T(1) - transmission * correction : single;
+    const T shared = T(1) - transmission * correction;
+    return coverage > T(1) ? shared : single;
   }
 
   // d value / d k
   BLSGAN_HD T soft_tissue_gradient(T inverse_soft_transmission) const {
-    return coverage > T(1)
-               ? (T(1) - coverage) * transmission * correction * inverse_soft_transmission
-               : T(0);
+    const T slope = (T(1) - coverage) * transmission * correction * inverse_soft_transmission;
+    return keep_if(coverage > T(1), slope);
   }
 };
 
 // d value / d layer_i, given the product of the other covering layers' transmissions.
 template <typename T>
 BLSGAN_HD T compose_layer_gradient(T covered, T other_transmission, T correction) {
-  return covered != T(0) ? other_transmission * correction : T(0);
+  return keep_if(covered != T(0), other_transmission * correction);
 }
 
 // ------------------------------------------------------------------------------------------------

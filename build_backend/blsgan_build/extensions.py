@@ -147,6 +147,10 @@ class Toolchain:
             "-fPIC",
             "-fvisibility=hidden",
             "-fopenmp",
+            # Without these a comparison may trap and sqrt may set errno, and loops stay scalar;
+            # neither changes a result, and fast-math stays off.
+            "-fno-math-errno",
+            "-fno-trapping-math",
             "-Wall",
             "-Wextra",
             f"-I{CSRC}",

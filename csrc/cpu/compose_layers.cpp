@@ -9,16 +9,18 @@ using cpu::Tiles;
 template <typename T>
 BLSGAN_HD void forward(const ComposeLayers& a, int64_t begin, int64_t end) {
   cpu::CompositionTile<T> tile(a.shape.layers, false);
-  Tiles<T> scratch(1);
+  Tiles<T> scratch(2);
   for (int64_t item = begin; item < end; ++item) {
     const cpu::Span span = cpu::span_of(a.shape, item);
     const T inverse_soft = cpu::inverse_soft_transmission<T>(a.soft_tissue, span.batch);
     for (int64_t p = span.begin; p < span.end; p += kTile) {
       const int count = span.tile(p);
-      tile.compose(a.layers, a.masks, span.batch, p, count, inverse_soft);
-      T* __restrict target = cpu::output_tile(a.composed, span.batch, 0, p, scratch[0]);
-#pragma omp simd
-      for (int t = 0; t < count; ++t) target[t] = tile.value(t);
+      if (!tile.load(a.layers, a.masks, span.batch, p, count, inverse_soft)) {
+        cpu::store_zeros(a.composed, span.batch, 0, p, count);
+        continue;
+      }
+      T* target = cpu::output_tile(a.composed, span.batch, 0, p, scratch[0]);
+      tile.compose(count, target, scratch[1]);
       cpu::finish_tile<T>(a.composed, span.batch, 0, p, count, target, scratch[0]);
     }
   }
@@ -34,10 +36,15 @@ BLSGAN_HD void backward(const ComposeLayersBackward& a, int64_t begin, int64_t e
     double soft_sum = 0.0;
     for (int64_t p = span.begin; p < span.end; p += kTile) {
       const int count = span.tile(p);
-      tile.compose(a.layers, a.masks, span.batch, p, count, inverse_soft);
+      if (!tile.load(a.layers, a.masks, span.batch, p, count, inverse_soft)) {
+        for (int64_t i = 0; i < a.shape.layers; ++i) {
+          cpu::store_zeros(a.grad_layers, span.batch, i, p, count);
+        }
+        continue;
+      }
       const T* grad = cpu::load_tile(a.grad_composed, span.batch, 0, p, count, scratch[0]);
       soft_sum += static_cast<double>(
-          tile.backward(grad, span.batch, p, count, inverse_soft, a.grad_layers));
+          tile.backward(grad, span.batch, p, count, a.grad_layers));
     }
     a.partials[item] = soft_sum;
   }

@@ -7,47 +7,137 @@
 
 namespace blsgan::cpu {
 
+// Two layers, the common case, are composed from their inputs wherever a value is needed: that is
+// less work than keeping it. More layers leave their running products in scratch tiles.
 template <typename T>
 class CompositionTile {
  public:
-  // `differentiate` keeps what backward needs: for each layer its mask, its transmission where
-  // covered and the product of the transmissions before it.
+  // `differentiate` keeps what backward needs of more than two layers: for each its mask, its
+  // transmission where covered and the product of the transmissions before it.
   CompositionTile(int64_t layers, bool differentiate)
-      : scratch_(6 + (differentiate ? 3 * layers + 2 : 0)),
+      : scratch_(8 + (layers > 2 && differentiate ? 3 * layers + 1 : 0)),
         layers_(layers),
         differentiate_(differentiate) {}
 
-  T* coverage() { return scratch_[0]; }
+  // Reads one tile; returns whether any bone covers any of it. A layer's tile that its mask does
+  // not touch is not read.
+  BLSGAN_HD bool load(const View& layers, const View& masks, int64_t batch, int64_t p, int count,
+                      T inverse_soft) {
+    inverse_soft_ = inverse_soft;
+    if (layers_ == 2) {
+      bool some = false;
+      for (int64_t i = 0; i < 2; ++i) {
+        const bool any = load_mask(masks, batch, i, p, count, scratch_[i]) != 0;
+        mask_[i] = scratch_[i];
+        layer_[i] = any ? load_tile(layers, batch, i, p, count, scratch_[2 + i]) : scratch_[i];
+        some = some || any;
+      }
+      return some;
+    }
+    return accumulate(layers, masks, batch, p, count);
+  }
 
-  BLSGAN_HD void compose(const View& layers, const View& masks, int64_t batch, int64_t p,
-                         int count, T inverse_soft) {
-    T* __restrict coverage = scratch_[0];
-    T* __restrict transmission = scratch_[1];
-    T* __restrict correction = scratch_[2];
-    T* __restrict single = scratch_[3];
+  // The composed pixels of the tile, and how many bones cover each.
+  BLSGAN_HD void compose(int count, T* __restrict value, T* __restrict cover) {
+    if (layers_ == 2) {
+      const T inverse_soft = inverse_soft_;
+      const T *__restrict m0 = mask_[0], *__restrict m1 = mask_[1], *__restrict l0 = layer_[0],
+              *__restrict l1 = layer_[1];
+BLSGAN_INDEPENDENT
+      for (int t = 0; t < count; ++t) {
+        Composition<T> pixel = Composition<T>::empty();
+        pixel.add(l0[t], m0[t], inverse_soft);
+        pixel.add(l1[t], m1[t], inverse_soft);
+        value[t] = pixel.value();
+        cover[t] = pixel.coverage;
+      }
+      return;
+    }
+    const T *__restrict coverage = scratch_[0], *__restrict transmission = scratch_[1],
+            *__restrict correction = scratch_[2], *__restrict single = scratch_[3];
+BLSGAN_INDEPENDENT
+    for (int t = 0; t < count; ++t) {
+      value[t] =
+          Composition<T>{transmission[t], correction[t], single[t], coverage[t]}.value();
+      cover[t] = coverage[t];
+    }
+  }
+
+  // Writes the layers' gradients for `grad` = d loss / d composed and returns this tile's part of
+  // the gradient of soft tissue.
+  BLSGAN_HD T backward(const T* __restrict grad, int64_t batch, int64_t p, int count,
+                       const MutableView& grad_layers) {
+    const T inverse_soft = inverse_soft_;
+    T* __restrict soft = scratch_[6];
+    if (layers_ == 2) {
+      T* __restrict first = output_tile(grad_layers, batch, 0, p, scratch_[4]);
+      T* __restrict second = output_tile(grad_layers, batch, 1, p, scratch_[5]);
+      const T *__restrict m0 = mask_[0], *__restrict m1 = mask_[1], *__restrict l0 = layer_[0],
+              *__restrict l1 = layer_[1];
+BLSGAN_INDEPENDENT
+      for (int t = 0; t < count; ++t) {
+        Composition<T> pixel = Composition<T>::empty();
+        pixel.add(l0[t], m0[t], inverse_soft);
+        pixel.add(l1[t], m1[t], inverse_soft);
+        const T own = T(1) - keep_if(m0[t] != T(0), l0[t]);
+        const T other = T(1) - keep_if(m1[t] != T(0), l1[t]);
+        const T slope0 = compose_layer_gradient(m0[t], other, pixel.correction);
+        const T slope1 = compose_layer_gradient(m1[t], own, pixel.correction);
+        first[t] = keep_if(m0[t] != T(0), grad[t] * slope0);
+        second[t] = keep_if(m1[t] != T(0), grad[t] * slope1);
+        soft[t] =
+            keep_if(pixel.coverage > T(1), grad[t] * pixel.soft_tissue_gradient(inverse_soft));
+      }
+      finish_tile<T>(grad_layers, batch, 0, p, count, first, scratch_[4]);
+      finish_tile<T>(grad_layers, batch, 1, p, count, second, scratch_[5]);
+    } else {
+      differentiate_layers(grad, batch, p, count, grad_layers);
+      const T *__restrict coverage = scratch_[0], *__restrict transmission = scratch_[1],
+              *__restrict correction = scratch_[2];
+BLSGAN_INDEPENDENT
+      for (int t = 0; t < count; ++t) {
+        const Composition<T> pixel{transmission[t], correction[t], T(0), coverage[t]};
+        soft[t] =
+            keep_if(coverage[t] > T(1), grad[t] * pixel.soft_tissue_gradient(inverse_soft));
+      }
+    }
+    T sum = T(0);
+#pragma omp simd reduction(+ : sum)
+    for (int t = 0; t < count; ++t) sum += soft[t];
+    return sum;
+  }
+
+ private:
+  T* kept(int64_t layer, int64_t which) { return scratch_[8 + 3 * layer + which]; }
+
+  BLSGAN_HD bool accumulate(const View& layers, const View& masks, int64_t batch, int64_t p,
+                            int count) {
+    T *coverage = scratch_[0], *transmission = scratch_[1], *correction = scratch_[2],
+      *single = scratch_[3];
+    const T inverse_soft = inverse_soft_;
     for (int t = 0; t < count; ++t) {
       coverage[t] = T(0);
       transmission[t] = T(1);
       correction[t] = T(1);
       single[t] = T(0);
     }
+    bool some = false;
     for (int64_t i = 0; i < layers_; ++i) {
-      T* __restrict mask = differentiate_ ? kept(i, 0) : scratch_[4];
-      // A layer's tile that its mask does not touch is not read.
+      T* mask = differentiate_ ? kept(i, 0) : scratch_[4];
       const bool any = load_mask(masks, batch, i, p, count, mask) != 0;
+      some = some || any;
       if (!any && !differentiate_) continue;
       T* buffer = scratch_[5];
-      const T* __restrict layer = any ? load_tile(layers, batch, i, p, count, buffer) : mask;
+      const T* layer = any ? load_tile(layers, batch, i, p, count, buffer) : mask;
       if (differentiate_) {
-        T* __restrict own = kept(i, 1);
-        T* __restrict before = kept(i, 2);
-#pragma omp simd
+        T *own = kept(i, 1), *before = kept(i, 2);
+BLSGAN_INDEPENDENT
         for (int t = 0; t < count; ++t) {
-          own[t] = mask[t] != T(0) ? T(1) - layer[t] : T(1);
+          own[t] = T(1) - keep_if(mask[t] != T(0), layer[t]);
           before[t] = transmission[t];
         }
       }
-#pragma omp simd
+BLSGAN_INDEPENDENT
       for (int t = 0; t < count; ++t) {
         Composition<T> pixel{transmission[t], correction[t], single[t], coverage[t]};
         pixel.add(layer[t], mask[t], inverse_soft);
@@ -57,48 +147,33 @@ class CompositionTile {
         coverage[t] = pixel.coverage;
       }
     }
+    return some;
   }
 
-  BLSGAN_HD T value(int t) {
-    return Composition<T>{scratch_[1][t], scratch_[2][t], scratch_[3][t], scratch_[0][t]}.value();
-  }
-
-  // Writes the layers' gradients for `grad` = d loss / d composed and returns this tile's part of
-  // the gradient of soft tissue.
-  BLSGAN_HD T backward(const T* __restrict grad, int64_t batch, int64_t p, int count,
-                       T inverse_soft, const MutableView& grad_layers) {
-    const T* __restrict coverage = scratch_[0];
-    const T* __restrict transmission = scratch_[1];
-    const T* __restrict correction = scratch_[2];
-    T* __restrict after = kept(layers_, 0);
-    T* result = kept(layers_, 1);
+  BLSGAN_HD void differentiate_layers(const T* grad, int64_t batch, int64_t p, int count,
+                                      const MutableView& grad_layers) {
+    const T* correction = scratch_[2];
+    T *after = kept(layers_, 0), *result = scratch_[5];
     for (int t = 0; t < count; ++t) after[t] = T(1);
     for (int64_t i = layers_ - 1; i >= 0; --i) {
       const T *mask = kept(i, 0), *own = kept(i, 1), *before = kept(i, 2);
-      T* __restrict target = output_tile(grad_layers, batch, i, p, result);
-#pragma omp simd
+      T* target = output_tile(grad_layers, batch, i, p, result);
+BLSGAN_INDEPENDENT
       for (int t = 0; t < count; ++t) {
         const T slope = compose_layer_gradient(mask[t], before[t] * after[t], correction[t]);
-        target[t] = mask[t] != T(0) ? grad[t] * slope : T(0);
+        target[t] = keep_if(mask[t] != T(0), grad[t] * slope);
         after[t] *= own[t];
       }
       finish_tile<T>(grad_layers, batch, i, p, count, target, result);
     }
-    T sum = T(0);
-#pragma omp simd reduction(+ : sum)
-    for (int t = 0; t < count; ++t) {
-      const Composition<T> pixel{transmission[t], correction[t], T(0), coverage[t]};
-      sum += coverage[t] > T(1) ? grad[t] * pixel.soft_tissue_gradient(inverse_soft) : T(0);
-    }
-    return sum;
   }
-
- private:
-  T* kept(int64_t layer, int64_t which) { return scratch_[6 + 3 * layer + which]; }
 
   Tiles<T> scratch_;
   int64_t layers_;
   bool differentiate_;
+  T inverse_soft_ = T(1);
+  const T* mask_[2] = {};
+  const T* layer_[2] = {};
 };
 
 template <typename T>

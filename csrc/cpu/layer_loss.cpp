@@ -61,7 +61,7 @@ BLSGAN_HD void backward(const LayerLossBackward& a, int64_t begin, int64_t end) 
         const T* __restrict truth =
             cpu::load_tile(a.true_layers, span.batch, i, p, count, scratch[2]);
         T* __restrict target = cpu::output_tile(a.grad_layers, span.batch, i, p, scratch[3]);
-#pragma omp simd
+BLSGAN_INDEPENDENT
         for (int t = 0; t < count; ++t) {
           const T value = slope * (layer[t] - truth[t]);
           target[t] = mask[t] != T(0) ? value : T(0);
@@ -69,7 +69,7 @@ BLSGAN_HD void backward(const LayerLossBackward& a, int64_t begin, int64_t end) 
         if (a.grad_true_layers.data != nullptr) {
           T* __restrict opposite =
               cpu::output_tile(a.grad_true_layers, span.batch, i, p, scratch[4]);
-#pragma omp simd
+BLSGAN_INDEPENDENT
           for (int t = 0; t < count; ++t) opposite[t] = -target[t];
           cpu::finish_tile<T>(a.grad_true_layers, span.batch, i, p, count, opposite, scratch[4]);
         }

@@ -9,22 +9,23 @@ using cpu::Tiles;
 template <typename T>
 BLSGAN_HD void forward(const ReconstructionLoss& a, int64_t begin, int64_t end) {
   cpu::CompositionTile<T> tile(a.shape.layers, false);
-  Tiles<T> scratch(1);
+  Tiles<T> scratch(3);
+  T *value = scratch[1], *cover = scratch[2];
   for (int64_t item = begin; item < end; ++item) {
     const cpu::Span span = cpu::span_of(a.shape, item);
     const T inverse_soft = cpu::inverse_soft_transmission<T>(a.soft_tissue, span.batch);
     double square_sum = 0.0, count_sum = 0.0;
     for (int64_t p = span.begin; p < span.end; p += kTile) {
       const int count = span.tile(p);
-      tile.compose(a.layers, a.masks, span.batch, p, count, inverse_soft);
-      const T* __restrict image = cpu::load_tile(a.image, span.batch, 0, p, count, scratch[0]);
-      const T* __restrict coverage = tile.coverage();
+      if (!tile.load(a.layers, a.masks, span.batch, p, count, inverse_soft)) continue;
+      const T* image = cpu::load_tile(a.image, span.batch, 0, p, count, scratch[0]);
+      tile.compose(count, value, cover);
       T squares = T(0), covered = T(0);
 #pragma omp simd reduction(+ : squares, covered)
       for (int t = 0; t < count; ++t) {
-        const T difference = tile.value(t) - image[t];
-        squares += coverage[t] > T(0) ? difference * difference : T(0);
-        covered += coverage[t] > T(0) ? T(1) : T(0);
+        const T difference = value[t] - image[t];
+        squares += cover[t] > T(0) ? difference * difference : T(0);
+        covered += cover[t] > T(0) ? T(1) : T(0);
       }
       square_sum += static_cast<double>(squares);
       count_sum += static_cast<double>(covered);
@@ -37,8 +38,8 @@ BLSGAN_HD void forward(const ReconstructionLoss& a, int64_t begin, int64_t end) 
 template <typename T>
 BLSGAN_HD void backward(const ReconstructionLossBackward& a, int64_t begin, int64_t end) {
   cpu::CompositionTile<T> tile(a.shape.layers, true);
-  Tiles<T> scratch(3);
-  T* __restrict grad = scratch[0];
+  Tiles<T> scratch(4);
+  T *grad = scratch[0], *cover = scratch[3];
   const T slope =
       static_cast<T>(cpu::load_scalar<double>(a.grad_loss, 0) *
                      root_mean_square_slope(a.statistics[0], a.statistics[1]));
@@ -48,19 +49,27 @@ BLSGAN_HD void backward(const ReconstructionLossBackward& a, int64_t begin, int6
     double soft_sum = 0.0;
     for (int64_t p = span.begin; p < span.end; p += kTile) {
       const int count = span.tile(p);
-      tile.compose(a.layers, a.masks, span.batch, p, count, inverse_soft);
-      const T* __restrict image = cpu::load_tile(a.image, span.batch, 0, p, count, scratch[1]);
-      const T* __restrict coverage = tile.coverage();
-#pragma omp simd
-      for (int t = 0; t < count; ++t) {
-        const T value = slope * (tile.value(t) - image[t]);
-        grad[t] = coverage[t] > T(0) ? value : T(0);
+      if (!tile.load(a.layers, a.masks, span.batch, p, count, inverse_soft)) {
+        for (int64_t i = 0; i < a.shape.layers; ++i) {
+          cpu::store_zeros(a.grad_layers, span.batch, i, p, count);
+        }
+        if (a.grad_image.data != nullptr) {
+          cpu::store_zeros(a.grad_image, span.batch, 0, p, count);
+        }
+        continue;
       }
-      soft_sum += static_cast<double>(
-          tile.backward(grad, span.batch, p, count, inverse_soft, a.grad_layers));
+      const T* image = cpu::load_tile(a.image, span.batch, 0, p, count, scratch[1]);
+      tile.compose(count, grad, cover);
+BLSGAN_INDEPENDENT
+      for (int t = 0; t < count; ++t) {
+        const T value = slope * (grad[t] - image[t]);
+        grad[t] = cover[t] > T(0) ? value : T(0);
+      }
+      soft_sum +=
+          static_cast<double>(tile.backward(grad, span.batch, p, count, a.grad_layers));
       if (a.grad_image.data != nullptr) {
-        T* __restrict target = cpu::output_tile(a.grad_image, span.batch, 0, p, scratch[2]);
-#pragma omp simd
+        T* target = cpu::output_tile(a.grad_image, span.batch, 0, p, scratch[2]);
+BLSGAN_INDEPENDENT
         for (int t = 0; t < count; ++t) target[t] = -grad[t];
         cpu::finish_tile<T>(a.grad_image, span.batch, 0, p, count, target, scratch[2]);
       }

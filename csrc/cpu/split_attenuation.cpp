@@ -23,7 +23,7 @@ BLSGAN_HD Cover load_cover(const View& masks, int64_t layers, int64_t batch, int
   for (int64_t i = 0; i < layers; ++i) {
     T* __restrict m = mask(i);
     set += cpu::load_mask(masks, batch, i, p, count, m);
-#pragma omp simd
+BLSGAN_INDEPENDENT
     for (int t = 0; t < count; ++t) coverage[t] += m[t];
   }
   int shared = 0;
@@ -45,7 +45,7 @@ BLSGAN_HD void load_shares(const View& logits, int64_t layers, int64_t batch, in
     const T* m = mask(i);
     T* __restrict r = share(i);
     const T* __restrict source = cpu::load_tile(logits, batch, i, p, count, buffer);
-#pragma omp simd
+BLSGAN_INDEPENDENT
     for (int t = 0; t < count; ++t) {
       const T logit = source[t];
       r[t] = logit;
@@ -56,18 +56,18 @@ BLSGAN_HD void load_shares(const View& logits, int64_t layers, int64_t batch, in
   for (int64_t i = 0; i < layers; ++i) {
     const T* m = mask(i);
     T* __restrict r = share(i);
-#pragma omp simd
+BLSGAN_INDEPENDENT
     for (int t = 0; t < count; ++t) {
       const T weight = m[t] != T(0) ? exp_nonpositive(r[t] - largest[t]) : T(0);
       r[t] = weight;
       inverse_sum[t] += weight;
     }
   }
-#pragma omp simd
+BLSGAN_INDEPENDENT
   for (int t = 0; t < count; ++t) inverse_sum[t] = T(1) / inverse_sum[t];
   for (int64_t i = 0; i < layers; ++i) {
     T* __restrict r = share(i);
-#pragma omp simd
+BLSGAN_INDEPENDENT
     for (int t = 0; t < count; ++t) r[t] *= inverse_sum[t];
   }
 }
@@ -99,7 +99,7 @@ BLSGAN_HD void forward(const SplitAttenuation& a, int64_t begin, int64_t end) {
       if (cover.shared) {
         load_shares(a.share_logits, layers, span.batch, p, count, mask, share, largest,
                     inverse_sum, buffer);
-#pragma omp simd
+BLSGAN_INDEPENDENT
         for (int t = 0; t < count; ++t) {
           total[t] =
               total_attenuation(clamp_transmission(image[t]), coverage[t], soft_attenuation);
@@ -109,14 +109,14 @@ BLSGAN_HD void forward(const SplitAttenuation& a, int64_t begin, int64_t end) {
         const T *m = mask(i), *r = share(i);
         T* __restrict target = cpu::output_tile(a.layers, span.batch, i, p, result);
         if (cover.shared) {
-#pragma omp simd
+BLSGAN_INDEPENDENT
           for (int t = 0; t < count; ++t) {
             const T inside = T(1) - split_transmission(r[t], total[t]);
             const T value = coverage[t] > T(1) ? inside : image[t];
             target[t] = m[t] != T(0) ? value : T(0);
           }
         } else {
-#pragma omp simd
+BLSGAN_INDEPENDENT
           for (int t = 0; t < count; ++t) target[t] = m[t] != T(0) ? image[t] : T(0);
         }
         cpu::finish_tile<T>(a.layers, span.batch, i, p, count, target, result);
@@ -159,7 +159,7 @@ BLSGAN_HD void backward(const SplitAttenuationBackward& a, int64_t begin, int64_
       if (cover.shared) {
         load_shares(a.share_logits, layers, span.batch, p, count, mask, share, largest,
                     inverse_sum, buffer);
-#pragma omp simd
+BLSGAN_INDEPENDENT
         for (int t = 0; t < count; ++t) {
           total[t] =
               total_attenuation(clamp_transmission(image[t]), coverage[t], soft_attenuation);
@@ -171,7 +171,7 @@ BLSGAN_HD void backward(const SplitAttenuationBackward& a, int64_t begin, int64_
         const T* __restrict grad =
             cpu::load_tile(a.grad_layers, span.batch, i, p, count, buffer);
         if (cover.shared) {
-#pragma omp simd
+BLSGAN_INDEPENDENT
           for (int t = 0; t < count; ++t) {
             // d layer_i / d A_i, and its part in the total's gradient
             const T value = grad[t] * split_transmission(r[t], total[t]);
@@ -180,7 +180,7 @@ BLSGAN_HD void backward(const SplitAttenuationBackward& a, int64_t begin, int64_
             copied[t] += m[t] != T(0) ? grad[t] : T(0);
           }
         } else {
-#pragma omp simd
+BLSGAN_INDEPENDENT
           for (int t = 0; t < count; ++t) copied[t] += m[t] != T(0) ? grad[t] : T(0);
         }
       }
@@ -189,7 +189,7 @@ BLSGAN_HD void backward(const SplitAttenuationBackward& a, int64_t begin, int64_
           const T *m = mask(i), *r = share(i), *s = slope(i);
           T* __restrict target =
               cpu::output_tile(a.grad_share_logits, span.batch, i, p, result);
-#pragma omp simd
+BLSGAN_INDEPENDENT
           for (int t = 0; t < count; ++t) {
             const T value = total[t] * r[t] * (s[t] - grad_total[t]);
             target[t] = coverage[t] > T(1) && m[t] != T(0) ? value : T(0);
@@ -205,7 +205,7 @@ BLSGAN_HD void backward(const SplitAttenuationBackward& a, int64_t begin, int64_
       }
       if (a.grad_image.data != nullptr) {
         T* __restrict target = cpu::output_tile(a.grad_image, span.batch, 0, p, result);
-#pragma omp simd
+BLSGAN_INDEPENDENT
         for (int t = 0; t < count; ++t) {
           const T inside = image_has_gradient(image[t])
                                ? grad_total[t] / clamp_transmission(image[t])

@@ -45,7 +45,7 @@ BLSGAN_HD void read_mask_row(const View_& view, int64_t batch, int64_t layer, in
     const uint8_t* __restrict source = static_cast<const uint8_t*>(view.data) +
                                        batch * view.stride_batch + layer * view.stride_channel +
                                        row * width;
-#pragma omp simd
+BLSGAN_INDEPENDENT
     for (int64_t x = 0; x < width; ++x) target[x] = source[x] != 0 ? 1 : 0;
     return;
   }
@@ -95,12 +95,12 @@ BLSGAN_HD void move_masks(const SynthesizeOverlap& a, int64_t begin, int64_t end
               (row + 1 >= first && row + 1 <= last && row + 1 >= 0 && row + 1 < height);
           if (row < 0 || row >= height || !reaches) continue;
           read_mask_row(a.masks, block.batch, i, row, width, buffer.data(), source);
-#pragma omp simd
+BLSGAN_INDEPENDENT
           for (int64_t x = 0; x < width; ++x) grown[x] |= source[x];
         }
-#pragma omp simd
+BLSGAN_INDEPENDENT
         for (int64_t x = 0; x < width; ++x) moved[x] = grown[x - 1] | grown[x] | grown[x + 1];
-#pragma omp simd
+BLSGAN_INDEPENDENT
         for (int64_t x = 0; x < width; ++x) {
           shared[x] |= any[x] & moved[x];
           any[x] |= moved[x];
@@ -185,7 +185,7 @@ class OverlapRows {
     const auto* __restrict above = signed_row(overlap_, std::max<int64_t>(y - 1, 0));
     const auto* __restrict here = signed_row(overlap_, y);
     const auto* __restrict below = signed_row(overlap_, std::min(y + 1, height_ - 1));
-#pragma omp simd
+BLSGAN_INDEPENDENT
     for (int64_t x = 0; x < width_; ++x) {
       const int gx = (above[x + 1] - above[x - 1]) + 2 * (here[x + 1] - here[x - 1]) +
                      (below[x + 1] - below[x - 1]);
@@ -205,7 +205,7 @@ class OverlapRows {
                  *__restrict above = signed_row(norm_, y - 1),
                  *__restrict here = signed_row(norm_, y),
                  *__restrict below = signed_row(norm_, y + 1);
-#pragma omp simd
+BLSGAN_INDEPENDENT
     for (int64_t x = 0; x < width_; ++x) {
       const bool kept = is_canny_edge(
           dx[x], dy[x], here[x],
@@ -267,7 +267,7 @@ BLSGAN_HD void compose(const SynthesizeOverlap& a, int64_t begin, int64_t end) {
       }
       for (int64_t i = 0; i < layers; ++i) {
         read_mask_row(moved_masks, block.batch, i, y, width, mask_buffer.data(), mask);
-#pragma omp simd
+BLSGAN_INDEPENDENT
         for (int64_t x = 0; x < width; ++x) {
           shared[x] |= any[x] & mask[x];
           any[x] |= mask[x];
@@ -286,10 +286,10 @@ BLSGAN_HD void compose(const SynthesizeOverlap& a, int64_t begin, int64_t end) {
         T* __restrict value = layer.data();
         const T keep = T(1) - shift.fraction, take = shift.fraction;
         if (take == T(0)) {
-#pragma omp simd
+BLSGAN_INDEPENDENT
           for (int64_t x = 0; x < width; ++x) value[x] = mask[x] != 0 ? first[x] : T(0);
         } else {
-#pragma omp simd
+BLSGAN_INDEPENDENT
           for (int64_t x = 0; x < width; ++x) {
             const T mixed = keep * first[x] + take * second[x];
             value[x] = mask[x] != 0 ? mixed : T(0);
@@ -300,7 +300,7 @@ BLSGAN_HD void compose(const SynthesizeOverlap& a, int64_t begin, int64_t end) {
         }
         T *tr = transmission.data(), *co = correction.data(), *si = single.data(),
           *cv = coverage.data();
-#pragma omp simd
+BLSGAN_INDEPENDENT
         for (int64_t x = 0; x < width; ++x) {
           Composition<T> pixel{tr[x], co[x], si[x], cv[x]};
           pixel.add(value[x], static_cast<T>(mask[x]), inverse_soft);
@@ -312,7 +312,7 @@ BLSGAN_HD void compose(const SynthesizeOverlap& a, int64_t begin, int64_t end) {
       }
       if (composes) {
         T* __restrict result = composed_row(y);
-#pragma omp simd
+BLSGAN_INDEPENDENT
         for (int64_t x = 0; x < width; ++x) {
           result[x] = clamp_unit(
               Composition<T>{transmission[x], correction[x], single[x], coverage[x]}.value());
@@ -336,7 +336,7 @@ BLSGAN_HD void compose(const SynthesizeOverlap& a, int64_t begin, int64_t end) {
       std::memset(rim, 0, row_size);
       for (int64_t r = y - kRimBefore; r <= y + kRimBehind; ++r) {
         const uint8_t* __restrict edge = rows.edge(r);
-#pragma omp simd
+BLSGAN_INDEPENDENT
         for (int64_t x = 0; x < width; ++x) {
           rim[x] |= edge[x - 2] | edge[x - 1] | edge[x] | edge[x + 1];
         }
@@ -344,7 +344,7 @@ BLSGAN_HD void compose(const SynthesizeOverlap& a, int64_t begin, int64_t end) {
       const T* __restrict above = composed_row(mirrored(y, -1, height));
       const T* __restrict below = composed_row(mirrored(y, 1, height));
       T* __restrict column = vertical.data() + 1;
-#pragma omp simd
+BLSGAN_INDEPENDENT
       for (int64_t x = 0; x < width; ++x) {
         column[x] = T(0.25) * (above[x] + below[x]) + T(0.5) * row[x];
       }
@@ -356,12 +356,12 @@ BLSGAN_HD void compose(const SynthesizeOverlap& a, int64_t begin, int64_t end) {
         read_mask_row(moved_masks, block.batch, i, y, width, mask_buffer.data(), work[0]);
         uint8_t* __restrict any = work[1];
         const uint8_t* __restrict mask = work[0];
-#pragma omp simd
+BLSGAN_INDEPENDENT
         for (int64_t x = 0; x < width; ++x) any[x] |= mask[x];
       }
       const uint8_t* __restrict any = work[1];
       T* __restrict result = layer.data();
-#pragma omp simd
+BLSGAN_INDEPENDENT
       for (int64_t x = 0; x < width; ++x) {
         const T blurred = T(0.25) * (column[x - 1] + column[x + 1]) + T(0.5) * column[x];
         result[x] = (rim[x] & any[x]) != 0 ? blurred : row[x];

@@ -96,7 +96,7 @@ BLSGAN_HD void read_as(const View& view, int64_t batch, int64_t channel, int64_t
   const auto* __restrict source = address<Element>(view, batch, channel, p);
   const int64_t step = view.stride_pixel;
   if (step == 1) {
-#pragma omp simd
+BLSGAN_INDEPENDENT
     for (int t = 0; t < count; ++t) buffer[t] = static_cast<T>(Element::read(source[t]));
   } else {
     for (int t = 0; t < count; ++t) buffer[t] = static_cast<T>(Element::read(source[t * step]));
@@ -133,7 +133,7 @@ BLSGAN_HD void write_as(const MutableView& view, int64_t batch, int64_t channel,
   auto* __restrict target = address<Element>(view, batch, channel, p);
   const int64_t step = view.stride_pixel;
   if (step == 1) {
-#pragma omp simd
+BLSGAN_INDEPENDENT
     for (int t = 0; t < count; ++t) target[t] = Element::write(static_cast<Value>(values[t]));
   } else {
     for (int t = 0; t < count; ++t) {
