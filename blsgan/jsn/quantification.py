@@ -16,6 +16,10 @@ from blsgan.jsn.registration import Float, Focus, Registration, RigidTransform, 
 
 UPPER, LOWER = 0, 1
 
+SEPARATED_TRUST = 0.1
+"""Weight of the overlap's pixels in registering separated layers: there a layer is an estimate,
+several times less certain than the pixels outside, which are the image itself."""
+
 CENTRAL_SHARE = 0.6
 """Share of the width both bones have in common, in its middle, over which JSW is taken: towards
 the sides the borders turn away from each other."""
@@ -40,11 +44,13 @@ _MIN_BORDER_SHARE = 0.5  # of the lines must show both borders
 class Visit:
     """One radiograph of a joint: ``layers`` float [2,H,W] in [0,1], ``masks`` bool [2,H,W].
 
-    Without separation the layers are the image inside each mask. Pixels are square.
+    Without separation the layers are the image inside each mask, and ``overlap_trust``, the weight
+    of the overlap's pixels in registration (0..1), is better 0. Pixels are square.
     """
 
     layers: NDArray[Any]
     masks: NDArray[np.bool_]
+    overlap_trust: float = SEPARATED_TRUST
 
     def __post_init__(self) -> None:
         if self.masks.ndim != 3 or len(self.masks) != 2 or self.layers.shape != self.masks.shape:
@@ -55,6 +61,11 @@ class Visit:
         for bone, mask in zip(BONES, self.masks, strict=True):
             if not mask.any():
                 raise InputError(f"the {bone} mask is empty; mark the bone's pixels in it.")
+
+    @property
+    def weight(self) -> Float:
+        """float64 [H,W]: how far registration may trust each pixel."""
+        return np.where(self.masks[UPPER] & self.masks[LOWER], self.overlap_trust, 1.0)
 
 
 @dataclass(frozen=True)
@@ -139,6 +150,8 @@ def measure(baseline: Visit, followup: Visit, *, fit_scale: bool = False) -> Mea
             followup.layers[bone],
             baseline.masks[bone],
             followup.masks[bone],
+            baseline_weight=baseline.weight,
+            followup_weight=followup.weight,
             focus=focus,
             fit_scale=fit_scale,
         )

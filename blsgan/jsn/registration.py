@@ -143,6 +143,8 @@ def register_bone(
     baseline_mask: Bool,
     followup_mask: Bool,
     *,
+    baseline_weight: NDArray[Any] | None = None,
+    followup_weight: NDArray[Any] | None = None,
     focus: Focus | None = None,
     fit_scale: bool = False,
 ) -> Registration:
@@ -151,6 +153,8 @@ def register_bone(
     Args:
         baseline, followup: float layers [H,W] in [0,1]; the visits may differ in size.
         baseline_mask, followup_mask: bool, of the shape of their layer; where the bone is.
+        baseline_weight, followup_weight: how far each pixel can be trusted, in [0,1], of the shape
+            of the layer; by default all are 1.
         focus: where the bone's position matters; by default all of it counts alike.
         fit_scale: also fit a change of magnification. Left out by default: visits of one scanner
             share it, and a bone seen from a slightly different side looks like a change.
@@ -161,8 +165,8 @@ def register_bone(
     Raises:
         InputError: shapes that do not fit, an empty mask, NaN or infinity in a layer.
     """
-    fixed = _Bone.prepare(baseline, baseline_mask, "baseline")
-    moving = _Bone.prepare(followup, followup_mask, "follow-up")
+    fixed = _Bone.prepare(baseline, baseline_mask, baseline_weight, "baseline")
+    moving = _Bone.prepare(followup, followup_mask, followup_weight, "follow-up")
     options = _Options(focus, fit_scale)
     best: _Fit | None = None
     for shift in _starts(fixed, moving):
@@ -209,16 +213,20 @@ class _Bone:
     """One bone at one visit, ready to be read anywhere.
 
     ``filled`` is the layer continued beyond the mask, ``depth`` the distance to the mask's edge
-    (the picture's border is no edge); both are windows whose first pixel is at ``origin``.
+    (the picture's border is no edge), ``trust`` the pixels' weight; all are windows whose first
+    pixel is at ``origin``.
     """
 
     filled: Float
     depth: Float
+    trust: Float
     origin: Float
     centre: Float
 
     @classmethod
-    def prepare(cls, layer: NDArray[Any], mask: Bool, visit: str) -> _Bone:
+    def prepare(
+        cls, layer: NDArray[Any], mask: Bool, weight: NDArray[Any] | None, visit: str
+    ) -> _Bone:
         layer, mask = np.asarray(layer, dtype=np.float64), np.asarray(mask, dtype=np.bool_)
         if layer.ndim != 2 or layer.shape != mask.shape:
             raise InputError(
@@ -227,6 +235,12 @@ class _Bone:
             )
         if not mask.any():
             raise InputError(f"the {visit} mask is empty; mark the bone's pixels in it.")
+        trust = np.ones(layer.shape) if weight is None else np.asarray(weight, dtype=np.float64)
+        if trust.shape != layer.shape:
+            raise InputError(
+                f"the {visit} weight has shape {list(trust.shape)} and its layer "
+                f"{list(layer.shape)}; give [H,W] for both."
+            )
         top, left, bottom, right = bounding_box(mask)
         window = np.s_[top:bottom, left:right]
         inside = mask[window]
@@ -243,7 +257,7 @@ class _Bone:
         )
         origin = np.array([top, left], dtype=np.float64)
         centre = np.argwhere(inside).mean(axis=0) + origin
-        return cls(layer[window][tuple(nearest)], depth, origin, centre)
+        return cls(layer[window][tuple(nearest)], depth, trust[window], origin, centre)
 
     @property
     def inner_px(self) -> int:
@@ -321,16 +335,16 @@ def _refine(
     arms = places - fixed.centre
     radius = float(np.sqrt(np.square(arms).sum(axis=1).mean()))
 
-    near = options.weights(places)
+    near = options.weights(places) * fixed.trust[tuple(points.T)]
     transform, last_step = start, math.inf
     steps, converged = 0, False
     while True:
         at = (transform(places) - moving.origin).T
         seen = _seen(moving, at)
-        weight = near * seen
+        weight = near * seen * ndimage.map_coordinates(moving.trust, at, order=1, mode="nearest")
         values = ndimage.map_coordinates(spline, at, order=3, mode="mirror", prefilter=False)
         coverage = float(seen.mean())
-        if coverage * len(points) < 16:
+        if coverage * len(points) < 16 or weight.sum() <= 0:
             return _Fit(transform, 0.0, coverage, False, steps, 1.0, 0.0)
         gain, offset = _line(values, target, weight)
         residual = gain * values + offset - target

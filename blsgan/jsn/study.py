@@ -34,6 +34,7 @@ from blsgan.geometry import joint_axis
 from blsgan.io.atomic import atomic_paths
 from blsgan.jsn.agreement import Agreement, agreement, bland_altman
 from blsgan.jsn.quantification import (
+    SEPARATED_TRUST,
     Visit,
     joint_space,
     measure,
@@ -406,20 +407,21 @@ def _measure_known(
 
 def _visits(samples: Sequence[Sample], model: Method) -> dict[str, list[Visit]]:
     """Method -> the visits it makes; the image alone where no bones overlap."""
-    copies = [Visit(COPY(sample).layers, sample.masks) for sample in samples]
+    copies = [COPY(sample).layers for sample in samples]
+    masks = [sample.masks for sample in samples]
+
+    def visits(layers: list[np.ndarray], trust: float) -> list[Visit]:
+        return [Visit(*pair, trust) for pair in zip(layers, masks, strict=True)]
+
     if max(overlap_px(sample.masks) for sample in samples) < MIN_OVERLAP_PX:
-        return {NOTHING_TO_SEPARATE: copies}
+        return {NOTHING_TO_SEPARATE: visits(copies, 1.0)}
+    layers = [model(sample).layers for sample in samples]
     return {
-        model.name: [Visit(model(sample).layers, sample.masks) for sample in samples],
-        WITHOUT: copies,
-        LEFT_OUT: [_free(visit) for visit in copies],
+        model.name: visits(layers, SEPARATED_TRUST),
+        f"{model.name}, overlap in full": visits(layers, 1.0),
+        WITHOUT: visits(copies, 1.0),
+        LEFT_OUT: visits(copies, 0.0),
     }
-
-
-def _free(visit: Visit) -> Visit:
-    """The visit without its overlap: nothing is separated, and nothing measured there."""
-    free = visit.masks & ~(visit.masks[0] & visit.masks[1])
-    return Visit(visit.layers * free, free)
 
 
 def _measure_threes(

@@ -227,8 +227,9 @@ def separated(separator: Separator) -> Separate:
 
 
 def unseparated(visit: RadiographVisit) -> tuple[Visit, tuple[str, ...]]:
-    """The image inside each mask as its layer."""
-    return Visit(visit.image * visit.masks, visit.masks), ("the bones were not separated",)
+    """The image inside each mask as its layer; the overlap shows both bones and counts for none."""
+    note = "the bones were not separated: their overlap is left out"
+    return Visit(visit.image * visit.masks, visit.masks, overlap_trust=0.0), (note,)
 
 
 def measure_pair(

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from blsgan.errors import InputError
-from blsgan.jsn.quantification import Visit, joint_space, measure
+from blsgan.jsn.quantification import SEPARATED_TRUST, Visit, joint_space, measure
 from blsgan.synthesis.phantoms import joint_phantom
 
 
 def visit(seed, gap_px, *, separated=True):
     phantom = joint_phantom(seed, gap_px=gap_px)
     layers = phantom.layers if separated else phantom.image * phantom.masks
-    return Visit(layers, phantom.masks)
+    return Visit(layers, phantom.masks, SEPARATED_TRUST if separated else 1.0)
 
 
 @pytest.mark.parametrize(("before", "after"), [(6.0, 5.4), (6.0, 6.0), (-9.0, -10.3)])
@@ -23,6 +23,21 @@ def test_narrowing_of_a_phantom(before, after):
     assert found.quality > 0.9
     assert found.axis @ found.axis == pytest.approx(1)
     assert found.axis[0] > 0.9
+
+
+def test_the_overlap_counts_by_its_trust():
+    """Garbage in the overlap harms where it is trusted, and not where it is not."""
+    errors = {}
+    for trust in (0.0, 1.0):
+        visits = []
+        for seed, gap in enumerate((-12.0, -12.8)):
+            phantom = joint_phantom(2, gap_px=gap)
+            noise = np.random.default_rng(seed).random(phantom.image.shape)
+            layers = np.where(phantom.overlap, noise, phantom.layers)
+            visits.append(Visit(layers, phantom.masks, trust))
+        errors[trust] = abs(measure(*visits).narrowing_px - 0.8)
+    assert errors[0.0] < 0.08
+    assert errors[1.0] > 2 * errors[0.0]
 
 
 def test_swapping_the_visits_turns_the_sign():

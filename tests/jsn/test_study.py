@@ -76,12 +76,13 @@ def test_study_of_the_phantom_dataset(images, tmp_path):
     assert set(found) == {
         (NO_OVERLAP, NOTHING_TO_SEPARATE),
         (OVERLAP, "model"),
+        (OVERLAP, "model, overlap in full"),
         (OVERLAP, WITHOUT),
         (OVERLAP, LEFT_OUT),
     }
     assert all(a.count == 3 for a in found.values())
     assert found[NO_OVERLAP, NOTHING_TO_SEPARATE].mismatches == 0
-    assert found[OVERLAP, "model"].sd_px == found[OVERLAP, WITHOUT].sd_px  # the same layers
+    assert found[OVERLAP, "model, overlap in full"] == found[OVERLAP, WITHOUT]  # the same layers
     assert "seed 0" in study.heading()
     assert "000000000000" in study.heading()
 
@@ -89,7 +90,7 @@ def test_study_of_the_phantom_dataset(images, tmp_path):
     assert [path.name for path in written] == list(STUDY_FILES)
     record = json.loads(written[-1].read_text())
     assert record["images"] == 3
-    assert len((tmp_path / "out" / "accuracy.csv").read_text().splitlines()) == 1 + 3 * 4
+    assert len((tmp_path / "out" / "accuracy.csv").read_text().splitlines()) == 1 + 3 * 5
 
 
 def test_real_visits_add_up(images, dataset):
