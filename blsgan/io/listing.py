@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import string
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,37 +38,67 @@ def check_mask_pattern(pattern: str) -> str:
     Raises :class:`UsageError` otherwise.
     """
     try:
-        fields = {
-            field for _, field, _, _ in string.Formatter().parse(pattern) if field is not None
-        }
+        parsed = [part for part in string.Formatter().parse(pattern) if part[1] is not None]
     except ValueError as error:
         raise UsageError(f"mask pattern {pattern!r} has unbalanced braces ({error}).") from error
+    fields = {field for _, field, _, _ in parsed}
     if "bone" not in fields or not fields <= {"bone", "stem"}:
         raise UsageError(
             f"mask pattern {pattern!r} does not say which mask is which; use {{bone}} (upper, "
-            "lower) "
-            f"and {{stem}} (the image's name), as in {DEFAULT_MASK_PATTERN}.png."
+            f"lower) and {{stem}} (the image's name), as in {DEFAULT_MASK_PATTERN}.png."
+        )
+    if any(specification or conversion for _, _, specification, conversion in parsed):
+        raise UsageError(
+            f"mask pattern {pattern!r} asks for a format or a conversion; write {{bone}} and "
+            "{stem} without : and !."
         )
     return pattern
 
 
-def find_mask(image: Path, bone: str, pattern: str = DEFAULT_MASK_PATTERN) -> Path | None:
+class MaskFolders:
+    """Pictures that may be masks, by folder; each folder is read once, when it is asked for."""
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, dict[str, list[Path]]] = {}
+
+    def pictures(self, folder: Path, stem: str) -> list[Path]:
+        """Files ``stem``.* of ``folder`` with a picture's ending, in upper or lower case."""
+        if folder not in self._folders:
+            by_stem: defaultdict[str, list[Path]] = defaultdict(list)
+            with contextlib.suppress(OSError, ValueError), os.scandir(folder) as entries:
+                for name in sorted(entry.name for entry in entries if entry.is_file()):
+                    root, ending = os.path.splitext(name)
+                    if ending.lower() in MASK_SUFFIXES:
+                        by_stem[root].append(folder / name)
+            self._folders[folder] = by_stem
+        return self._folders[folder].get(stem, [])
+
+
+def find_mask(
+    image: Path,
+    bone: str,
+    pattern: str = DEFAULT_MASK_PATTERN,
+    folders: MaskFolders | None = None,
+) -> Path | None:
     """The mask of ``bone`` ("upper", "lower") for ``image``, or None when there is none.
 
-    ``pattern`` is relative to the image's folder. Raises :class:`InputError` when masks of several
-    formats match: which one is meant cannot be known.
+    ``pattern`` is relative to the image's folder; an ending matches in upper and lower case.
+    ``folders`` is for who looks for many. Raises :class:`InputError` when several files match:
+    which one is meant cannot be known.
     """
     named = image.parent / pattern.format(stem=image.stem, bone=bone)
-    if named.is_file():
+    if os.path.isfile(named):  # unlike Path.is_file it takes names too long for a file
         return named
-    found = [
-        path for suffix in MASK_SUFFIXES if (path := named.with_name(named.name + suffix)).is_file()
+    folders = folders or MaskFolders()
+    found = folders.pictures(named.parent, named.name) or [
+        path
+        for path in folders.pictures(named.parent, named.stem)
+        if path.suffix.lower() == named.suffix.lower()
     ]
     if len(found) > 1:
         raise InputError(
-            f"{image} has several {bone} masks ({', '.join(path.name for path in found)}); "
-            "remove all "
-            "but one or give --mask-pattern with the ending."
+            f"{image} has several {bone} masks ({', '.join(path.name for path in found)}); remove "
+            "all but one or give --mask-pattern with the ending."
         )
     return found[0] if found else None
 
@@ -105,8 +136,9 @@ def list_folder(
         ]
     masks: dict[Path, tuple[Path | None, Path | None]] = {}
     taken: set[str] = set()
+    folders_of_masks = MaskFolders()
     for image in candidates:
-        upper, lower = (find_mask(image, bone, pattern) for bone in BONES)
+        upper, lower = (find_mask(image, bone, pattern, folders_of_masks) for bone in BONES)
         masks[image] = (upper, lower)
         taken |= {os.path.normpath(path) for path in (upper, lower) if path is not None}
     images = [image for image in candidates if os.path.normpath(image) not in taken]

@@ -65,10 +65,42 @@ def test_pattern_without_an_ending_must_be_unambiguous(touch):
         find_mask(root / "a.png", "upper")
 
 
-@pytest.mark.parametrize("pattern", ["", "{stem}", "{bone}{other}", "{bone", "{bone}{0}"])
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "",
+        "{stem}",
+        "{bone}{other}",
+        "{bone",
+        "{bone}{0}",
+        "{bone.__class__}",
+        "{bone[0]}",
+        "{bone:d}",
+        "{stem:>999999999}{bone}",
+        "{bone!r}",
+        "{bone:{stem}}",
+    ],
+)
 def test_bad_patterns(pattern):
     with pytest.raises(UsageError, match="mask pattern"):
         check_mask_pattern(pattern)
+
+
+def test_endings_in_upper_case(touch):
+    root = touch("A.PNG", "A_mask_upper.BMP", "A_mask_lower.Tif", "a_mask_upper.bmp")
+    (item,) = [item for item in list_folder(root) if item.name == "A"]
+    assert item.upper == root / "A_mask_upper.BMP"
+    assert item.lower == root / "A_mask_lower.Tif"
+    assert find_mask(root / "A.PNG", "upper", "{stem}_mask_{bone}.bmp") == item.upper
+    touch("A_mask_upper.png")
+    with pytest.raises(InputError, match=r"A_mask_upper\.BMP, A_mask_upper\.png"):
+        find_mask(root / "A.PNG", "upper")
+    assert find_mask(root / "A.PNG", "upper", "{stem}_mask_{bone}.bmp") == item.upper
+
+
+def test_a_name_too_long_to_have_a_mask(touch):
+    (item,) = list_folder(touch("a" * 250 + ".png"), "{stem}_mask_{bone}.bmp")
+    assert item.upper is None
 
 
 def test_folder_without_images(touch):
