@@ -1,8 +1,10 @@
 """Runtimes for the generator: ONNX Runtime, OpenVINO or torch behind one small interface.
 
-A backend maps ``image`` float32 [B,1,H,W] in [0,1] and ``masks`` float32 [B,2,H,W] in {0,1}
-(H, W multiples of 16) to ``share_logits`` float32 [B,2,H,W] and ``soft_tissue`` float32 [B]. Which
-weights it runs is settled first (:func:`find_weights`), by hash.
+A backend maps ``image`` float32 [B,1,H,W] in [0,1] and ``masks`` float32 [B,2,H,W] in {0,1} to
+``share_logits`` float32 [B,2,H,W] and ``soft_tissue`` float32 [B]. The network halves H and W three
+times, so they must be multiples of 8; the crops of ``blsgan.separation`` are multiples of 16, by
+which fewer sizes occur and more crops go through together. Which weights a backend runs is settled
+first (:func:`find_weights`), by hash.
 """
 
 from __future__ import annotations
@@ -127,10 +129,12 @@ def find_weights(path_or_name: os.PathLike[str] | str | None = None) -> Weights:
 def _read_card(card: Path) -> dict[str, Any]:
     try:
         fields = json.loads(card.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"{card} is not a readable weights card; reinstall blsgan.") from error
     if not isinstance(fields, dict):
         raise WeightsError(f"{card} is not a weights card (a JSON object); reinstall blsgan.")
+    if not isinstance(fields.get("architecture", ""), str):
+        raise WeightsError(f"{card} names no architecture; reinstall blsgan.")
     return fields
 
 
@@ -214,8 +218,7 @@ class TorchBackend:
         if weights.safetensors is None:
             raise WeightsError(
                 f"weights {weights.name!r} have no .safetensors file, which the torch backend "
-                "needs; "
-                "use --backend onnx or openvino."
+                "needs; use --backend onnx or openvino."
             )
         torch = _import("torch", self.name)
         self.weights = weights.load(weights.safetensors)
@@ -225,7 +228,7 @@ class TorchBackend:
         if threads is not None:
             torch.set_num_threads(threads)
         self._torch = torch
-        self._generator = load_generator(weights.safetensors).eval()
+        self._generator = load_generator(weights.safetensors, self.weights.data)
 
     def run(self, image: Float32, masks: Float32) -> tuple[Float32, Float32]:
         torch = self._torch
@@ -343,8 +346,7 @@ def _check_signature(
         raise WeightsError(
             f"{weights.path} is of another architecture: it maps {_ports(inputs)} to "
             f"{_ports(outputs)}, not image [B,1,H,W], masks [B,2,H,W] to share_logits, "
-            "soft_tissue; "
-            "give weights of a separation network."
+            "soft_tissue; give weights of a separation network."
         )
 
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from blsgan.errors import WeightsError
@@ -29,8 +30,12 @@ from blsgan.models.registry import build_generator
 OPSET = 20  # newer ones emit operators that engine builders parse and then fail on
 
 
-def load_generator(path: str | Path) -> Generator:
+def load_generator(path: str | Path, data: bytes | None = None) -> Generator:
     """Rebuilds a generator from a ``.safetensors`` file, in evaluation mode, on the CPU.
+
+    Args:
+        path: the file.
+        data: its content, where that was read (and its hash taken) already.
 
     Raises:
         WeightsError: the file is missing, damaged, not a generator's, or its tensors do not fit
@@ -38,24 +43,36 @@ def load_generator(path: str | Path) -> Generator:
     """
     path = Path(path)
     try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+        data = path.read_bytes() if data is None else data
+        tensors = load_tensors(data)
+        metadata = _split(data)[0].get("__metadata__") or {}
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise WeightsError(f"{path}: is not a readable safetensors file ({error})") from error
     try:
         architecture = metadata["architecture"]
         configuration = json.loads(metadata["configuration"])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: its metadata name no blsgan architecture; give weights that "
                            "`blsgan train` wrote") from error
-    generator = build_generator(architecture, configuration)
+    if not isinstance(configuration, dict):
+        raise WeightsError(f"{path}: its metadata give no configuration of '{architecture}'")
+    try:
+        generator = build_generator(architecture, configuration)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
     try:
         generator.load_state_dict(tensors)
     except RuntimeError as error:
         raise WeightsError(f"{path}: its tensors are not those of the architecture "
                            f"'{architecture}' that its metadata name") from error
     return generator.eval()
+
+
+def _split(data: bytes) -> tuple[dict[str, Any], bytes]:
+    """A safetensors file's JSON header, whose length its first 8 bytes hold, and what follows."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header: dict[str, Any] = json.loads(data[8:end])
+    return header, data[end:]
 
 
 def safetensors_bytes(generator: Generator) -> bytes:
@@ -68,7 +85,11 @@ def safetensors_bytes(generator: Generator) -> bytes:
         key: value.detach().float().cpu().contiguous()
         for key, value in generator.state_dict().items()
     }
-    return save_tensors(tensors, metadata=metadata)
+    # The library writes metadata in an order that differs from call to call, so they go in here.
+    header, content = _split(save_tensors(tensors))
+    text = json.dumps({"__metadata__": metadata, **header}, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the format wants tensors on a multiple of 8 bytes
+    return len(text).to_bytes(8, "little") + text + content
 
 
 def check_exporter() -> None:

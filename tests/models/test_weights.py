@@ -9,6 +9,7 @@ import torch
 from blsgan.backends import create
 from blsgan.errors import WeightsError
 from blsgan.models import build_generator, load_generator, save_weights
+from blsgan.models.lite import LiteGenerator
 from blsgan.models.weights import safetensors_bytes
 
 SMALL = {"widths": [4, 6, 6, 8], "blocks": [1, 1, 1, 1]}
@@ -81,6 +82,56 @@ def test_files_that_are_no_weights(tmp_path, card, generator):
     save_file({"x": torch.zeros(2)}, broken, metadata)
     with pytest.raises(WeightsError, match="cannot be built"):
         load_generator(broken)
+    metadata["configuration"] = "[" * 200_000
+    save_file({"x": torch.zeros(2)}, broken, metadata)
+    with pytest.raises(WeightsError, match="name no blsgan architecture"):
+        load_generator(broken)
+
+
+@pytest.mark.parametrize(("architecture", "configuration"), [
+    ("lite", "[]"),
+    ("lite", '"widths"'),
+    ("lite", '{"widths": 3}'),
+    ("lite", '{"widths": [1e400, 8, 8, 8]}'),
+    ("lite", '{"widths": [-1, 8, 8, 8]}'),
+    ("lite", '{"widths": [1000000000, 8, 8, 8]}'),
+    ("lite", '{"widths": [4096, 4096, 4096, 4096], "blocks": [9, 9, 9, 9]}'),
+    ("lite", '{"blocks": [1000000000000, 1, 1, 1]}'),
+    ("lite", json.dumps({"widths": [8] * 100_000})),
+    ("lite", '{"widths": [[8], 8, 8, 8]}'),
+    ("transunet", '{"token_grid": 100000000}'),
+    ("transunet", '{"width": true}'),
+    ("transunet", '{"layers": {}}'),
+])
+def test_wild_configurations(tmp_path, architecture, configuration):
+    from safetensors.torch import save_file
+
+    path = tmp_path / "wild.safetensors"
+    metadata = {"architecture": architecture, "configuration": configuration}
+    save_file({"x": torch.zeros(2)}, path, metadata)
+    with pytest.raises(WeightsError, match=r"wild\.safetensors: .*(configuration|cannot be built)"):
+        load_generator(path)
+
+
+def test_content_that_was_read_is_not_read_again(card, tmp_path):
+    data = card.with_suffix(".safetensors").read_bytes()
+    generator = load_generator(tmp_path / "gone.safetensors", data)
+    assert safetensors_bytes(generator) == data
+
+
+def test_the_same_bytes_every_time(generator):
+    """The library alone would write the metadata in a random order."""
+    written = {safetensors_bytes(generator) for _ in range(20)}
+    assert len(written) == 1
+    assert int.from_bytes(written.pop()[:8], "little") % 8 == 0
+
+
+def test_checking_the_size_draws_no_random_number():
+    torch.manual_seed(5)
+    expected = LiteGenerator(**SMALL).state_dict()
+    torch.manual_seed(5)
+    for key, value in build_generator("lite", SMALL).state_dict().items():
+        assert torch.equal(value, expected[key])
 
 
 def test_weights_survive_a_round_trip(generator, card):

@@ -98,6 +98,18 @@ def test_torch_runs_the_registrys_network(lite, phantom):
     assert Separator.from_pretrained(lite).backend.name == "torch"  # there is no ONNX file
 
 
+def test_torch_runs_the_very_bytes_that_were_hashed(lite, monkeypatch):
+    read_bytes, reads = type(lite).read_bytes, []
+
+    def read(path):
+        reads.append(path)
+        return read_bytes(path)
+
+    monkeypatch.setattr(type(lite), "read_bytes", read)
+    backends.create("torch", lite)
+    assert reads == [lite]
+
+
 def test_torch_weights_are_checked_too(lite):
     good = lite.read_bytes()
     lite.write_bytes(good[:-1] + b"?")
@@ -215,7 +227,19 @@ def test_missing_weights(tmp_path):
         Separator.from_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize("card", ["", "[]", "{", '{"sha256": "abc"}', '{"sha256": {"a": 1}}'])
+@pytest.mark.parametrize(
+    "card",
+    [
+        "",
+        "[]",
+        "{",
+        '{"sha256": "abc"}',
+        '{"sha256": {"a": 1}}',
+        '{"architecture": {}}',
+        "[" * 200_000,
+    ],
+    ids=range(7),
+)
 def test_damaged_card(carded, card):
     carded.with_suffix(".json").write_text(card)
     with pytest.raises(WeightsError, match=r"mine\.json"):
