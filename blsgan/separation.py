@@ -35,8 +35,11 @@ own images lie between 0.75 and 1.35."""
 MAX_SCALE = 4.0
 """A smaller picture is enlarged at most this much: there is no detail to be had from more."""
 
-CONTEXT_PX = 32
-"""Surroundings of the overlap that the network sees, in pixels at working scale."""
+CONTEXT_PX = 16
+"""Surroundings of the overlap that the network sees, in pixels at working scale.
+
+Measured with the shipped weights on validation joints: 31.61 dB at 16, 31.60 at 24, 31.53 at 32,
+31.43 at 48 (PSNR of the layers); and the smaller crop is the faster one."""
 
 CROP_MULTIPLE = 16
 MAX_CROP_AREA_PX = 512 * 512
@@ -56,7 +59,8 @@ class Separation:
         lower: the same for the lower bone.
         reconstruction: float32, the layers composed by Beer-Lambert, 0 outside the bones.
         residual: float32, image inside the bones minus ``reconstruction``.
-        soft_tissue: k of physics.md in [0, 0.95]; NaN where nothing overlaps, since nothing says.
+        soft_tissue: k of docs/explanation/physics.md in [0, 0.95]; NaN where nothing overlaps,
+            since nothing says.
         overlap: bool, pixels that both bones cover.
         scale: working pixels per image pixel the network saw (1: not resampled).
         notes: what a user should know about this result.
@@ -80,7 +84,8 @@ class Separation:
 class SeparationBatch(Sequence[Separation]):
     """Separations of a batch: a sequence of them, and their arrays stacked along a first axis B.
 
-    The stacked views need pictures of one size.
+    The stacked views need at least one picture, and all of one size; they raise
+    :class:`InputError` otherwise.
     """
 
     def __init__(self, items: Sequence[Separation]) -> None:
@@ -104,32 +109,41 @@ class SeparationBatch(Sequence[Separation]):
     @property
     def upper(self) -> Float32:
         """float32 [B,H,W]."""
-        return np.stack([item.upper for item in self._items])
+        return self._stacked("upper")
 
     @property
     def lower(self) -> Float32:
         """float32 [B,H,W]."""
-        return np.stack([item.lower for item in self._items])
+        return self._stacked("lower")
 
     @property
     def reconstruction(self) -> Float32:
         """float32 [B,H,W]."""
-        return np.stack([item.reconstruction for item in self._items])
+        return self._stacked("reconstruction")
 
     @property
     def residual(self) -> Float32:
         """float32 [B,H,W]."""
-        return np.stack([item.residual for item in self._items])
+        return self._stacked("residual")
 
     @property
     def overlap(self) -> Bool:
         """bool [B,H,W]."""
-        return np.stack([item.overlap for item in self._items])
+        return self._stacked("overlap")
 
     @property
     def soft_tissue(self) -> Float32:
         """float32 [B]."""
         return np.array([item.soft_tissue for item in self._items], dtype=np.float32)
+
+    def _stacked(self, name: str) -> NDArray[Any]:
+        sizes = {item.overlap.shape for item in self._items}
+        if len(sizes) != 1:
+            raise InputError(
+                f"{len(self)} separations of {len(sizes)} sizes cannot be stacked; take them one "
+                "by one."
+            )
+        return np.stack([getattr(item, name) for item in self._items])
 
 
 class Separator:
@@ -153,9 +167,9 @@ class Separator:
         """Load weights: the shipped ones by default, or by name, or from a file.
 
         ``backend`` is "auto", "onnx", "openvino" or "torch"; ``threads`` defaults to the usable
-        cores. Raises :class:`WeightsError` for a missing, damaged or unsuitable file,
-        :class:`BackendError` when the backend cannot run here, :class:`UsageError` for a name that
-        does not exist.
+        cores. Raises :class:`WeightsError` for a missing, damaged or unsuitable file and
+        for a name that does not exist, :class:`BackendError` when the backend cannot run here,
+        :class:`UsageError` for a backend that does not exist or less than one thread.
         """
         return cls(backends.create(backend, path_or_name, threads))
 
@@ -385,8 +399,7 @@ def _as_unit_interval(image: NDArray[Any]) -> tuple[Float32, tuple[str, ...]]:
         if image.dtype == np.uint16 and image.size and image.max() < 2**14:
             notes = (
                 f"the uint16 image reaches only {image.max()} of 65535: if it holds fewer "
-                "bits, divide "
-                "it by their maximum first",
+                "bits, divide it by their maximum first",
             )
         return np.divide(image, np.float32(full), dtype=np.float32), notes
     if image.dtype.kind != "f":

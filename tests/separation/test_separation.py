@@ -185,6 +185,18 @@ def test_crops_of_one_size_go_together(separator, phantom):
     assert Separator(spy).batch([], []).__len__() == 0
 
 
+def test_what_cannot_be_stacked(separator, phantom):
+    batch = separator.batch([], [])
+    assert len(batch) == 0
+    with pytest.raises(InputError, match="0 separations of 0 sizes cannot be stacked"):
+        _ = batch.upper
+    small = (phantom.image[:200], phantom.masks[:, :200])
+    batch = separator.batch([phantom.image, small[0]], [phantom.masks, small[1]])
+    for name in ("upper", "lower", "reconstruction", "residual", "overlap"):
+        with pytest.raises(InputError, match="2 separations of 2 sizes"):
+            getattr(batch, name)
+
+
 def test_batch_of_different_sizes(separator, phantom):
     small, small_masks = phantom_of_size(128)
     batch = separator.batch([phantom.image, small], [phantom.masks, small_masks])
