@@ -293,7 +293,11 @@ class TestFolder:
         assert (tmp_path / "out/00054_L_13/a.json").is_file()
         assert (tmp_path / "out/00055_R_2/a.json").is_file()
 
-    @pytest.mark.parametrize("text", ["[]", "[1]", "{", '[{"image": "a"}]', '{"a": 1}'])
+    @pytest.mark.parametrize(
+        "text",
+        ["[]", "[1]", "{", '[{"image": "a"}]', '{"a": 1}', "[" * 200_000],
+        ids=range(6),
+    )
     def test_bad_list_files(self, separate, tmp_path, text):
         (tmp_path / "list").write_text(text)
         status, _, stderr = separate(tmp_path / "list", "-o", tmp_path / "out")
