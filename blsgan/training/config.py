@@ -45,6 +45,9 @@ class DataConfig(_Strict):
     visits: Annotated[int, Field(ge=0)] = Field(
         default=8, description="real overlaps in a step; 0: none"
     )
+    validation: Annotated[int, Field(ge=1)] = Field(
+        default=192, description="synthetic pairs of validation joints in a validation"
+    )
     crop: tuple[int, int] = Field(
         default=(64, 128), description="rows and columns of a crop, in px"
     )

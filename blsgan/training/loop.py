@@ -47,7 +47,6 @@ METRICS_FILE = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 WEIGHTS = "weights"
 _VALIDATION_CROP = (96, 160)
-_VALIDATION_PAIRS = 192
 _READ_EVERY = 10  # steps between looks at the loss: each one waits for the device
 
 
@@ -383,7 +382,8 @@ def _load_pairs(
         raise InputError(f"the dataset's {len(images)} images leave {len(training)} for training "
                          f"and {len(validation)} for validation; both must have some joints")
     held_out = SyntheticPairs(validation).draw(
-        _VALIDATION_PAIRS, torch.Generator().manual_seed(7), protocol=True, size=_VALIDATION_CROP
+        config.data.validation, torch.Generator().manual_seed(7), protocol=True,
+        size=_VALIDATION_CROP,
     )
     visits, held_out_visits = None, None
     if config.data.visits:

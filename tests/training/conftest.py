@@ -5,7 +5,8 @@ import pytest
 TINY = (
     "steps=6", "validate_every=3", "checkpoint_every=2", "precision=float32",
     "model.configuration.widths=[4, 6, 6, 8]", "model.configuration.blocks=[1, 1, 1, 1]",
-    "data.synthetic=3", "data.visits=2", "data.crop=[32, 64]", "optimiser.warm_up_steps=2",
+    "data.synthetic=3", "data.visits=2", "data.validation=6", "data.crop=[32, 64]",
+    "optimiser.warm_up_steps=2",
 )
 
 

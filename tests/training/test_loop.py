@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import torch
 
 from blsgan.backends import create
 from blsgan.data.layout import load_root
-from blsgan.errors import InputError, UsageError
+from blsgan.errors import InputError, UsageError, WeightsError
+from blsgan.models import load_generator
 from blsgan.training import loop
 from blsgan.training.config import load_config
 from blsgan.training.loop import DivergedError, Trainer, learning_rate_share, run_config, train
@@ -49,20 +51,34 @@ def test_a_run_leaves_everything_a_user_needs(finished, tiny, phantom):
         np.testing.assert_allclose(first, second, atol=1e-5)
 
 
-def test_training_lowers_its_objective(dataset, tiny, tmp_path):
+@pytest.fixture
+def registered(finished):
+    """Makes a run's folder that has the registered visits of ``finished`` already."""
+
+    def make(folder):
+        folder.mkdir(parents=True)
+        for path in finished[0].glob("registration-*.npz"):
+            shutil.copy(path, folder)
+        return folder
+
+    return make
+
+
+def test_training_lowers_its_objective(dataset, tiny, tmp_path, registered):
     config = tiny.model_copy(update={"steps": 40})
-    trainer = Trainer(config, load_root(dataset), tmp_path, torch.device("cpu"))
+    cache = registered(tmp_path / "cache")
+    trainer = Trainer(config, load_root(dataset), cache, torch.device("cpu"))
     totals = [float(trainer.train_step().total) for _ in range(40)]
     assert np.mean(totals[-10:]) < np.mean(totals[:10]) - 0.02
 
 
 @pytest.mark.slow
 def test_killed_at_any_moment_and_resumed_gives_the_same_bytes(
-    dataset, tiny_changes, tmp_path
+    dataset, tiny_changes, tmp_path, registered
 ):
     changes = [part for change in tiny_changes for part in ("--set", change)]
     changes += ["--set", "steps=60", "--set", "validate_every=20", "--set", "checkpoint_every=3"]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole, killed = registered(tmp_path / "whole"), registered(tmp_path / "killed")
     subprocess.run(
         run_cli("--data", dataset, "-o", whole, *changes), check=True, capture_output=True
     )
@@ -89,9 +105,9 @@ def test_killed_at_any_moment_and_resumed_gives_the_same_bytes(
 
 
 def test_a_damaged_checkpoint_is_said_and_the_one_before_it_used(
-    dataset, tiny, tmp_path, finished
+    dataset, tiny, tmp_path, registered
 ):
-    run = tmp_path / "run"
+    run = registered(tmp_path / "run")
     train(dataset, run, tiny.model_copy(update={"steps": 4}))
     newest = max((run / "checkpoints").glob("step-*"))
     newest.write_bytes(newest.read_bytes()[:100])
@@ -104,7 +120,9 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_it_used(
     assert (run / "weights" / "lite.safetensors").exists()
 
 
-def test_nan_stops_the_run_with_the_step_and_the_terms(dataset, tiny, tmp_path, monkeypatch):
+def test_nan_stops_the_run_with_the_step_and_the_terms(
+    dataset, tiny, tmp_path, registered, monkeypatch
+):
     honest = loop.objective
 
     def broken(layers, *rest):
@@ -114,7 +132,7 @@ def test_nan_stops_the_run_with_the_step_and_the_terms(dataset, tiny, tmp_path, 
 
     monkeypatch.setattr(loop, "objective", broken)
     with pytest.raises(DivergedError, match=r"not finite at step \d+ \(loss nan, synthetic_db"):
-        train(dataset, tmp_path / "run", tiny)
+        train(dataset, registered(tmp_path / "run"), tiny)
     index = json.loads((tmp_path / "run" / "checkpoints" / "index.json").read_text())
     assert [entry["step"] for entry in index] == [0]
 
@@ -169,3 +187,21 @@ def test_dry_run_prints_the_configuration_and_touches_nothing(dataset, tmp_path)
     assert "learning_rate: 0.0015" in result.output
     assert "1,623,651 parameters" in result.output
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_can_start_from_given_weights(dataset, tiny, tmp_path, registered, finished):
+    _, card, _ = finished
+    one = tiny.model_copy(update={"steps": 1})
+    again = train(dataset, registered(tmp_path / "run"), one, init=card)
+    given = json.loads(card.read_text())["sha256"]["lite.safetensors"]
+    assert json.loads(again.read_text())["trained"]["init"]["sha256"] == given
+    first, second = (load_generator(path.with_suffix(".safetensors")) for path in (card, again))
+    moved = [
+        (a - b).abs().max() for a, b in zip(first.parameters(), second.parameters(), strict=True)
+    ]
+    assert 0 < max(moved) < 0.01
+    other = load_config("lite", ["model.configuration.widths=[6, 6, 6, 8]", "steps=1"])
+    with pytest.raises(InputError, match="is not of the configuration's model"):
+        train(dataset, registered(tmp_path / "other"), other, init=card)
+    with pytest.raises(WeightsError, match="no weights called 'nobody'"):
+        train(dataset, tmp_path / "third", one, init="nobody")
