@@ -78,8 +78,8 @@ def _split(data: bytes) -> tuple[dict[str, Any], bytes]:
 def safetensors_bytes(generator: Generator) -> bytes:
     """The generator as one safetensors file; the same weights give the same bytes."""
     metadata = {
-        "architecture": generator.architecture,
         "configuration": json.dumps(generator.configuration(), sort_keys=True),
+        "architecture": generator.architecture,
     }
     tensors = {
         key: value.detach().float().cpu().contiguous()
