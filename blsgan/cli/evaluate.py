@@ -116,8 +116,8 @@ def command(
             empty.append(error)
     if len(empty) == len(parts):
         raise empty[0]
-    for error in empty:
-        click.echo(f"left out: {error}", err=True)
+    for reason in empty:
+        click.echo(f"left out: {reason}", err=True)
 
     # Files first: a reader of standard output that goes away (head, less) must not lose them.
     if output is not None:
