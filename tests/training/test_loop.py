@@ -68,7 +68,7 @@ def test_training_lowers_its_objective(dataset, tiny, tmp_path, registered):
     config = tiny.model_copy(update={"steps": 40})
     cache = registered(tmp_path / "cache")
     trainer = Trainer(config, load_root(dataset), cache, torch.device("cpu"))
-    totals = [float(trainer.train_step().total) for _ in range(40)]
+    totals = [float(trainer.train_step().total.detach()) for _ in range(40)]
     assert np.mean(totals[-10:]) < np.mean(totals[:10]) - 0.02
 
 
@@ -77,31 +77,35 @@ def test_killed_at_any_moment_and_resumed_gives_the_same_bytes(
     dataset, tiny_changes, tmp_path, registered
 ):
     changes = [part for change in tiny_changes for part in ("--set", change)]
-    changes += ["--set", "steps=60", "--set", "validate_every=20", "--set", "checkpoint_every=3"]
+    changes += ["--set", "steps=30", "--set", "validate_every=10", "--set", "checkpoint_every=3"]
+    # One thread: the processes are short, and two would wait for each other on a busy machine.
+    options = {"env": {**os.environ, "OMP_NUM_THREADS": "1"}}
     whole, killed = registered(tmp_path / "whole"), registered(tmp_path / "killed")
     subprocess.run(
-        run_cli("--data", dataset, "-o", whole, *changes), check=True, capture_output=True
+        run_cli("--data", dataset, "-o", whole, *changes),
+        check=True, capture_output=True, **options,
     )
     process = subprocess.Popen(
         run_cli("--data", dataset, "-o", killed, *changes),
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options,
     )
     index = killed / "checkpoints" / "index.json"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        if index.exists() and json.loads(index.read_text())[-1]["step"] >= 9:
+        if index.exists() and json.loads(index.read_text())[-1]["step"] >= 6:
             break
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (killed / "weights").exists(), "the run ended before it could be killed"
     subprocess.run(
-        run_cli("--data", dataset, "-o", killed, "--resume"), check=True, capture_output=True
+        run_cli("--data", dataset, "-o", killed, "--resume"),
+        check=True, capture_output=True, **options,
     )
     for name in ("weights/lite.safetensors", "weights/lite.onnx"):
         assert (killed / name).read_bytes() == (whole / name).read_bytes()
     steps = [json.loads(line)["step"] for line in (killed / "metrics.jsonl").open()]
-    assert steps == [20, 40, 60]
+    assert steps == [10, 20, 30]
 
 
 def test_a_damaged_checkpoint_is_said_and_the_one_before_it_used(
@@ -170,9 +174,11 @@ def test_learning_rate_warms_up_and_decays(tiny):
     config = load_config("lite")
     shares = [learning_rate_share(step, config) for step in range(config.steps)]
     assert shares[0] == pytest.approx(1 / config.optimiser.warm_up_steps)
-    assert max(shares) == pytest.approx(1, abs=1e-3)
+    peak = config.optimiser.warm_up_steps - 1
+    decayed = 0.5 * (1 + np.cos(np.pi * peak / config.steps))
+    assert max(shares) == pytest.approx(decayed, abs=1e-2)
     assert shares[-1] == pytest.approx(config.optimiser.final_share, abs=1e-3)
-    assert np.argmax(shares) == config.optimiser.warm_up_steps - 1
+    assert np.argmax(shares) == peak
 
 
 def test_dry_run_prints_the_configuration_and_touches_nothing(dataset, tmp_path):
