@@ -248,13 +248,13 @@ def _summary(record: dict[str, Any]) -> list[str]:
         first = f"narrowing {narrowing}, quality {record['quality']:.3f}"
     lines = [first]
     spaces = record["joint_space_width"]
-    for visit in ("baseline", "followup"):
+    for visit, name in (("baseline", "baseline"), ("followup", "follow-up")):
         width = spaces[visit]
         if width is not None:
             text = f"{width['mean_px']:.2f} px mean, {width['minimum_px']:.2f} px minimal"
             if width["mean_mm"] is not None:
                 text += f" ({width['mean_mm']:.3f} and {width['minimum_mm']:.3f} mm)"
-            lines.append(f"joint space width, {visit}: {text}")
+            lines.append(f"joint space width, {name}: {text}")
     return lines + [f"note: {note}" for note in record["notes"] if "touches" not in note]
 
 

@@ -158,7 +158,7 @@ def on_one_scale(
             for name, visit in (("baseline", baseline), ("follow-up", followup))
             if visit.spacing is None
         )
-        note = f"the {missing} has no pixel spacing: the result is in px only"
+        note = f"no pixel spacing of the {missing}: the result is in px only"
         if baseline.image.shape != followup.image.shape:
             note += ", and pixels of both visits are taken to be of one size"
         return _unscaled(baseline), _unscaled(followup), (note,)
