@@ -1,4 +1,4 @@
-"""Time ``compose_layers`` beside eager PyTorch and torch.compile; options as ``blsgan bench ops``.
+"""Time ``compose_layers`` beside PyTorch; options as ``blsgan bench ops``.
 
     python benchmarks/bench_compose_layers.py -o benchmarks/results/compose_layers.csv
 """

@@ -1,4 +1,4 @@
-"""Time ``layer_loss`` beside eager PyTorch and torch.compile; options as ``blsgan bench ops``.
+"""Time ``layer_loss`` beside PyTorch; options as ``blsgan bench ops``.
 
     python benchmarks/bench_layer_loss.py -o benchmarks/results/layer_loss.csv
 """

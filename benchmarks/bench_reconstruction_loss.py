@@ -1,4 +1,4 @@
-"""Time ``reconstruction_loss`` beside eager PyTorch and torch.compile; options as ``blsgan bench ops``.
+"""Time ``reconstruction_loss`` beside PyTorch; options as ``blsgan bench ops``.
 
     python benchmarks/bench_reconstruction_loss.py -o benchmarks/results/reconstruction_loss.csv
 """

@@ -1,4 +1,4 @@
-"""Time ``split_attenuation`` beside eager PyTorch and torch.compile; options as ``blsgan bench ops``.
+"""Time ``split_attenuation`` beside PyTorch; options as ``blsgan bench ops``.
 
     python benchmarks/bench_split_attenuation.py -o benchmarks/results/split_attenuation.csv
 """

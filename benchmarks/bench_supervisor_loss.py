@@ -1,4 +1,4 @@
-"""Time ``supervisor_loss`` beside eager PyTorch and torch.compile; options as ``blsgan bench ops``.
+"""Time ``supervisor_loss`` beside PyTorch; options as ``blsgan bench ops``.
 
     python benchmarks/bench_supervisor_loss.py -o benchmarks/results/supervisor_loss.csv
 """

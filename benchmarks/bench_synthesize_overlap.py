@@ -1,4 +1,4 @@
-"""Time ``synthesize_overlap`` beside eager PyTorch and torch.compile; options as ``blsgan bench ops``.
+"""Time ``synthesize_overlap`` beside PyTorch; options as ``blsgan bench ops``.
 
     python benchmarks/bench_synthesize_overlap.py -o benchmarks/results/synthesize_overlap.csv
 """

@@ -145,7 +145,8 @@ def summary() -> bool:
             facts = f"{row.get('gpu', row['device'])}, torch {row['torch']}, {row['time']}"
             lines.append(
                 f"| {row['op']} | {row['size']} | {row['dtype']} | {row['p50_ms']} | "
-                f"{100 * float(row['roofline']):.0f} % | {ratios.get((row['op'], 'eager'), '-')}x | "
+                f"{100 * float(row['roofline']):.0f} % | "
+                f"{ratios.get((row['op'], 'eager'), '-')}x | "
                 f"{ratios.get((row['op'], 'compile'), '-')}x |"
             )
     if len(lines) == 2:

@@ -12,6 +12,16 @@ constexpr const char* kOp = "split_attenuation";
 template <int N>
 constexpr int kUnroll = N > 0 ? N : 1;
 
+// Blocks that must fit a multiprocessor, which is a limit on registers: two where that does not
+// spill (benchmarks/cuda_resources.py).
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+template <typename T>
+constexpr int kBlocks = 1;
+#else
+template <typename T>
+constexpr int kBlocks = sizeof(T) == 8 ? 1 : 2;
+#endif
+
 // The bones over a thread's pixels.
 struct Cover {
   uint32_t any = 0, shared = 0;
@@ -128,7 +138,7 @@ __device__ __forceinline__ T soft_attenuation_of(const View& soft_tissue, int64_
 }
 
 template <typename T, int N>
-__global__ void __launch_bounds__(kThreads) forward(SplitAttenuation a) {
+__global__ void __launch_bounds__(kThreads, kBlocks<T>) forward(SplitAttenuation a) {
   const int64_t items = item_count(a.shape);
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
     const Pixels at = pixels_of(a.shape, item);
@@ -172,7 +182,7 @@ __global__ void __launch_bounds__(kThreads) forward(SplitAttenuation a) {
 }
 
 template <typename T, int N>
-__global__ void __launch_bounds__(kThreads) backward(SplitAttenuationBackward a) {
+__global__ void __launch_bounds__(kThreads, kBlocks<T>) backward(SplitAttenuationBackward a) {
   const int64_t items = item_count(a.shape);
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
     const Pixels at = pixels_of(a.shape, item);
@@ -181,10 +191,12 @@ __global__ void __launch_bounds__(kThreads) backward(SplitAttenuationBackward a)
       const T k = clamp_soft_tissue(load_scalar<T>(a.soft_tissue, at.batch));
       Inputs<T, N> inputs;
       const Cover cover = inputs.load_masks(a.masks, a.share_logits, at, a.shape.layers);
-      T image[kLanes] = {}, grad_total[kLanes] = {}, copied[kLanes] = {};
+      // Where bones overlap the gradient of the total attenuation, elsewhere that of the image.
+      T gathered[kLanes] = {};
       Softmax<T, N> softmax;
       T total[kLanes];
       if (cover.shared) {
+        T image[kLanes];
         load(a.image, at, 0, image);
         inputs.load_logits();
         softmax.prepare(inputs);
@@ -206,10 +218,11 @@ __global__ void __launch_bounds__(kThreads) backward(SplitAttenuationBackward a)
 #pragma unroll
           for (int t = 0; t < kLanes; ++t) {
             if (!is_set(mask, t)) continue;
-            copied[t] += grad[t];
             if (is_set(cover.shared, t)) {
               const T share = softmax.share(logits[t], t);
-              grad_total[t] += grad[t] * split_transmission(share, total[t]) * share;
+              gathered[t] += grad[t] * split_transmission(share, total[t]) * share;
+            } else {
+              gathered[t] += grad[t];
             }
           }
         }
@@ -227,7 +240,7 @@ __global__ void __launch_bounds__(kThreads) backward(SplitAttenuationBackward a)
             if (!is_set(mask & cover.shared, t)) continue;
             const T share = softmax.share(logits[t], t);
             const T slope = grad[t] * split_transmission(share, total[t]);
-            result[t] = total[t] * share * (slope - grad_total[t]);
+            result[t] = total[t] * share * (slope - gathered[t]);
           }
         }
         store(a.grad_share_logits, at, i, result);
@@ -235,18 +248,21 @@ __global__ void __launch_bounds__(kThreads) backward(SplitAttenuationBackward a)
 #pragma unroll
       for (int t = 0; t < kLanes; ++t) {
         if (is_set(cover.shared, t)) {
-          sums[0] += grad_total[t] * static_cast<T>(cover.count[t] - 1);
+          sums[0] += gathered[t] * static_cast<T>(cover.count[t] - 1);
         }
       }
       sums[0] /= T(1) - k;  // d a_soft / d k
       if (a.grad_image.data != nullptr) {
+        // Read again, from the cache: keeping it costs registers that wide arithmetic does not have.
+        T image[kLanes] = {};
+        if (cover.shared) load(a.image, at, 0, image);
         T result[kLanes];
 #pragma unroll
         for (int t = 0; t < kLanes; ++t) {
           const T inside = image_has_gradient(image[t])
-                               ? grad_total[t] / clamp_transmission(image[t])
+                               ? gathered[t] / clamp_transmission(image[t])
                                : T(0);
-          result[t] = is_set(cover.shared, t) ? inside : copied[t];
+          result[t] = is_set(cover.shared, t) ? inside : gathered[t];
         }
         store(a.grad_image, at, 0, result);
       }

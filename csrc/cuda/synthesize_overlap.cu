@@ -92,7 +92,7 @@ __device__ __forceinline__ bool grown_at(const SynthesizeOverlap& a, int64_t bat
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads) move_masks(SynthesizeOverlap a) {
+__global__ void __launch_bounds__(kThreads, 2) move_masks(SynthesizeOverlap a) {
   const int64_t items = item_count(a.shape), per_image = chunks_per_image(a.shape);
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
     const int64_t batch = item / per_image, begin = item % per_image * kChunkPixels;

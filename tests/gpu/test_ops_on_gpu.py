@@ -189,12 +189,11 @@ def test_the_generators_objective_takes_a_handful_of_launches():
     k, masks, image, truth = joint.soft_tissue, joint.masks, joint.image, joint.true_layers
 
     def count(module):
-        forward = count_launches(lambda: (
+        return count_launches(lambda: (
             module.supervisor_loss(logits, masks),
             module.reconstruction_loss(layers, masks, k, image),
             module.layer_loss(layers, truth, masks),
         ))
-        return forward
 
     assert count(ops) <= 6  # two stages for each of three losses
     assert count(reference) > 5 * count(ops)

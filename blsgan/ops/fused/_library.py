@@ -171,16 +171,15 @@ def each_of_batch(
     op: Any, info: Any, in_dims: Sequence[int | None], args: Sequence[Any]
 ) -> tuple[Any, Any]:
     """Vmap rule of ops that reduce over the batch: one call for each mapped index."""
-    results = []
-    for index in range(info.batch_size):
-        results.append(
-            op(
-                *(
-                    arg.select(dim, index) if isinstance(arg, Tensor) and dim is not None else arg
-                    for dim, arg in zip(in_dims, args, strict=True)
-                )
+    results = [
+        op(
+            *(
+                arg.select(dim, index) if isinstance(arg, Tensor) and dim is not None else arg
+                for dim, arg in zip(in_dims, args, strict=True)
             )
         )
+        for index in range(info.batch_size)
+    ]
     if isinstance(results[0], Tensor):
         return torch.stack(results), 0
     stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))

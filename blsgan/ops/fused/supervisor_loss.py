@@ -1,4 +1,4 @@
-"""The supervisor's losses: sigmoid, cross entropy and Dice, plain and in the overlap, in one pass."""
+"""The supervisor's losses: sigmoid, cross entropy and Dice in one pass."""
 
 from __future__ import annotations
 

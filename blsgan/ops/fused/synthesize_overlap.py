@@ -40,12 +40,12 @@ def synthesize_overlap(
 
     For each image: every mask grows by one pixel (3x3) and cuts its bone out; bone 0 moves down by
     ``shift_upper_px`` and bone 1 up by ``shift_lower_px``, with linear interpolation between rows
-    (a pixel is covered where the interpolated mask is one half or more; rows from outside the image
-    are empty); further bones stay; k is the mean of the background over the new overlap; the layers
-    are composed (``compose_layers``) and clamped to [0,1]; the rim of the overlap is smoothed by the
-    3x3 binomial kernel, mirrored at the image's border, which is OpenCV's 3x3 Gaussian. Source: the
-    pre-training pairs of Wang et al., BLS-GAN, AAAI 2025. Cropping and resizing are left to the
-    caller.
+    (a pixel is covered where the interpolated mask is one half or more; rows from outside the
+    image are empty); further bones stay; k is the mean of the background over the new overlap; the
+    layers are composed (``compose_layers``) and clamped to [0,1]; the rim of the overlap is
+    smoothed by the 3x3 binomial kernel, mirrored at the image's border, which is OpenCV's 3x3
+    Gaussian. Source: the pre-training pairs of Wang et al., BLS-GAN, AAAI 2025. Cropping and
+    resizing are left to the caller.
 
     The rim is the Canny edge of the overlap's mask, dilated by a 4x4 square: one pixel up and left
     and two down and right of each edge pixel. On a mask Canny needs neither thresholds nor tracing,
