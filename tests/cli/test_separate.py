@@ -566,7 +566,12 @@ class TestInterrupted:
         for index in range(40):
             write_joint(tmp_path / "in", f"j{index:02}", bits=8)
         out = tmp_path / "out"
-        process = self.start(network, tmp_path / "in", out)
+
+        def as_in_a_terminal():
+            # A test run in the background has SIGINT ignored, and children inherit that.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        process = self.start(network, tmp_path / "in", out, preexec_fn=as_in_a_terminal)
         deadline = time.monotonic() + 50
         while not (out / "j00.json").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
