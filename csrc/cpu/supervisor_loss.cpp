@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <vector>
 
 #include "tile.h"
@@ -14,8 +15,7 @@ class Targets {
  public:
   explicit Targets(int64_t layers)
       : covered(static_cast<size_t>(layers)), scratch_(layers + 2), layers_(layers) {
-    T* none = scratch_[layers_ + 1];
-    for (int t = 0; t < kTile; ++t) none[t] = T(0);
+    std::fill_n(scratch_[layers_ + 1], kTile, T(0));
   }
 
   BLSGAN_HD void load(const View& masks, SupervisorTarget target, int64_t batch, int64_t p,
@@ -29,12 +29,13 @@ class Targets {
 BLSGAN_INDEPENDENT
       for (int t = 0; t < count; ++t) overlap[t] += mask[t];
     }
-    shared = 0;
-#pragma omp simd reduction(+ : shared)
+    int found = 0;
+#pragma omp simd reduction(+ : found)
     for (int t = 0; t < count; ++t) {
       overlap[t] = overlap[t] > T(1) ? T(1) : T(0);
-      shared += overlap[t] > T(0) ? 1 : 0;
+      found += overlap[t] > T(0) ? 1 : 0;
     }
+    shared = found;
     if (target == SupervisorTarget::kExclusive && shared > 0) {
       for (int64_t i = 0; i < layers_; ++i) {
         T* __restrict mask = scratch_[i];

@@ -6,8 +6,8 @@ using namespace blsgan;
 
 namespace {
 
-const Shape kShape{2, 2, 70, 67};
-const int64_t kPixels = kShape.pixels();
+constexpr Shape kShape{2, 2, 70, 67};
+constexpr int64_t kPixels = kShape.height * kShape.width;
 
 struct Losses {
   Losses()

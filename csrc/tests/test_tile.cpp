@@ -84,7 +84,7 @@ int main() {
   CHECK(halves[0] == 0x7bff && halves[1] == 0x7c00);
 
   // Strides: channel 1 of batch 1 of a channels_last tensor [2, 3, pixels].
-  std::vector<float> interleaved(2 * 3 * 100);
+  std::vector<float> interleaved(600);
   for (size_t i = 0; i < interleaved.size(); ++i) interleaved[i] = static_cast<float>(i);
   const View strided{interleaved.data(), 300, 1, 3, DType::kFloat32};
   float buffer[64];
