@@ -15,12 +15,12 @@ constexpr int kUnroll = N > 0 ? N : 1;
 // Blocks that must fit a multiprocessor, which is a limit on registers: two where that does not
 // spill (benchmarks/cuda_resources.py).
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
-template <typename T>
-constexpr int kBlocks = 1;
+constexpr bool kManyRegisters = true;
 #else
-template <typename T>
-constexpr int kBlocks = sizeof(T) == 8 ? 1 : 2;
+constexpr bool kManyRegisters = false;
 #endif
+template <typename T, int N>
+constexpr int kBlocks = sizeof(T) == 8 || N != 2 || kManyRegisters ? 1 : 2;
 
 // The bones over a thread's pixels.
 struct Cover {
@@ -138,7 +138,7 @@ __device__ __forceinline__ T soft_attenuation_of(const View& soft_tissue, int64_
 }
 
 template <typename T, int N>
-__global__ void __launch_bounds__(kThreads, kBlocks<T>) forward(SplitAttenuation a) {
+__global__ void __launch_bounds__(kThreads, kBlocks<T, N>) forward(SplitAttenuation a) {
   const int64_t items = item_count(a.shape);
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
     const Pixels at = pixels_of(a.shape, item);
@@ -182,7 +182,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>) forward(SplitAttenuation
 }
 
 template <typename T, int N>
-__global__ void __launch_bounds__(kThreads, kBlocks<T>) backward(SplitAttenuationBackward a) {
+__global__ void __launch_bounds__(kThreads, kBlocks<T, N>) backward(SplitAttenuationBackward a) {
   const int64_t items = item_count(a.shape);
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
     const Pixels at = pixels_of(a.shape, item);
