@@ -1,0 +1,108 @@
+"""``blsgan bench ops``: that it measures, writes what it says and refuses what it cannot do."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+torch = pytest.importorskip("torch")
+
+from blsgan.cli import bench  # noqa: E402
+from blsgan.cli import main as run_blsgan  # noqa: E402
+from blsgan.ops import benchmark  # noqa: E402
+from blsgan.ops.cases import BY_NAME, CASES, Joint  # noqa: E402
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+def test_a_csv_row_for_each_variant_and_phase_and_a_plot(tmp_path):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "layer.csv"
+    code = run_blsgan(["bench", "ops", "--quick", "--op", "layer_loss", "--size", "training",
+                       "--dtype", "float32", "--without", "compile", "--threads", "1",
+                       "-o", str(path)])
+    assert code == 0
+    with path.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["phase"], row["variant"]) for row in rows] == [
+        (phase, variant) for phase in ("forward", "backward", "full")
+        for variant in ("blsgan", "eager")
+    ]
+    for row in rows:
+        assert 0 < float(row["p20_ms"]) <= float(row["p50_ms"]) <= float(row["p80_ms"])
+        assert int(row["runs"]) >= 5
+        assert row["threads"] == "1"
+        assert row["torch"] == torch.__version__
+    full = next(row for row in rows if row["phase"] == "full")
+    # 2x2x128x128: layers and truth twice, masks twice, one gradient; float32 and bool.
+    assert int(full["bytes_moved"]) == 2 * 128 * 128 * ((16 + 2) + (16 + 2 + 8))
+    assert (tmp_path / "layer.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--op", "nonsense"], 2, "there is no op nonsense"),
+        (["--device", "tpu"], 2, "tpu"),
+        (["--device", "meta"], 2, "the ops run on cpu and cuda"),
+        (["-o", "result.txt"], 2, "must end in .csv"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(options, code, message, capsys):
+    assert run_blsgan(["bench", "ops", "--quick", *options]) == code
+    assert message in capsys.readouterr().err
+
+
+def test_no_gpu_is_one_sentence(capsys):
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    assert run_blsgan(["bench", "ops", "--device", "cuda"]) == 1
+    assert "no CUDA device" in capsys.readouterr().err
+
+
+def test_help_imports_no_torch():
+    assert "roofline" in CliRunner().invoke(bench.command, ["ops", "--help"]).output
+    code = "import sys, blsgan.cli.bench; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_op_has_a_benchmark_script():
+    for op in {case.op for case in CASES}:
+        assert (BENCHMARKS / f"bench_{op}.py").is_file()
+
+
+def test_quantiles_and_turns():
+    values = [5.0, 1.0, 4.0, 2.0, 3.0]
+    assert [benchmark.quantile(values, q) for q in (0.0, 0.2, 0.5, 0.8, 1.0)] == [1, 2, 3, 4, 5]
+    order: list[str] = []
+    times = benchmark.in_turns(
+        {"a": lambda: order.append("a"), "b": lambda: order.append("b")},
+        torch.device("cpu"), 0.0, warm_up=1, least=3,
+    )
+    assert order == ["a", "b"] * 4
+    assert {name: len(runs) for name, runs in times.items()} == {"a": 3, "b": 3}
+
+
+def test_bytes_are_the_tensors_sizes():
+    """The traffic formulas against the inputs themselves and a forward result."""
+    joint = Joint((2, 3, 8, 16), dtype=torch.bfloat16)
+    for case in BY_NAME.values():
+        args = case.inputs(joint)
+        result = case.call(*args)
+        results = result if isinstance(result, tuple) else (result,)
+        images = [t for t in (*args, *results) if t.dim() == 4]
+        assert case.bytes_moved(joint)[0] == sum(t.numel() * t.itemsize for t in images), case.name
+
+
+def test_the_gpu_script_says_that_there_is_no_gpu():
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    done = subprocess.run([sys.executable, str(BENCHMARKS / "gpu_check.py")], capture_output=True,
+                          text=True, check=False)
+    assert done.returncode == 2
+    assert "no CUDA device" in done.stdout
