@@ -2,9 +2,8 @@
 
 A backend maps ``image`` float32 [B,1,H,W] in [0,1] and ``masks`` float32 [B,2,H,W] in {0,1} to
 ``share_logits`` float32 [B,2,H,W] and ``soft_tissue`` float32 [B]. The network halves H and W three
-times, so they must be multiples of 8; the crops of ``blsgan.separation`` are multiples of 16, by
-which fewer sizes occur and more crops go through together. Which weights a backend runs is settled
-first (:func:`find_weights`), by hash.
+times, so they must be multiples of 8. Which weights a backend runs is settled first
+(:func:`find_weights`), by hash.
 """
 
 from __future__ import annotations

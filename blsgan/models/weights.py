@@ -114,7 +114,7 @@ def export_onnx(generator: Generator, path: Path) -> None:
     import onnx
 
     batch = torch.export.Dim("batch", min=1)
-    # Heights and widths are multiples of 16 in use; the network itself halves three times.
+    # The network halves its grid three times.
     rows, columns = torch.export.Dim("rows_8", min=2), torch.export.Dim("columns_8", min=2)
     shapes = {0: batch, 2: 8 * rows, 3: 8 * columns}
     example = torch.rand(2, 1, 48, 64), (torch.rand(2, 2, 48, 64) > 0.5).float()
