@@ -8,6 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+# The same examples in every run: a change is judged by what it changes. To search further:
+# pytest --hypothesis-profile=default
+settings.register_profile("same-examples", derandomize=True)
+settings.load_profile("same-examples")
 
 
 @dataclass(frozen=True)
