@@ -54,9 +54,13 @@ class DataConfig(_Strict):
 
 
 class OptimiserConfig(_Strict):
-    """AdamW with a linear warm-up and a cosine decay; the gradient's norm is clipped."""
+    """Linear warm-up and cosine decay; the gradient's norm is clipped."""
 
-    learning_rate: Positive = 1.5e-3
+    method: Literal["adamw", "muon"] = Field(
+        default="adamw", description="muon: for the convolutions inside, AdamW for the rest"
+    )
+    learning_rate: Positive = Field(default=1.5e-3, description="of AdamW, the highest")
+    muon_learning_rate: Positive = Field(default=3e-3, description="of Muon, the highest")
     final_share: Share = Field(
         default=0.02, description="learning rate at the end / at its highest"
     )

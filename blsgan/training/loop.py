@@ -39,6 +39,7 @@ from blsgan.ops import split_attenuation
 from blsgan.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from blsgan.training.config import TrainingConfig, load_config
 from blsgan.training.objective import Terms, image_errors, objective
+from blsgan.training.optimisers import Optimisers
 from blsgan.training.pairs import PairBatch, SyntheticPairs, VisitPairs
 
 CONFIG_FILE = "config.yaml"
@@ -114,12 +115,7 @@ class Trainer:
         self.average = copy.deepcopy(self.generator)
         self.average.requires_grad_(False).eval()
         self._parameters: list[Tensor] = list(self.generator.parameters())
-        self._optimiser = torch.optim.AdamW(
-            self._parameters,
-            lr=config.optimiser.learning_rate,
-            betas=config.optimiser.betas,
-            weight_decay=config.optimiser.weight_decay,
-        )
+        self._optimisers = Optimisers(self.generator, config.optimiser)
         self._random = torch.Generator().manual_seed(config.seed + 1)
 
     def start_from(self, weights: Path) -> None:
@@ -149,14 +145,12 @@ class Trainer:
             real = self._pairs.visits.draw(config.data.visits, self._random, size=config.data.crop)
             batch = PairBatch.join(batch, real)
         batch = _to(batch, self.device)
-        for group in self._optimiser.param_groups:
-            group["lr"] = config.optimiser.learning_rate * learning_rate_share(self.step, config)
         layers, soft_tissue = _separate(self.generator, batch, config.precision)
         terms = objective(layers, soft_tissue, batch, config.loss)
-        self._optimiser.zero_grad()
+        self.generator.zero_grad()
         terms.total.backward()
         nn.utils.clip_grad_norm_(self._parameters, config.optimiser.clip_norm)
-        self._optimiser.step()
+        self._optimisers.step(learning_rate_share(self.step, config))
         # The average follows quickly at first, so that early validations mean something.
         decay = min(config.optimiser.ema_decay, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
@@ -204,8 +198,7 @@ class Trainer:
         tensors = {"random": self._random.get_state()}
         for prefix, module in (("generator", self.generator), ("average", self.average)):
             tensors |= {f"{prefix}.{k}": v.cpu() for k, v in module.state_dict().items()}
-        for index, state in self._optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{index}.{k}": v.cpu() for k, v in state.items()}
+        tensors |= {f"optimiser.{k}": v for k, v in self._optimisers.state().items()}
         return Checkpoint(self.step, tensors)
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -226,11 +219,7 @@ class Trainer:
             raise InputError("the checkpoint is of another model than the run's configuration "
                              f"({self.config.model.architecture}); restore config.yaml or start "
                              "the run anew in another folder") from error
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in groups["optimiser"].items():
-            index, _, name = key.partition(".")
-            state.setdefault(int(index), {})[name] = value
-        self._optimiser.load_state_dict({**self._optimiser.state_dict(), "state": state})
+        self._optimisers.restore(groups["optimiser"])
         self._random.set_state(checkpoint.tensors["random"])
         self.step = checkpoint.step
 
