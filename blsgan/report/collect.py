@@ -99,6 +99,11 @@ class Curve:
     summed: list[bool]
     disagreement_px: float | None
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether any visit has a value besides the first, which is 0 by definition."""
+        return any(value is not None for value in self.values[1:])
+
 
 @dataclass
 class Joint:

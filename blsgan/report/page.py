@@ -280,7 +280,7 @@ def _joint_view(joint: Joint, number: int, draw: _Draw) -> dict[str, Any]:
         "anchor": f"joint-{number}",
         "level": joint.level,
         "flags": joint.flags,
-        "plot": joint.curve and plot_curve(joint.curve),
+        "plot": plot_curve(joint.curve) if joint.curve and joint.curve.is_measured else None,
         "pairs": [_pair_view(pair, names, draw) for pair in joint.pairs],
         "visits": [
             _visit_view(visit, f"joint-{number}-visit-{index}", draw)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from blsgan.errors import InputError
 from blsgan.geometry import joint_window
 from blsgan.io.files import read_file
-from blsgan.io.panel import RESIDUAL_FLOOR, spectrum
+from blsgan.io.panel import LOWER_COLOUR, RESIDUAL_FLOOR, UPPER_COLOUR, spectrum
 from blsgan.io.radiograph import decode_radiograph
 from blsgan.io.stored import StoredResult
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _OUTSIDE = (226, 229, 233)
-_PANEL_COLOURS = 128
 
 
 @dataclass(frozen=True)
@@ -140,5 +140,26 @@ def shrunk(path: Path, width_px: int) -> str:
 
 
 def _few_colours(picture: Image.Image) -> Image.Image:
-    quantised: Any = picture.quantize(_PANEL_COLOURS, dither=0)
-    return quantised
+    """``picture`` in the palette of what blsgan draws, a third of its size in the page."""
+    drawn: Any = picture.quantize(palette=_palette(), dither=0)
+    return drawn
+
+
+@cache
+def _palette() -> Image.Image:
+    """144 greys, 80 colours of the residual's scale, and the outlines' on four greys of bone."""
+    from PIL import Image
+
+    greys = np.rint(np.linspace(0, 255, 144)).astype(np.uint8)
+    outlines = [
+        [round(share * part + (1 - share) * grey) for part in colour]
+        for colour in (UPPER_COLOUR, LOWER_COLOUR)
+        for share in (0.25, 0.5, 0.75, 1.0)
+        for grey in (40, 100, 160, 220)
+    ]
+    colours = np.concatenate(
+        (np.repeat(greys[:, None], 3, axis=1), spectrum(np.linspace(0, 1, 80)), outlines)
+    )
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(colours.astype(np.uint8).tobytes())
+    return palette

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from blsgan.report.collect import Curve
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56.0, 18.0, 14.0, 34.0
+_SIDE = 18.0  # left and right of a histogram, for half a label
+_FEWEST = 8  # values that a histogram is drawn of
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def plot_curve(curve: Curve, width: float = 460, height: float = 200) -> CurvePl
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     places = 3 if curve.unit == "mm" else 2
     points = [
-        Point(x, y(value), f"{value:+.{places}f}", hollow)
+        Point(x, y(value), f"{value:+.{places}f}" if value else "0", hollow)
         for x, value, hollow in zip(xs, curve.values, curve.summed, strict=True)
         if value is not None
     ]
@@ -119,8 +121,8 @@ def plot_curve(curve: Curve, width: float = 460, height: float = 200) -> CurvePl
 def plot_histogram(
     title: str, values: Sequence[float], unit: str, width: float = 340, height: float = 120
 ) -> Histogram | None:
-    """Counts of ``values``; None for fewer than three, which need no picture."""
-    if len(values) < 3:
+    """Counts of ``values``; None for fewer than eight, which need no picture."""
+    if len(values) < _FEWEST:
         return None
     low, high, step = _axis(min(values), max(values), about=10)
     count = max(1, round((high - low) / step))
@@ -128,7 +130,7 @@ def plot_histogram(
     for value in values:
         counts[min(int((value - low) / step + 1e-9), count - 1)] += 1
     most = max(counts)
-    bottom, top, left, right = height - 22, 8.0, 8.0, width - 8
+    bottom, top, left, right = height - 22, 8.0, _SIDE, width - _SIDE
     bar = (right - left) / count
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     edges = [low + index * step for index in range(count + 1)]
