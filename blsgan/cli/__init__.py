@@ -27,6 +27,7 @@ COMMANDS = {
     "evaluate": ("blsgan.cli.evaluate", "Measure quality on the public dataset."),
     "jsn": ("blsgan.cli.jsn", "Measure joint space narrowing between two visits."),
     "report": ("blsgan.cli.report", "Write what a run found as a page to read."),
+    "reader-study": ("blsgan.cli.reader_study", "Let readers tell separated bones from real ones."),
     "train": ("blsgan.cli.train", "Train a generator on the public dataset."),
     "doctor": ("blsgan.cli.doctor", "Check what can run here, and say why something cannot."),
     "info": ("blsgan.cli.info", "Show versions, compiled kernels, backends and weights."),

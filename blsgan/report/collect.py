@@ -437,6 +437,6 @@ def _joint_flags(joint: Joint) -> list[Flag]:
     off = joint.curve and joint.curve.disagreement_px
     if off and off > MAX_DISAGREEMENT_PX:
         flags.append(Flag(WARNING, f"the pairs do not add up: they disagree by {off:.2f} px"))
-    if joint.curve and joint.curve.unit == "px":
+    if joint.curve and joint.curve.is_measured and joint.curve.unit == "px":
         flags.append(Flag(NOTE, "no pixel spacing: narrowing in px only"))
     return flags

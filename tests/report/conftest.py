@@ -108,3 +108,61 @@ def browser(chromium):
     chromium.errors()
     chromium.requests()
     return chromium
+
+
+def _separated(folder: Path, network: Path, write_joint, cases) -> Path:
+    """Results of ``blsgan separate`` for phantoms {place: (seed, gap_px)}; returns their folder."""
+    from blsgan.cli import main
+    from blsgan.synthesis.phantoms import joint_phantom
+
+    for place, (seed, gap) in cases.items():
+        path = folder / "in" / place
+        write_joint(path.parent, path.name, source=joint_phantom(seed, 128, gap_px=gap), bits=8)
+    arguments = ["--weights", str(network), "--pixel-spacing", "0.2"]
+    assert main(["separate", str(folder / "in"), "-o", str(folder / "out"), *arguments]) == 0
+    return folder / "out"
+
+
+@pytest.fixture(scope="session")
+def separated(network, write_joint):
+    """The function that separates phantoms: (folder, {place: (seed, gap_px)}) -> results."""
+
+    def run(folder: Path, cases) -> Path:
+        return _separated(folder, network, write_joint, cases)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory, separated):
+    """Results of a joint with three visits and of another one; inputs in ``in`` beside them."""
+    folder = tmp_path_factory.mktemp("run")
+    return separated(
+        folder,
+        {
+            "00001_L_2/a": (1, 5.0),
+            "00001_L_2/b": (1, -3.0),
+            "00001_L_2/c": (1, -8.0),
+            "alone/only": (4, -9.0),
+        },
+    )
+
+
+JSN_HEADER = "joint,baseline,followup,narrowing_px,narrowing_mm,mismatch,quality,problems,notes\n"
+
+
+@pytest.fixture
+def write_pairs():
+    """Write a ``jsn.csv``: (path, [(joint, baseline, followup, px, mismatch, problems)])."""
+
+    def write(path: Path, rows) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = [
+            f"{joint},{one},{other},{'' if px is None else px},{'' if px is None else px * 0.1},"
+            f"{mismatch},0.9,{problems},\n"
+            for joint, one, other, px, mismatch, problems in rows
+        ]
+        path.write_text(JSN_HEADER + "".join(lines), encoding="utf-8")
+        return path
+
+    return write
