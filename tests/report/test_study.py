@@ -246,7 +246,7 @@ def test_the_command_scores_and_writes(study, tmp_path, capsys):
     command = ["reader-study", "score", *files, "--key", str(page.with_name("study-key.json"))]
     assert main([*command, "-o", str(tmp_path / "score.json")]) == 0
     out = capsys.readouterr()
-    assert "| A | 12/12 | 100.0 % [75.7, 100.0] |" in out.out
+    assert "| A | 12/12 | 100.0 % [75.8, 100.0] |" in out.out
     assert "Fleiss' kappa 1.000" in out.out
     assert "reader B answered 9 of 12 pictures" in out.err
     assert json.loads((tmp_path / "score.json").read_text())["missing"] == {"B": 3}

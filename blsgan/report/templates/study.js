@@ -149,7 +149,8 @@ byId("save").addEventListener("click", () => {
 });
 
 window.addEventListener("pagehide", () => {
-  if (!byId("reading").hidden) spend();
+  if (byId("reading").hidden) return;
+  spend();
   keep();
 });
 
