@@ -28,6 +28,7 @@ COMMANDS = {
     "jsn": ("blsgan.cli.jsn", "Measure joint space narrowing between two visits."),
     "report": ("blsgan.cli.report", "Write what a run found as a page to read."),
     "reader-study": ("blsgan.cli.reader_study", "Let readers tell separated bones from real ones."),
+    "export-dicom": ("blsgan.cli.export_dicom", "Write results as DICOM objects."),
     "train": ("blsgan.cli.train", "Train a generator on the public dataset."),
     "doctor": ("blsgan.cli.doctor", "Check what can run here, and say why something cannot."),
     "info": ("blsgan.cli.info", "Show versions, compiled kernels, backends and weights."),
