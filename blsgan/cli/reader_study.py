@@ -82,7 +82,9 @@ def build_command(folder: Path, output: Path, count: int, seed: int, min_overlap
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the bootstrap."
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Also write a JSON file.")
-def score_command(answers: tuple[Path, ...], key_path: Path, seed: int, output: Path | None) -> None:
+def score_command(
+    answers: tuple[Path, ...], key_path: Path, seed: int, output: Path | None
+) -> None:
     """Score ANSWERS, one CSV file for each reader, against the key.
 
     Prints accuracy with its confidence interval against chance, sensitivity and specificity,

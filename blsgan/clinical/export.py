@@ -262,10 +262,11 @@ def _header(file: FileBytes) -> Dataset | None:
 
 def _write(objects: dict[Path, Dataset]) -> list[Path]:
     paths = list(objects)
+    current = paths[0] if paths else Path()
     with atomic_paths(paths) as temporaries:
-        for path, temporary in zip(paths, temporaries, strict=True):
-            try:
-                objects[path].save_as(temporary, enforce_file_format=True)
-            except OSError as error:
-                raise output_error(path, error) from error
+        try:
+            for current, temporary in zip(paths, temporaries, strict=True):
+                objects[current].save_as(temporary, enforce_file_format=True)
+        except OSError as error:
+            raise output_error(current, error) from error
     return paths

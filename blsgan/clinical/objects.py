@@ -1,7 +1,7 @@
 """DICOM objects of a result: layers as derived images, masks as a segmentation, JSN as a report.
 
-highdicom builds and checks them. Layers are Secondary Capture images, which every viewer and archive
-takes, of image type DERIVED; masks a Segmentation with one segment for each bone (they overlap);
+highdicom builds and checks them. Layers are Secondary Capture images of image type DERIVED, which
+every viewer and archive takes; masks a Segmentation with one segment for each bone (they overlap);
 the measurement an Enhanced SR by TID 1500.
 """
 
@@ -65,7 +65,6 @@ def _image(
 ) -> Dataset:
     """A Secondary Capture image of ``plane`` (float32 [H,W] in [0,1]), 16 bits."""
     from highdicom.sc import SCImage
-    from pydicom.valuerep import DSfloat
 
     image = SCImage.from_ref_dataset(
         belongs,
@@ -77,7 +76,6 @@ def _image(
         series_number,
         instance,
         number,
-        pixel_spacing=None if spacing is None else (spacing.row_mm, spacing.column_mm),
         # Placeholder: highdicom wants one, and the radiograph's, if any, is put in below.
         patient_orientation=("L", "F"),
         transfer_syntax_uid="1.2.840.10008.1.2.1",
@@ -93,14 +91,24 @@ def _image(
     image.DerivationDescription = f"{derivation} {_SCALE_NOTE}"[:1024]
     image.WindowCenter, image.WindowWidth = "32768", "65536"
     image.PresentationLUTShape = "IDENTITY"
-    if spacing is not None and spacing.source == "ImagerPixelSpacing":
-        # Equal to PixelSpacing this says, by the standard, that nothing was calibrated.
-        image.ImagerPixelSpacing = [DSfloat(spacing.row_mm, True), DSfloat(spacing.column_mm, True)]
+    _set_spacing(image, spacing)
     for keyword in ("DateOfSecondaryCapture", "TimeOfSecondaryCapture"):
         if keyword in image:
             delattr(image, keyword)
     _finish(image, anonymous)
     return image
+
+
+def _set_spacing(dataset: Dataset, spacing: PixelSpacing | None) -> None:
+    from pydicom.valuerep import DSfloat
+
+    if spacing is None:
+        return
+    sides = [DSfloat(side, auto_format=True) for side in (spacing.row_mm, spacing.column_mm)]
+    dataset.PixelSpacing = sides
+    if spacing.source == "ImagerPixelSpacing":
+        # Equal to PixelSpacing this says, by the standard, that nothing was calibrated.
+        dataset.ImagerPixelSpacing = sides
 
 
 def _finish(dataset: Dataset, anonymous: bool) -> None:
@@ -209,8 +217,8 @@ def segmentation(
     reference: Reference, masks: NDArray[np.bool_], *, predicted: bool, confidence: float | None
 ) -> Dataset:
     """Both masks (bool [2,H,W]) as a binary segmentation of the radiograph."""
-    from highdicom import AlgorithmIdentificationSequence, PixelMeasuresSequence
-    from highdicom.seg import SegmentDescription, Segmentation
+    from highdicom import AlgorithmIdentificationSequence
+    from highdicom.seg import Segmentation, SegmentDescription
     from pydicom.sr.codedict import codes
     from pydicom.uid import generate_uid
 
@@ -237,10 +245,6 @@ def segmentation(
         )
         for number, bone in enumerate(BONES, start=1)
     ]
-    spacing = reference.spacing
-    measures = None
-    if spacing is not None:
-        measures = PixelMeasuresSequence((spacing.row_mm, spacing.column_mm), slice_thickness=None)
     found = Segmentation(
         [reference.dataset],
         np.ascontiguousarray(masks.transpose(1, 2, 0)[None]),
@@ -256,9 +260,15 @@ def segmentation(
         "none",
         content_label="BONES",
         content_description="Masks of both bones of a joint; they may overlap",
-        pixel_measures=measures,
         series_description="Bone masks",
     )
+    # highdicom writes pixel measures without a slice thickness, which a projection has not, and
+    # then refuses to read them. So the spacing stands where the radiograph has it, as an extension
+    # of the standard's object.
+    shared = found.SharedFunctionalGroupsSequence[0]
+    if "PixelMeasuresSequence" in shared:
+        del shared.PixelMeasuresSequence
+    _set_spacing(found, reference.spacing)
     _finish(found, reference.anonymous)
     return found
 

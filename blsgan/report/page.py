@@ -72,9 +72,9 @@ def write_report(
 ) -> Written:
     """Write the report of everything below ``roots`` to ``output`` and, if it is long, beside it.
 
-    Further pages are called ``STEM-2.html`` and so on; those that an earlier, longer report left are
-    removed. Radiographs are looked for by content in ``images``; where one is missing, its input is
-    shown as far as the bones reach, which the layers tell exactly.
+    Further pages are called ``STEM-2.html`` and so on; those that an earlier, longer report left
+    are removed. Radiographs are looked for by content in ``images``; where one is missing, its
+    input is shown as far as the bones reach, which the layers tell exactly.
 
     Raises:
         InputError: nothing to report, or a damaged file.
@@ -113,7 +113,7 @@ def write_report(
         "index": [_index_row(joint, hrefs.get(id(joint))) for joint in joints],
         "shown": len(chosen),
         "left_out": len(joints) - len(chosen),
-        "spectrum": ["#%02x%02x%02x" % tuple(colour) for colour in spectrum(np.linspace(0, 1, 32))],
+        "spectrum": ["#" + bytes(colour).hex() for colour in spectrum(np.linspace(0, 1, 32))],
     }
     with atomic_paths(files) as temporaries:
         steps = track(list(zip(pages, temporaries, files, strict=True)), len(files))

@@ -140,7 +140,8 @@ def plot_histogram(
             round(bottom - number / most * (bottom - top), 2),
             round(bar - 1.5, 2),
             round(number / most * (bottom - top), 2),
-            f"{_text(edges[index], decimals)} to {_text(edges[index + 1], decimals)} {unit}: {number}",
+            f"{_text(edges[index], decimals)} to {_text(edges[index + 1], decimals)} {unit}: "
+            f"{number}",
         )
         for index, number in enumerate(counts)
     ]

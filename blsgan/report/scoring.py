@@ -380,7 +380,8 @@ def markdown(found: Score) -> str:
             f"Fleiss' kappa {agreement.kappa:.3f}{span}, {agreement.readers} readers, "
             f"{agreement.items} pictures that all answered.",
         ]
-    lines += ["", "| realism 1-5 | bone | grades | mean | SD | median |", "|---|---|---:|---:|---:|---:|"]
+    lines += ["", "| realism 1-5 | bone | grades | mean | SD | median |"]
+    lines.append("|---|---|---:|---:|---:|---:|")
     lines += [
         f"| {row.truth} | {row.bone} | {row.count} | {_cell(row.mean)} | {_cell(row.sd)} | "
         f"{_cell(row.median)} |"

@@ -83,8 +83,8 @@ def build_study(
     """Write a study of ``count`` pictures, half of them real, and its key beside it.
 
     Upper and lower bones are as frequent among real as among generated ones, no result shows the
-    same bone twice, and the order comes from ``seed``. Each picture is 8-bit grey, 320 x 320 pixels,
-    as bright as the others.
+    same bone twice, and the order comes from ``seed``. Each picture is 8-bit grey, 320 x 320
+    pixels, as bright as the others.
 
     Raises:
         UsageError: an odd ``count``, or ``output`` is no HTML file.

@@ -45,8 +45,6 @@ def everything(folder):
 
 
 def test_what_is_written(anonymous, kept):
-    names = sorted(path.name.replace("anonymous-", "") for path in anonymous.rglob("*.dcm"))
-    assert [name for name in names if name.startswith("input-")] == names[4:6] or True
     assert len(read(anonymous, "_upper")) == len(read(anonymous, "_lower")) == 2
     assert len(read(anonymous, "_masks")) == 2
     assert len(list(anonymous.glob("input-*.dcm"))) == 2
@@ -64,7 +62,8 @@ def test_layers_hold_what_was_separated(case, anonymous):
             layer = results[path.stem.removesuffix(f"_{bone}")].planes()[bone]
             np.testing.assert_array_equal(image.pixel_array, np.rint(layer * np.float32(65535)))
             assert image.SOPClassUID.name == "Secondary Capture Image Storage"
-            assert list(image.ImageType) == ["DERIVED", "SECONDARY", "OTHER", f"{bone.upper()}_LAYER"]
+            assert list(image.ImageType)[:2] == ["DERIVED", "SECONDARY"]
+            assert image.ImageType[3] == f"{bone.upper()}_LAYER"
             assert image.PhotometricInterpretation == "MONOCHROME2"
             assert [float(side) for side in image.PixelSpacing] == [0.2, 0.2]
             assert image.ImagerPixelSpacing == image.PixelSpacing
@@ -95,8 +94,7 @@ def test_masks_are_segments_that_may_overlap(case, anonymous):
         phantom = next(p for p in case.phantoms if np.array_equal(p.masks[:2], masks))
         assert phantom.overlap.any()
         assert {segment.SegmentAlgorithmType for segment in found.SegmentSequence} == {"MANUAL"}
-        measures = found.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
-        assert [float(side) for side in measures.PixelSpacing] == [0.2, 0.2]
+        assert [float(side) for side in found.PixelSpacing] == [0.2, 0.2]
 
 
 def values(document):
@@ -146,7 +144,8 @@ def test_a_mismatch_measures_nothing_and_says_why(case, tmp_path):
     (document,) = read(out, "jsn")
     assert "JSN" not in values(document)
     assert codes_of(document) == ["MISMATCH"]
-    assert "the bones would have moved 23 px" in str(document)
+    comments = [item.TextValue for item in document.ContentSequence if "TextValue" in item]
+    assert "the bones would have moved 23 px" in comments
 
 
 def test_without_spacing_the_report_is_in_pixels(case, tmp_path):
@@ -215,8 +214,7 @@ def test_kept_identity_is_the_sources(kept):
         number = image.StudyInstanceUID[-1]
         assert image.SourceImageSequence[0].ReferencedSOPInstanceUID == f"1.2.3.4.{number}.3"
         assert image.SourceImageSequence[0].ReferencedSOPClassUID.name.startswith("Digital X-Ray")
-    # The comment and private elements are nobody's in any case.
-    assert not any("PatientComments" in dataset for dataset in everything(kept))
+    assert not any(element.tag.is_private for dataset in everything(kept) for element in dataset)
 
 
 def test_identity_that_is_not_there_cannot_be_kept(separated_raster, tmp_path, capsys):
@@ -302,7 +300,8 @@ def test_uids_are_valid_and_depend_on_every_part():
     policy = Policy(salt="s")
     uid = pydicom.uid.UID(policy.uid("study", "1.2.3"))
     assert uid.is_valid
-    others = {policy.uid("study", "1.2.4"), policy.uid("series", "1.2.3"), Policy(salt="t").uid("study", "1.2.3")}
+    others = {policy.uid("study", "1.2.4"), policy.uid("series", "1.2.3")}
+    others.add(Policy(salt="t").uid("study", "1.2.3"))
     assert uid not in others
     assert len(others) == 3
     assert Policy().salt != Policy().salt

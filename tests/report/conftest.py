@@ -75,7 +75,8 @@ class Browser:
             for message in messages
             if message["method"] == "Network.requestWillBeSent"
         ]
-        return [url for url in addresses if not url.startswith(("file:", "data:", "blob:", "chrome:"))]
+        local = ("file:", "data:", "blob:", "chrome:")
+        return [url for url in addresses if not url.startswith(local)]
 
 
 @pytest.fixture(scope="session")

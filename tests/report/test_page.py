@@ -9,8 +9,8 @@ from urllib.parse import unquote
 import pytest
 
 from blsgan.cli import main
-from blsgan.report.plots import plot_curve, plot_histogram
 from blsgan.report.collect import Curve
+from blsgan.report.plots import plot_curve, plot_histogram
 
 
 class Page(html.parser.HTMLParser):

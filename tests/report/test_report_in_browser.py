@@ -64,7 +64,8 @@ def test_dragging_on_the_picture_moves_the_slider(browser, page):
 
 def test_the_table_filters_joints(browser, page):
     browser.open(page)
-    shown = "return [...document.querySelectorAll('#joints tbody tr')].filter(r => !r.hidden).length"
+    rows = "[...document.querySelectorAll('#joints tbody tr')]"
+    shown = f"return {rows}.filter(row => !row.hidden).length"
     assert browser.run(shown) == 2
     browser.find("#search").send_keys("ALONE")
     assert browser.run(shown) == 1

@@ -63,7 +63,7 @@ def test_half_is_real_and_bones_are_as_frequent_in_both(study):
 
 
 def test_nothing_in_the_page_tells_the_truth(study):
-    page, key = study
+    page, _ = study
     files = pictures(page)
     assert len(files) == 12
     assert len({len(file) for file in files}) == 1
@@ -241,7 +241,8 @@ def test_the_command_scores_and_writes(study, tmp_path, capsys):
     page, key = study
     for reader in "AB":
         rows = [f"{key.study},{reader},,{item},{key.truth[item]},4,1" for item in key.truth]
-        (tmp_path / f"{reader}.csv").write_text(HEADER + "\n".join(rows[: 12 if reader == "A" else 9]))
+        count = 12 if reader == "A" else 9
+        (tmp_path / f"{reader}.csv").write_text(HEADER + "\n".join(rows[:count]))
     files = [str(tmp_path / f"{reader}.csv") for reader in "AB"]
     command = ["reader-study", "score", *files, "--key", str(page.with_name("study-key.json"))]
     assert main([*command, "-o", str(tmp_path / "score.json")]) == 0

@@ -61,7 +61,7 @@ def test_a_study_from_start_to_score(browser, study, tmp_path, capsys):
     assert shown(browser) == 5
     assert browser.find("input[name=realism][value='5']").is_selected()
     browser.find("#next").click()
-    for item in (6, 7, 8):
+    for _ in (6, 7, 8):
         browser.find("input[name=answer][value=generated]").click()
         browser.find("input[name=realism][value='2']").click()
         browser.find("#next").click()
