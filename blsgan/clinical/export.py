@@ -194,28 +194,19 @@ def _find(roots: Sequence[Path]) -> list[StoredResult | _Measurement]:
     return jobs
 
 
-def _separation_objects(
-    result: StoredResult, finder: _Finder
-) -> dict[str, Dataset]:
+def _separation_objects(result: StoredResult, finder: _Finder) -> dict[str, Dataset]:
     problem = result.problem()
     if problem:
         raise InputError(f"{result.path}: {problem}; separate the image again.")
     record, planes = result.record, result.planes()
     options, inputs = record["options"], result.inputs
     file = finder.read(inputs["image"], result.path, "radiograph")
-    radiograph = decode_radiograph(
-        file, bit_depth=options["bit_depth"], invert=options["invert"]
-    )
+    radiograph = decode_radiograph(file, bit_depth=options["bit_depth"], invert=options["invert"])
     spacing = _recorded_spacing(record["pixel_spacing_mm"])
     reference, objects = finder.reference(file, radiograph, spacing)
-    size = (*radiograph.pixels.shape,)
-    masks = decode_masks(
-        *(finder.read(inputs[f"{bone}_mask"], result.path, "mask") for bone in BONES),
-        (size[0], size[1]),
-    ).masks
-    about = record.get("masks")
-    about = about if isinstance(about, dict) else {}
-    confidence = about.get("confidence")
+    upper, lower = (finder.read(inputs[f"{bone}_mask"], result.path, "mask") for bone in BONES)
+    height, width = radiograph.pixels.shape
+    masks = decode_masks(upper, lower, (height, width)).masks
     layers: list[NDArray[np.float32]] = [planes[bone] for bone in BONES]
     name = str(result.place)
     for bone, image in zip(BONES, layer_images(reference, layers, record), strict=True):
@@ -223,15 +214,13 @@ def _separation_objects(
     objects[f"{name}_masks.dcm"] = segmentation(
         reference,
         masks,
-        predicted=about.get("source") == "predicted",
-        confidence=float(confidence) if isinstance(confidence, (int, float)) else None,
+        predicted=result.prediction is not None,
+        confidence=result.mask_confidence,
     )
     return objects
 
 
-def _measurement_objects(
-    measurement: _Measurement, finder: _Finder
-) -> dict[str, Dataset]:
+def _measurement_objects(measurement: _Measurement, finder: _Finder) -> dict[str, Dataset]:
     objects: dict[str, Dataset] = {}
     references = []
     for side, digest in measurement.inputs.items():

@@ -66,6 +66,7 @@ def _image(
     """A Secondary Capture image of ``plane`` (float32 [H,W] in [0,1]), 16 bits."""
     from highdicom.sc import SCImage
 
+    unknown: Any = None
     image = SCImage.from_ref_dataset(
         belongs,
         to_uint16(plane),
@@ -82,7 +83,7 @@ def _image(
         series_description=description,
         **_equipment(),
     )
-    image.PatientOrientation = None
+    image.PatientOrientation = unknown
     for keyword in KEPT:
         if keyword in belongs:
             image[keyword] = belongs[keyword]

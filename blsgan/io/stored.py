@@ -45,6 +45,20 @@ class StoredResult:
         return {role: entry["sha256"] for role, entry in self.record["inputs"].items()}
 
     @property
+    def prediction(self) -> dict[str, Any] | None:
+        """What the record says about masks that were predicted; None where they were given."""
+        masks = self.record.get("masks")
+        predicted = isinstance(masks, dict) and masks.get("source") == "predicted"
+        return masks if predicted else None
+
+    @property
+    def mask_confidence(self) -> float | None:
+        """The score of the predicted masks, 0..1; None where they were given or have none."""
+        confidence = (self.prediction or {}).get("confidence")
+        score = confidence.get("score") if isinstance(confidence, dict) else confidence
+        return float(score) if isinstance(score, (int, float)) else None
+
+    @property
     def panel(self) -> Path:
         """The panel's path."""
         return self.path.with_name(f"{self.name}_panel.png")

@@ -405,25 +405,25 @@ def _judge(visit: Visit) -> list[Flag]:
         flags.append(
             Flag(ALERT, f"the layers do not recompose to the radiograph (MSE {error:.1e})")
         )
-    flags += [Flag(level, text) for level, text in _mask_flags(record)]
+    flags += _mask_flags(result)
     for note in map(str, record["notes"]):
         doubt = note.endswith("?")  # how the separation words doubts about masks
         flags.append(Flag(WARNING if doubt else NOTE, note))
     return flags
 
 
-def _mask_flags(record: dict[str, Any]) -> list[tuple[str, str]]:
+def _mask_flags(result: StoredResult) -> list[Flag]:
     """Says that masks were predicted, and whether they are in doubt."""
-    masks = record.get("masks")
-    masks = masks if isinstance(masks, dict) else {}
-    predicted = masks.get("source") == "predicted" or masks.get("predicted") is True
-    if not predicted and "upper_mask" in record["inputs"]:
+    prediction, confidence = result.prediction, result.mask_confidence
+    if prediction is None:
         return []
-    confidence = masks.get("confidence")
-    said = f", confidence {confidence:.2f}" if isinstance(confidence, (int, float)) else ""
-    if masks.get("doubtful"):
-        return [(ALERT, f"the bone masks were predicted and are doubtful{said}: look at them")]
-    return [(WARNING, f"the bone masks were predicted, not drawn{said}")]
+    said = "" if confidence is None else f", confidence {confidence:.2f}"
+    if prediction.get("doubtful"):
+        doubts = prediction.get("doubts")
+        why = "; ".join(map(str, doubts)) if isinstance(doubts, list) else ""
+        text = f"the bone masks were predicted and are doubtful{said}: {why or 'look at them'}"
+        return [Flag(ALERT, text)]
+    return [Flag(WARNING, f"the bone masks were predicted, not drawn{said}")]
 
 
 def _joint_flags(joint: Joint) -> list[Flag]:

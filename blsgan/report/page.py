@@ -209,11 +209,7 @@ def _summary(joints: list[Joint]) -> dict[str, Any]:
         "measured": sum(pair.valid for pair in pairs),
         "alerts": sum(joint.level == ALERT for joint in joints),
         "warnings": sum(joint.level == WARNING for joint in joints),
-        "predicted": sum(
-            any("were predicted" in flag.text for flag in visit.flags)
-            for joint in joints
-            for visit in joint.visits
-        ),
+        "predicted": sum(result.prediction is not None for result in results),
         "flags": [
             {"level": flag.level, "text": flag.text, "count": count} for flag, count in flags[:50]
         ],

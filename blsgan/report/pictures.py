@@ -141,8 +141,9 @@ def shrunk(path: Path, width_px: int) -> str:
 
 def _few_colours(picture: Image.Image) -> Image.Image:
     """``picture`` in the palette of what blsgan draws, a third of its size in the page."""
-    drawn: Any = picture.quantize(palette=_palette(), dither=0)
-    return drawn
+    from PIL import Image
+
+    return picture.quantize(palette=_palette(), dither=Image.Dither.NONE)
 
 
 @cache

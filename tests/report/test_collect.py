@@ -121,8 +121,13 @@ def changed(run_folder, tmp_path, change):
 @pytest.mark.parametrize(
     ("masks", "level", "text"),
     [
-        ({"source": "predicted", "confidence": 0.91}, WARNING, "predicted, not drawn, confidence"),
+        ({"source": "predicted", "confidence": {"score": 0.91}}, WARNING, "predicted, not drawn, confidence"),
         ({"source": "predicted", "doubtful": True}, ALERT, "doubtful: look at them"),
+        (
+            {"source": "predicted", "doubtful": True, "doubts": ["the outlines are torn"]},
+            ALERT,
+            "doubtful: the outlines are torn",
+        ),
     ],
 )
 def test_predicted_masks_are_flagged(run_folder, tmp_path, masks, level, text):
