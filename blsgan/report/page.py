@@ -78,7 +78,7 @@ def write_report(
 
     Raises:
         InputError: nothing to report, or a damaged file.
-        UsageError: ``output`` is no HTML file.
+        UsageError: ``output`` is no HTML file, or one that no report wrote is in the way.
         OutputError: it could not be written.
     """
     layout = layout or Layout()
@@ -115,6 +115,11 @@ def write_report(
         "left_out": len(joints) - len(chosen),
         "spectrum": ["#" + bytes(colour).hex() for colour in spectrum(np.linspace(0, 1, 32))],
     }
+    for file in files:
+        if file.exists() and not _is_ours(file):
+            raise UsageError(
+                f"{file} is there and is no report of blsgan; choose another name, or move it."
+            )
     with atomic_paths(files) as temporaries:
         steps = track(list(zip(pages, temporaries, files, strict=True)), len(files))
         for number, (page, temporary, file) in enumerate(steps, start=1):
@@ -176,16 +181,21 @@ def _page_path(output: Path, number: int) -> Path:
 
 def _remove_stale(output: Path, count: int) -> None:
     """Remove pages that an earlier report of this name has and this one has not."""
-    mark = f'<meta name="generator" content="{GENERATOR}">'.encode()
     number = count + 1
-    while (path := _page_path(output, number)).is_file():
+    while (path := _page_path(output, number)).is_file() and _is_ours(path):
         with contextlib.suppress(OSError):
-            with path.open("rb") as stream:
-                ours = mark in stream.read(4096)
-            if not ours:
-                return
             path.unlink()
         number += 1
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether an earlier report is in ``path``; what cannot be read is not touched."""
+    mark = f'<meta name="generator" content="{GENERATOR}">'.encode()
+    try:
+        with path.open("rb") as stream:
+            return mark in stream.read(4096)
+    except OSError:
+        return False
 
 
 def _image_hash(visit: Visit) -> str:

@@ -87,7 +87,8 @@ def build_study(
     pixels, as bright as the others.
 
     Raises:
-        UsageError: an odd ``count``, or ``output`` is no HTML file.
+        UsageError: a ``count`` that is no multiple of 4, an ``output`` that is no HTML file, or one
+            beside which the key of another study lies.
         InputError: too few results of either kind, or a damaged one.
         OutputError: a file could not be written.
     """
@@ -113,10 +114,16 @@ def build_study(
         "min_overlap_px": min_overlap_px,
         "items": [asdict(item) for item in items],
     }
+    truth = json.dumps(content, indent=2) + "\n"
+    if key.exists() and key.read_bytes() != truth.encode():
+        raise UsageError(
+            f"{key} holds the truth of another study, without which its answers are lost; choose "
+            "another name for this one, or move the key."
+        )
     page = render("study", study=study, pictures=pictures, side=_VIEW_PX)
     with atomic_paths([output, key]) as (page_path, key_path):
         page_path.write_text(page, encoding="utf-8")
-        key_path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        key_path.write_text(truth, encoding="utf-8")
     return Study(output, key, study, items)
 
 

@@ -239,7 +239,8 @@ def separated_raster(tmp_path_factory, network, write_joint):
 def test_predicted_masks_are_said_to_be_automatic(separated_raster, tmp_path):
     path = separated_raster / "out/hand/joint.json"
     record = json.loads(path.read_text())
-    path.write_text(json.dumps({**record, "masks": {"source": "predicted", "confidence": {"score": 0.9}}}))
+    record["masks"] = {"source": "predicted", "confidence": {"score": 0.9}}
+    path.write_text(json.dumps(record))
     args = [str(separated_raster / "out"), "--images", str(separated_raster / "in")]
     assert main(["export-dicom", *args, "-o", str(tmp_path)]) == 0
     (segmentation,) = read(tmp_path, "_masks")

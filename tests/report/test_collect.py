@@ -121,7 +121,11 @@ def changed(run_folder, tmp_path, change):
 @pytest.mark.parametrize(
     ("masks", "level", "text"),
     [
-        ({"source": "predicted", "confidence": {"score": 0.91}}, WARNING, "predicted, not drawn, confidence"),
+        (
+            {"source": "predicted", "confidence": {"score": 0.91}},
+            WARNING,
+            "predicted, not drawn, confidence 0.91",
+        ),
         ({"source": "predicted", "doubtful": True}, ALERT, "doubtful: look at them"),
         (
             {"source": "predicted", "doubtful": True, "doubts": ["the outlines are torn"]},

@@ -135,6 +135,10 @@ def test_refusals(run_folder, tmp_path, capsys):
     assert "does not end in .html" in capsys.readouterr().err
     assert report(tmp_path / "none", "-o", tmp_path / "r.html") == 1
     assert report(run_folder, "--title", " ", "-o", tmp_path / "r.html") == 2
+    (tmp_path / "r-2.html").write_text("somebody else's")
+    assert report(run_folder, "--per-page", 2, "-o", tmp_path / "r.html") == 2
+    assert (tmp_path / "r-2.html").read_text() == "somebody else's"
+    (tmp_path / "r-2.html").unlink()
     assert os.listdir(tmp_path) == []
 
 

@@ -113,6 +113,10 @@ def test_refusals_to_build(both_kinds, tmp_path, capsys):
     assert build(both_kinds, tmp_path / "s.html", "--count", 16) == 1
     assert "give --count 12" in capsys.readouterr().err
     assert build(tmp_path, tmp_path / "s.html", "--count", 4) == 1
+    (tmp_path / "s-key.json").write_text("another study")
+    assert build(both_kinds, tmp_path / "s.html", "--count", 8) == 2
+    assert "the truth of another study" in capsys.readouterr().err
+    (tmp_path / "s-key.json").unlink()
     assert os.listdir(tmp_path) == []
 
 
