@@ -45,6 +45,13 @@ from blsgan.errors import UsageError
     default=None,
     help="Include panels and registrations.  [default: up to 100 radiographs]",
 )
+@click.option(
+    "--sdd",
+    "sdd_px",
+    type=click.FloatRange(0, min_open=True),
+    help="Smallest detectable difference of a narrowing in px, from `blsgan jsn study`: smaller "
+    "ones are marked.",
+)
 @click.option("--title", help="Heading of the report.  [default: Bone layers report]")
 def command(
     runs: tuple[Path, ...],
@@ -53,6 +60,7 @@ def command(
     per_page: int,
     limit: int | None,
     panels: bool | None,
+    sdd_px: float | None,
     title: str | None,
 ) -> None:
     """Write the report of RUNS: output folders of `blsgan separate` and `blsgan jsn`.
@@ -74,7 +82,7 @@ def command(
     def progress(items: Iterable[Any], total: int) -> Iterable[Any]:
         return track(items, "drawing", total, console=status, disable=not status.is_terminal)
 
-    layout = Layout(per_page, limit, panels, title.strip() if title else TITLE)
+    layout = Layout(per_page, limit, panels, title.strip() if title else TITLE, sdd_px)
     written = write_report(runs, output, images, layout, progress)
     more = f" and {len(written.pages) - 1} more pages" if len(written.pages) > 1 else ""
     detail = "" if written.detailed == written.joints else f", {written.detailed} in detail"

@@ -28,7 +28,7 @@ _FORMATS = frozenset(results.FORMATS)
 
 @dataclass(frozen=True)
 class StoredResult:
-    """One finished result: ``path`` of its record, ``place`` relative to the folder searched."""
+    """One finished result: ``path`` of its record, ``place`` in the folder searched, bare."""
 
     path: Path
     place: Path
@@ -183,7 +183,7 @@ def find_results(root: Path) -> list[StoredResult]:
     base = root if root.is_dir() else root.parent
     for path in walk(root, (".json",)):
         content = read_json(path)
-        result = content and as_result(path, path.relative_to(base), content)
+        result = content and as_result(path, path.relative_to(base).with_suffix(""), content)
         if result:
             found.append(result)
     if not found:

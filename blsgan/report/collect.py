@@ -98,6 +98,8 @@ class Curve:
     values: list[float | None]
     summed: list[bool]
     disagreement_px: float | None
+    px: float | None = None
+    """Size of one pixel in ``unit``; None where no measurement tells it."""
 
     @property
     def is_measured(self) -> bool:
@@ -386,7 +388,16 @@ def curve(keys: Sequence[Key], pairs: Sequence[Pair]) -> Curve | None:
         [reached[key][0] if key in reached else None for key in keys],
         [key in reached and reached[key][2] > 1 for key in keys],
         max(ends) if len(ends) > used else None,
+        _pixel_mm(valid) if unit == "mm" else 1.0,
     )
+
+
+def _pixel_mm(pairs: Sequence[Pair]) -> float | None:
+    """Side of a pixel, from the pair that moved most; None where nothing moved."""
+    most = max(pairs, key=lambda pair: abs(pair.narrowing_px or 0.0))
+    if not most.narrowing_px or most.narrowing_mm is None:
+        return None
+    return most.narrowing_mm / most.narrowing_px
 
 
 def _judge(visit: Visit) -> list[Flag]:

@@ -45,12 +45,15 @@ class Layout:
         limit: radiographs shown in detail, flagged joints first (None: all).
         panels: whether panels and registrations are shown (None: with few radiographs).
         title: heading of every page.
+        sdd_px: smallest detectable difference of a narrowing, as ``blsgan jsn study`` finds it
+            (None: not shown).
     """
 
     per_page: int = 24
     limit: int | None = None
     panels: bool | None = None
     title: str = TITLE
+    sdd_px: float | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,8 @@ def write_report(
     sources = find_by_hash(images, {_image_hash(visit) for visit in visits}) if images else {}
     few = len(visits) <= MANY_VISITS
     panels = few if layout.panels is None else layout.panels
-    draw = _Draw(sources, _SIDE_PX if few else _SMALL_SIDE_PX, _PANEL_PX if panels else None)
+    side_px, panel_px = _SIDE_PX if few else _SMALL_SIDE_PX, _PANEL_PX if panels else None
+    draw = _Draw(sources, side_px, panel_px, layout.sdd_px)
 
     numbers = {id(joint): number for number, joint in enumerate(chosen, start=1)}
     hrefs = {
@@ -140,6 +144,7 @@ class _Draw:
     sources: dict[str, Path]
     side_px: int
     panel_px: int | None
+    sdd_px: float | None
 
 
 def _natural(text: str) -> list[tuple[int, int, str]]:
@@ -286,7 +291,9 @@ def _joint_view(joint: Joint, number: int, draw: _Draw) -> dict[str, Any]:
         "anchor": f"joint-{number}",
         "level": joint.level,
         "flags": joint.flags,
-        "plot": plot_curve(joint.curve) if joint.curve and joint.curve.is_measured else None,
+        "plot": plot_curve(joint.curve, draw.sdd_px)
+        if joint.curve and joint.curve.is_measured
+        else None,
         "pairs": [_pair_view(pair, names, draw) for pair in joint.pairs],
         "visits": [
             _visit_view(visit, f"joint-{number}-visit-{index}", draw)
@@ -299,8 +306,11 @@ def _pair_view(pair: Pair, names: dict[tuple[str, ...], int], draw: _Draw) -> di
     narrowing = "no measurement"
     if pair.valid and pair.narrowing_px is not None:
         narrowing = _signed(pair.narrowing_px, "px")
+        within = draw.sdd_px is not None and abs(pair.narrowing_px) < draw.sdd_px
         if pair.narrowing_mm is not None:
             narrowing = f"{_signed(pair.narrowing_mm, 'mm')} ({narrowing})"
+        if within:
+            narrowing += ", within error"
     picture = None
     if pair.picture is not None and draw.panel_px is not None:
         picture = shrunk(pair.picture, draw.panel_px)

@@ -33,7 +33,10 @@ class Point:
 
 @dataclass(frozen=True)
 class CurvePlot:
-    """A curve on a canvas of ``width`` x ``height``; ``zero`` is the height of its zero line."""
+    """A curve on a canvas of ``width`` x ``height``; ``zero`` is the height of its zero line.
+
+    ``band`` is top and height of what is not told from zero.
+    """
 
     width: float
     height: float
@@ -44,6 +47,7 @@ class CurvePlot:
     ticks: list[Tick]
     visits: list[Tick]
     points: list[Point]
+    band: tuple[float, float] | None
     line: str
     unit: str
     description: str
@@ -74,10 +78,16 @@ class Histogram:
     description: str
 
 
-def plot_curve(curve: Curve, width: float = 460, height: float = 200) -> CurvePlot:
-    """Narrowing over visits; visits stand at equal distances, for their dates are not known."""
-    known = [value for value in curve.values if value is not None]
-    low, high, step = _axis(min([*known, 0.0]), max([*known, 0.0]))
+def plot_curve(
+    curve: Curve, sdd_px: float | None = None, width: float = 460, height: float = 200
+) -> CurvePlot:
+    """Narrowing over visits; visits stand at equal distances, for their dates are not known.
+
+    ``sdd_px`` is the smallest detectable difference, drawn as a band around zero.
+    """
+    reach = 0.0 if sdd_px is None or curve.px is None else sdd_px * curve.px
+    known = [*(value for value in curve.values if value is not None), -reach, reach]
+    low, high, step = _axis(min(known), max(known))
     right, bottom = width - _RIGHT, height - _BOTTOM
 
     def y(value: float) -> float:
@@ -112,9 +122,11 @@ def plot_curve(curve: Curve, width: float = 460, height: float = 200) -> CurvePl
         ],
         [Tick(x, str(index + 1)) for index, x in enumerate(xs) if index % every == 0],
         points,
+        (y(reach), round(y(-reach) - y(reach), 2)) if reach else None,
         " ".join(f"{point.x:g},{point.y:g}" for point in points),
         curve.unit,
-        f"Narrowing in {curve.unit} against the first visit: {said}.",
+        f"Narrowing in {curve.unit} against the first visit: {said}."
+        + (f" Less than {reach:.{places}f} is within the error of measurement." if reach else ""),
     )
 
 

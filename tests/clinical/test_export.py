@@ -236,6 +236,18 @@ def separated_raster(tmp_path_factory, network, write_joint):
     return folder
 
 
+def test_visits_that_a_measurement_connects_are_one_patients(tmp_path, write_joint):
+    for name, gap in (("a", 5.0), ("b", 4.0), ("c", 3.0)):
+        write_joint(tmp_path / "in", name, source=joint_phantom(5, 128, gap_px=gap), bits=8)
+    for one, other in ("ab", "bc"):
+        pair = [str(tmp_path / "in" / f"{name}.png") for name in (one, other)]
+        assert main(["jsn", *pair, "--no-separation", "-o", str(tmp_path / "runs" / one)]) == 0
+    args = ["--images", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
+    assert main(["export-dicom", str(tmp_path / "runs"), *args]) == 0
+    assert len(everything(tmp_path / "out")) == 5
+    assert len({dataset.PatientID for dataset in everything(tmp_path / "out")}) == 1
+
+
 def test_predicted_masks_are_said_to_be_automatic(separated_raster, tmp_path):
     path = separated_raster / "out/hand/joint.json"
     record = json.loads(path.read_text())

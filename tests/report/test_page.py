@@ -162,6 +162,26 @@ def test_a_plot_says_what_it_shows():
     assert "-0.0" not in {tick.text for tick in plot.ticks}
 
 
+def test_what_is_within_the_error_is_shaded_and_said(run_folder, tmp_path, write_pairs):
+    table = write_pairs(
+        tmp_path / "jsn.csv",
+        [
+            ("00001_L_2", "a.png", "b.png", 0.4, False, ""),
+            ("00001_L_2", "b.png", "c.png", -2.0, False, ""),
+        ],
+    )
+    assert report(run_folder, table, "--sdd", 0.5, "-o", tmp_path / "r.html") == 0
+    text = (tmp_path / "r.html").read_text()
+    assert "+0.040 mm (+0.40 px), within error<" in text
+    assert "-0.200 mm (-2.00 px)<" in text
+    assert "Less than 0.050 is within the error of measurement." in text
+    plot = plot_curve(Curve("mm", [0.0, 0.04], [False] * 2, None, 0.1), 0.5)
+    top, height = plot.band
+    assert top + height / 2 == pytest.approx(plot.zero, abs=0.02)
+    assert top < plot.points[1].y
+    assert plot_curve(Curve("mm", [0.0, 0.04], [False] * 2, None, None), 0.5).band is None
+
+
 @pytest.mark.parametrize("values", [[0.0] * 8, [1e-9 * i for i in range(9)], [-3, 5, 8] * 4])
 def test_a_histogram_counts_every_value(values):
     plot = plot_histogram("Narrowing", values, "px")
