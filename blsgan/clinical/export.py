@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 Track = Callable[[Iterable[Any], int], Iterable[Any]]
+
+_INPUT = "input-"  # what the radiograph's own object is called, before its hash
 
 _MEASUREMENT = frozenset(
     ("schema", "baseline", "followup", "narrowing_px", "narrowing_mm", "pixel_mm", "mismatch",
@@ -106,7 +109,8 @@ class _Finder:
                 "patient; crop it to the joint, or give --keep-identity."
             )
         image = input_image(belongs, radiograph.pixels, spacing, series, instance)
-        return Reference(image, spacing, anonymous=True), {f"input-{file.sha256[:12]}.dcm": image}
+        name = f"{_INPUT}{file.sha256[:12]}.dcm"
+        return Reference(image, spacing, anonymous=True), {name: image}
 
 
 def require_highdicom() -> None:
@@ -166,6 +170,13 @@ def export(
             )
             continue
         named = {output / name: dataset for name, dataset in objects.items()}
+        twice = [path for path in written & set(named) if not _is_input(path)]
+        if twice:
+            exported.failures.append(
+                f"{job.path}: {twice[0]} was written for another result of that name; export each "
+                "run into a folder of its own."
+            )
+            continue
         named = {path: dataset for path, dataset in named.items() if path not in written}
         exported.files += _write(named)
         written |= set(named)
@@ -247,6 +258,11 @@ def _header(file: FileBytes) -> Dataset | None:
     if not is_dicom(file):
         return None
     return pydicom.dcmread(io.BytesIO(file.data), stop_before_pixels=True, force=True)
+
+
+def _is_input(path: Path) -> bool:
+    """Whether an object is a radiograph, which many results may share."""
+    return re.fullmatch(_INPUT + r"[0-9a-f]{12}\.dcm", path.name) is not None
 
 
 def _write(objects: dict[Path, Dataset]) -> list[Path]:

@@ -262,6 +262,15 @@ def test_predicted_masks_are_said_to_be_automatic(separated_raster, tmp_path):
     assert "confidence=0.900" in algorithm.AlgorithmParameters
 
 
+def test_results_of_one_name_do_not_replace_each_other(separated_raster, tmp_path, capsys):
+    shutil.copytree(separated_raster / "out", tmp_path / "other")
+    runs = [str(separated_raster / "out"), str(tmp_path / "other")]
+    args = ["--images", str(separated_raster / "in"), "-o", str(tmp_path / "d")]
+    assert main(["export-dicom", *runs, *args]) == 1
+    assert "was written for another result of that name" in capsys.readouterr().err
+    assert len(everything(tmp_path / "d")) == 4
+
+
 def test_inputs_that_are_not_found_are_said(case, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     args = [str(case.results), "--images", str(tmp_path / "empty"), "-o", str(tmp_path / "out")]
