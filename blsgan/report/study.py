@@ -2,9 +2,10 @@
 
 Both kinds come from one run of ``blsgan separate``, so that they went through the same files: a
 layer of a radiograph without overlap is the radiograph itself inside its mask, that is a real bone;
-a layer of one with overlap was generated where the bones overlap. All are cut out by the same rule,
-which knows the bone's mask alone, resampled to one size, and stored uncompressed, so that neither
-size nor format nor file tells which is which. The truth is in a file of its own.
+a layer of one with overlap was generated where the bones overlap. All are cut out by the same
+rule, which knows the bone's mask alone, end at the same distance from the joint, are resampled to
+one size and stored uncompressed, so that neither crop nor size nor file tells which is which. The
+truth is in a file of its own.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ MIN_OVERLAP_PX = 150
 _VIEW_PX = 320
 _MARGIN_PX = 4  # of the edge that a bone keeps from its crop's border where the picture allows
 _MIN_WIDTH_PX = 24
+_SURFACE = 0.75  # of the window, from the shaft's side: where the joint surface lies
+_MIN_REACH = 0.45  # of the window that a bone must fill along its axis to be shown
 
 Track = Callable[[Iterable[Any], int], Iterable[Any]]
 
@@ -71,6 +74,18 @@ class _Candidate:
     truth: str
 
 
+@dataclass(frozen=True)
+class _Cut:
+    """A bone's end in its window, float32 [S,S], as far as the picture has it.
+
+    ``reach`` is the share of the window, from the joint surface towards the shaft, that it fills.
+    """
+
+    candidate: _Candidate
+    window: NDArray[np.float32]
+    reach: float
+
+
 def build_study(
     root: Path,
     output: Path,
@@ -99,11 +114,10 @@ def build_study(
             f"{count} pictures cannot be half real and half generated with as many upper as lower "
             "bones; give a multiple of 4."
         )
-    chosen = _choose(find_results(root), count, seed, min_overlap_px, root)
-    pictures, items = [], []
-    for number, candidate in enumerate(track(chosen, len(chosen)), start=1):
-        pictures.append(_encode(_cut_bone(candidate)))
-        items.append(_item(number, candidate))
+    cuts = _choose(find_results(root), count, seed, min_overlap_px, root, track)
+    reach = min(cut.reach for cut in cuts)
+    pictures = [_encode(_draw(cut, reach)) for cut in cuts]
+    items = [_item(number, cut.candidate) for number, cut in enumerate(cuts, start=1)]
     study = hashlib.sha256("".join(pictures).encode()).hexdigest()[:16]
     key = output.with_name(f"{output.stem}-key.json")
     content = {
@@ -128,9 +142,14 @@ def build_study(
 
 
 def _choose(
-    results: list[StoredResult], count: int, seed: int, min_overlap_px: int, root: Path
-) -> list[_Candidate]:
-    """``count`` candidates in the order of the study."""
+    results: list[StoredResult],
+    count: int,
+    seed: int,
+    min_overlap_px: int,
+    root: Path,
+    track: Track,
+) -> list[_Cut]:
+    """``count`` cuts in the order of the study; bones too small or too short are passed over."""
     rng = random.Random(seed)
     groups: dict[tuple[str, int], list[_Candidate]] = {
         (truth, bone): [] for truth in (REAL, GENERATED) for bone in (0, 1)
@@ -142,18 +161,21 @@ def _choose(
             for bone in (0, 1):
                 groups[truth, bone].append(_Candidate(result, bone, truth))
     each = count // 4
-    least = min(len(group) for group in groups.values())
-    if least < each:
-        found = {truth: len(groups[truth, 0]) for truth in (REAL, GENERATED)}
-        raise InputError(
-            f"{root} has {found[REAL]} results without overlap and {found[GENERATED]} with at "
-            f"least {min_overlap_px} px, and {count} pictures need {each} of each; separate more "
-            f"radiographs of both kinds or give --count {4 * least}."
-        )
-    chosen = []
-    for group in groups.values():
+    waiting = {}
+    for name, group in groups.items():
         rng.shuffle(group)
-        chosen += group[:each]
+        waiting[name] = iter(group)
+    chosen: list[_Cut] = []
+    for name in track([name for name in groups for _ in range(each)], count):
+        cut = next(filter(None, map(_cut_bone, waiting[name])), None)
+        if cut is None:
+            found = {truth: len(groups[truth, 0]) for truth in (REAL, GENERATED)}
+            raise InputError(
+                f"{root} has {found[REAL]} results without overlap and {found[GENERATED]} with at "
+                f"least {min_overlap_px} px, and {count} pictures need {each} of each with both "
+                "bones large enough to judge; separate more radiographs or give a smaller --count."
+            )
+        chosen.append(cut)
     rng.shuffle(chosen)
     return chosen
 
@@ -170,39 +192,46 @@ def _item(number: int, candidate: _Candidate) -> Item:
     )
 
 
-def _cut_bone(candidate: _Candidate) -> NDArray[np.uint8]:
-    """The bone's end at the joint, uint8 [320,320], seen as wide whatever the radiograph's scale.
+def _cut_bone(candidate: _Candidate) -> _Cut | None:
+    """The bone's end at the joint, or None where too little of it is there.
 
     The window is a square as wide as the bone and a little more, with the joint surface a quarter
     of it from its edge; what lies outside the picture is black, as is what lies outside the mask.
     """
-    from PIL import Image
-
     layer = candidate.result.planes()[BONES[candidate.bone]]
     mask = layer > 0
     if not mask.any():
-        raise InputError(
-            f"{candidate.result.path} has a black {BONES[candidate.bone]} layer; separate it again."
-        )
+        return None
     top, left, bottom, right = bounding_box(mask)
-    if right - left < _MIN_WIDTH_PX:
-        raise InputError(
-            f"{candidate.result.path} shows a bone {right - left} px wide, too small to judge; "
-            "leave it out."
-        )
     side = right - left + 2 * _MARGIN_PX
-    surface = bottom if candidate.bone == 0 else top
-    first_row = surface - (3 * side) // 4 if candidate.bone == 0 else surface - side // 4
+    reach = min((bottom - top) / side, _SURFACE)
+    if right - left < _MIN_WIDTH_PX or reach < _MIN_REACH:
+        return None
+    # The lower bone upside down: from here on its shaft is up, as the upper one's.
+    if candidate.bone == 1:
+        layer, bottom = layer[::-1], layer.shape[0] - top
+    first_row, column = bottom - round(_SURFACE * side), left - _MARGIN_PX
     window = np.zeros((side, side), np.float32)
-    column = left - _MARGIN_PX
     rows = slice(max(first_row, 0), min(first_row + side, layer.shape[0]))
     columns = slice(max(column, 0), min(column + side, layer.shape[1]))
     window[
         rows.start - first_row : rows.stop - first_row,
         columns.start - column : columns.stop - column,
     ] = layer[rows, columns]
-    view = Image.fromarray(window).resize((_VIEW_PX, _VIEW_PX), Image.Resampling.BICUBIC)
-    grey = np.asarray(view)
+    return _Cut(candidate, window, reach)
+
+
+def _draw(cut: _Cut, reach: float) -> NDArray[np.uint8]:
+    """A cut as it is shown, uint8 [320,320], black beyond ``reach`` from the joint surface."""
+    from PIL import Image
+
+    side = len(cut.window)
+    window = cut.window.copy()
+    window[: round((_SURFACE - reach) * side)] = 0
+    if cut.candidate.bone == 1:
+        window = window[::-1]
+    size = (_VIEW_PX, _VIEW_PX)
+    grey = np.asarray(Image.fromarray(window).resize(size, Image.Resampling.BICUBIC))
     # As bright for all: the bone's 99th percentile is white, which neither kind decides.
     white = max(float(np.percentile(grey[grey > 0], 99)), 1e-6)
     return np.rint(np.clip(grey / white, 0, 1) * 255).astype(np.uint8)

@@ -98,6 +98,19 @@ def test_real_bones_are_the_radiograph_and_both_kinds_look_alike_in_number(study
     assert (generated.min(axis=0) < real.max(axis=0)).all()
 
 
+def test_every_bone_ends_at_the_same_distance_from_the_joint(study):
+    """Where the shaft leaves the radiograph must not tell one kind from the other."""
+    page, key = study
+    lengths = []
+    for item, file in enumerate(pictures(page), start=1):
+        with Image.open(io.BytesIO(file)) as picture:
+            rows = np.flatnonzero((np.asarray(picture) > 0).any(axis=1))
+        lengths.append(rows[-1] - rows[0] + 1)
+        surface = rows[-1] if key.bone[item] == "upper" else 319 - rows[0]
+        assert surface == pytest.approx(0.75 * 320, abs=10)  # two pixels of the phantom
+    assert max(lengths) - min(lengths) <= 10
+
+
 def test_the_seed_decides(both_kinds, study, tmp_path):
     page, _ = study
     assert build(both_kinds, tmp_path / "study.html", "--count", 12) == 0
@@ -111,7 +124,7 @@ def test_refusals_to_build(both_kinds, tmp_path, capsys):
     assert build(both_kinds, tmp_path / "s.html", "--count", 10) == 2
     assert build(both_kinds, tmp_path / "s.pdf", "--count", 8) == 2
     assert build(both_kinds, tmp_path / "s.html", "--count", 16) == 1
-    assert "give --count 12" in capsys.readouterr().err
+    assert "16 pictures need 4 of each" in capsys.readouterr().err
     assert build(tmp_path, tmp_path / "s.html", "--count", 4) == 1
     (tmp_path / "s-key.json").write_text("another study")
     assert build(both_kinds, tmp_path / "s.html", "--count", 8) == 2
