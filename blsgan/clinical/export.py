@@ -53,11 +53,18 @@ class Exported:
 
 @dataclass(frozen=True)
 class _Measurement:
-    """A record of ``blsgan jsn`` for one pair; ``place`` as for results."""
+    """A record of ``blsgan jsn`` for one pair; ``place`` and ``label`` as for results."""
 
     path: Path
     place: Path
     record: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        """What to call the report: its place, or hashes where that may tell the patient."""
+        if all(self.record[side]["file"] is not None for side in ("baseline", "followup")):
+            return str(self.place)
+        return "-".join(["jsn", *(digest[:12] for digest in self.inputs.values())])
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -219,7 +226,7 @@ def _separation_objects(result: StoredResult, finder: _Finder) -> dict[str, Data
     height, width = radiograph.pixels.shape
     masks = decode_masks(upper, lower, (height, width)).masks
     layers: list[NDArray[np.float32]] = [planes[bone] for bone in BONES]
-    name = str(result.place)
+    name = result.label
     for bone, image in zip(BONES, layer_images(reference, layers, record), strict=True):
         objects[f"{name}_{bone}.dcm"] = image
     objects[f"{name}_masks.dcm"] = segmentation(
@@ -241,7 +248,7 @@ def _measurement_objects(measurement: _Measurement, finder: _Finder) -> dict[str
         references.append(reference)
         objects |= extra
     report = measurement_report(references[0], references[1], measurement.record)
-    objects[f"{measurement.place}.dcm"] = report
+    objects[f"{measurement.label}.dcm"] = report
     return objects
 
 

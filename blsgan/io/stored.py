@@ -40,6 +40,14 @@ class StoredResult:
         return self.path.stem
 
     @property
+    def label(self) -> str:
+        """What to call the result outside: its place, or where that may tell the patient, its name.
+
+        The name of a DICOM file's result is made of hashes; folders above it are anybody's.
+        """
+        return str(self.place) if self.record["image"].get("file") is not None else self.name
+
+    @property
     def inputs(self) -> dict[str, str]:
         """SHA-256 of each input, by its role (``image``, ``upper_mask``, ``lower_mask``)."""
         return {role: entry["sha256"] for role, entry in self.record["inputs"].items()}

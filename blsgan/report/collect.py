@@ -170,7 +170,7 @@ def collect(roots: Sequence[Path]) -> list[Joint]:
 def _add_result(result: StoredResult, visits: dict[Key, Visit], names: dict[Key, Key]) -> None:
     key = _hash_key(result.inputs)
     visits.setdefault(key, Visit(key)).result = result
-    visits[key].label = str(result.place)
+    visits[key].label = result.label
     file = result.record["image"].get("file")
     if isinstance(file, str):
         names[("name", result.path.absolute().parent.name, file)] = key
@@ -251,7 +251,7 @@ def _add_table(
                     _name(visits.setdefault(key, Visit(key)), label)
                     if not _is_private(row):
                         titles[key] = row["joint"]
-    except (OSError, ValueError, csv.Error, KeyError, AttributeError) as error:
+    except (OSError, ValueError, csv.Error, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path} is a damaged table of blsgan jsn ({type(error).__name__}); measure again."
         ) from error
@@ -295,9 +295,7 @@ def _pair_of_row(row: dict[str, str], names: dict[Key, Key]) -> tuple[Pair, dict
     return pair, labels
 
 
-def _by_joint(
-    visits: dict[Key, Visit], pairs: list[Pair], titles: dict[Key, str]
-) -> list[Joint]:
+def _by_joint(visits: dict[Key, Visit], pairs: list[Pair], titles: dict[Key, str]) -> list[Joint]:
     """Visits that measurements connect are one joint."""
     root = {key: key for key in visits}
 

@@ -68,7 +68,7 @@ def write_dicom(path, phantom, visit, **more):
 def case(tmp_path_factory, network):
     from blsgan.cli import main
 
-    folder = tmp_path_factory.mktemp("DoeJane")
+    folder = tmp_path_factory.mktemp("case") / "DoeJane"
     phantoms = joint_phantom(5, 128, gap_px=-4.0), joint_phantom(5, 128, gap_px=-5.0)
     visits = [
         write_dicom(folder / "in" / f"Doe{number}.dcm", phantom, number)

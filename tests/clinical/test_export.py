@@ -40,6 +40,10 @@ def read(folder, ending):
     return [pydicom.dcmread(path) for path in sorted(folder.rglob(f"*{ending}.dcm"))]
 
 
+def reports(folder):
+    return [pydicom.dcmread(path) for path in sorted(folder.glob("jsn-*.dcm"))]
+
+
 def everything(folder):
     return read(folder, "")
 
@@ -48,7 +52,7 @@ def test_what_is_written(anonymous, kept):
     assert len(read(anonymous, "_upper")) == len(read(anonymous, "_lower")) == 2
     assert len(read(anonymous, "_masks")) == 2
     assert len(list(anonymous.glob("input-*.dcm"))) == 2
-    assert len(list(anonymous.rglob("jsn.dcm"))) == 1
+    assert len(list(anonymous.glob("jsn-*.dcm"))) == 1
     assert len(everything(anonymous)) == 9
     assert len(everything(kept)) == 7
     assert not list(kept.glob("input-*.dcm"))
@@ -118,7 +122,7 @@ def codes_of(document):
 
 def test_the_report_holds_the_measurement(case, anonymous):
     record = json.loads((case.jsn / "jsn.json").read_text())
-    (document,) = read(anonymous, "jsn")
+    (document,) = reports(anonymous)
     found = values(document)
     assert not record["mismatch"]
     assert found["JSN"] == (pytest.approx(record["narrowing_mm"]), "mm")
@@ -141,7 +145,7 @@ def test_a_mismatch_measures_nothing_and_says_why(case, tmp_path):
     (jsn / "jsn.json").write_text(json.dumps(record))
     out = tmp_path / "out"
     assert main(["export-dicom", str(jsn), "--images", str(case.images), "-o", str(out)]) == 0
-    (document,) = read(out, "jsn")
+    (document,) = reports(out)
     assert "JSN" not in values(document)
     assert codes_of(document) == ["MISMATCH"]
     comments = [item.TextValue for item in document.ContentSequence if "TextValue" in item]
@@ -156,7 +160,7 @@ def test_without_spacing_the_report_is_in_pixels(case, tmp_path):
     (jsn / "jsn.json").write_text(json.dumps(record))
     out = tmp_path / "out"
     assert main(["export-dicom", str(jsn), "--images", str(case.images), "-o", str(out)]) == 0
-    (document,) = read(out, "jsn")
+    (document,) = reports(out)
     assert values(document)["JSN"] == (pytest.approx(record["narrowing_px"]), "{pixels}")
 
 
@@ -174,6 +178,21 @@ def test_anonymous_objects_tell_nobody(anonymous, identifying):
         purposes = {item.PurposeOfReferenceCodeSequence[0].CodeValue
                     for item in dataset.ContributingEquipmentSequence}  # fmt: skip
         assert "109101" not in purposes
+
+
+def test_no_folder_of_the_results_becomes_a_name(case, tmp_path, identifying):
+    """Results lie in a folder called after the patient; the run is named from above it."""
+    out = tmp_path / "dicom"
+    run = case.results.parent
+    assert "Doe" in run.name
+    args = ["--images", str(case.images), "-o", str(out)]
+    assert main(["export-dicom", str(run.parent), *args]) == 0
+    names = [str(path.relative_to(out)) for path in out.rglob("*")]
+    assert len(names) == 9
+    assert not any(text in name for text in identifying for name in names)
+    page = tmp_path / "report.html"
+    assert main(["report", str(run.parent), "--images", str(case.images), "-o", str(page)]) == 0
+    assert not any(text in page.read_text(encoding="utf-8") for text in identifying)
 
 
 def test_anonymous_objects_belong_together(anonymous):
@@ -208,7 +227,7 @@ def test_kept_identity_is_the_sources(kept):
         assert dataset.StudyInstanceUID in ("1.2.3.4.1", "1.2.3.4.2")
         assert dataset.AccessionNumber == "ACC-99"
         assert "PatientIdentityRemoved" not in dataset
-    (document,) = read(kept, "jsn")
+    (document,) = reports(kept)
     assert document.StudyInstanceUID == "1.2.3.4.2"
     for image in read(kept, "_lower"):
         number = image.StudyInstanceUID[-1]
