@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blsgan.geometry import bone_width_px, bounding_box
+from blsgan.geometry import bounding_box, interval, joint_window
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
@@ -91,7 +91,7 @@ def draw_panel(
     from PIL import Image, ImageDraw
 
     overlap = masks[0] & masks[1]
-    views = [_joint_view(masks, overlap)]
+    views = [_fit(*joint_window(masks), _TILE_PX)]
     titles = ["Joint"]
     zoom = _overlap_view(overlap, views[0]) if overlap.any() else None
     if zoom is not None:
@@ -142,44 +142,20 @@ def draw_panel(
     return page
 
 
-def _joint_view(masks: NDArray[np.bool_], overlap: NDArray[np.bool_]) -> _View:
-    """A square around the joint, half as wide again as the bones, inside the picture."""
-    height, width = overlap.shape
-    centre: tuple[float, float]
-    if overlap.any():
-        top, left, bottom, right = bounding_box(overlap)
-        centre = ((top + bottom) / 2, (left + right) / 2)
-        extent = max(bottom - top, right - left)
-    else:
-        boxes = [bounding_box(mask) for mask in masks]
-        centre = ((boxes[0][2] + boxes[1][0]) / 2, (boxes[0][1] + boxes[0][3]) / 2)
-        extent = 0
-    side = max(1.6 * bone_width_px(masks), 1.3 * extent, 16.0)
-    top, bottom = _interval(centre[0], side, height)
-    left, right = _interval(centre[1], side, width)
-    return _fit(top, left, bottom, right, _TILE_PX)
-
-
 def _overlap_view(overlap: NDArray[np.bool_], joint: _View) -> _View:
     top, left, bottom, right = bounding_box(overlap)
     height, width = overlap.shape
     pad = 0.12 * (joint.right - joint.left)
     extent_x = (right - left) + pad
     extent_y = max((bottom - top) + pad, 0.55 * extent_x)
-    y0, y1 = _interval((top + bottom) / 2, extent_y, height)
-    x0, x1 = _interval((left + right) / 2, extent_x, width)
+    y0, y1 = interval((top + bottom) / 2, extent_y, height)
+    x0, x1 = interval((left + right) / 2, extent_x, width)
     return _fit(y0, x0, y1, x1, _TILE_PX)
 
 
 def _magnification(joint: _View, zoom: _View) -> float:
     """How much larger the second row is than the first."""
     return (zoom.width / (zoom.right - zoom.left)) / (joint.width / (joint.right - joint.left))
-
-
-def _interval(centre: float, extent: float, limit: int) -> tuple[int, int]:
-    size = min(max(round(extent), 1), limit)
-    start = min(max(round(centre - size / 2), 0), limit - size)
-    return start, start + size
 
 
 def _fit(top: int, left: int, bottom: int, right: int, side: int) -> _View:

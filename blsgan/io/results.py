@@ -39,6 +39,11 @@ def residual_to_uint16(residual: NDArray[np.float32]) -> NDArray[np.uint16]:
     return (np.rint(np.clip(residual, -1, 1) * 32767) + _RESIDUAL_ZERO).astype(np.uint16)
 
 
+def residual_from_uint16(values: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """The inverse of :func:`residual_to_uint16`."""
+    return (values.astype(np.float32) - _RESIDUAL_ZERO) / np.float32(32767)
+
+
 def result_names(name: str, file_format: str) -> list[str]:
     """Names of the files of one result; the JSON record is last."""
     if file_format == "npz":

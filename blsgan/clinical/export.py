@@ -1,0 +1,284 @@
+"""From results to DICOM files: finds the inputs by content, builds the objects, writes them."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blsgan.clinical.identity import Policy, describe
+from blsgan.clinical.objects import (
+    Reference,
+    input_image,
+    layer_images,
+    measurement_report,
+    segmentation,
+)
+from blsgan.errors import BackendError, InputError, debugging
+from blsgan.io.atomic import atomic_paths, output_error
+from blsgan.io.dicom import is_dicom
+from blsgan.io.files import FileBytes, read_file
+from blsgan.io.masks import BONES, decode_masks
+from blsgan.io.radiograph import Radiograph, decode_radiograph
+from blsgan.io.spacing import PixelSpacing
+from blsgan.io.stored import StoredResult, as_result, find_by_hash, read_json, walk
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+Track = Callable[[Iterable[Any], int], Iterable[Any]]
+
+_INPUT = "input-"  # what the radiograph's own object is called, before its hash
+
+_MEASUREMENT = frozenset(
+    ("schema", "baseline", "followup", "narrowing_px", "narrowing_mm", "pixel_mm", "mismatch",
+     "quality", "problems", "notes", "joint_space_width", "weights", "fit_scale")
+)  # fmt: skip
+
+
+@dataclass
+class Exported:
+    """What was written, and why the rest was not."""
+
+    files: list[Path] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Measurement:
+    """A record of ``blsgan jsn`` for one pair; ``place`` and ``label`` as for results."""
+
+    path: Path
+    place: Path
+    record: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        """What to call the report: its place, or hashes where that may tell the patient."""
+        if all(self.record[side]["file"] is not None for side in ("baseline", "followup")):
+            return str(self.place)
+        return "-".join(["jsn", *(digest[:12] for digest in self.inputs.values())])
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        return {side: self.record[side]["sha256"]["image"] for side in ("baseline", "followup")}
+
+
+def _patients(jobs: Iterable[StoredResult | _Measurement]) -> dict[str, str]:
+    """What radiographs share that a measurement makes one patient's, by their hash."""
+    group = {digest: digest for job in jobs for digest in job.inputs.values()}
+    for job in jobs:
+        if isinstance(job, _Measurement):
+            one, other = (group[digest] for digest in job.inputs.values())
+            for digest, key in group.items():
+                if key == other:
+                    group[digest] = one
+    return group
+
+
+@dataclass(frozen=True)
+class _Finder:
+    """Finds inputs by their hash and makes what objects refer to of them."""
+
+    sources: dict[str, Path]
+    policy: Policy
+    patients: dict[str, str]
+
+    def read(self, digest: str, record: Path, what: str) -> FileBytes:
+        if digest not in self.sources:
+            raise InputError(
+                f"{record}: its {what} (SHA-256 {digest[:12]}...) was not found; give its folder "
+                "with --images."
+            )
+        return read_file(self.sources[digest], what=what)
+
+    def reference(
+        self, file: FileBytes, radiograph: Radiograph, spacing: PixelSpacing | None
+    ) -> tuple[Reference, dict[str, Dataset]]:
+        """What objects refer to, and the file to write for it (none where identity is kept)."""
+        header = _header(file)
+        patient = self.patients[file.sha256]
+        belongs, series, instance = describe(
+            self.policy, file.sha256, header, str(file.path), patient
+        )
+        if self.policy.keep_identity:
+            return Reference(belongs, spacing, anonymous=False), {}
+        if header is not None and str(header.get("BurnedInAnnotation", "")).upper() == "YES":
+            raise InputError(
+                f"{file.path} says that annotations are burnt into its pixels, which may tell the "
+                "patient; crop it to the joint, or give --keep-identity."
+            )
+        image = input_image(belongs, radiograph.pixels, spacing, series, instance)
+        name = f"{_INPUT}{file.sha256[:12]}.dcm"
+        return Reference(image, spacing, anonymous=True), {name: image}
+
+
+def require_highdicom() -> None:
+    """Raise :class:`BackendError` with the way out where highdicom is not installed."""
+    try:
+        import highdicom  # noqa: F401
+    except ImportError as error:
+        raise BackendError(
+            "DICOM objects need highdicom, which is not installed; pip install 'blsgan[clinical]'."
+        ) from error
+
+
+def export(
+    roots: Sequence[Path],
+    output: Path,
+    images: Sequence[Path],
+    policy: Policy | None = None,
+    track: Track = lambda items, total: items,
+) -> Exported:
+    """Write everything below ``roots`` as DICOM files into ``output``.
+
+    For a result of ``blsgan separate``: both layers and the masks; for one of ``blsgan jsn``: the
+    report. Where identity is not kept, the radiograph they refer to is written as well, once.
+    Radiographs and masks are found by content in ``images`` and ``roots``. What fails is told and
+    costs nothing else; the files of one result appear together.
+
+    Raises:
+        BackendError: highdicom is missing.
+        InputError: nothing to export.
+        OutputError: a file could not be written.
+    """
+    require_highdicom()
+    policy = policy or Policy()
+    jobs = _find(roots)
+    wanted = {digest for job in jobs for digest in job.inputs.values()}
+    finder = _Finder(find_by_hash([*images, *roots], wanted), policy, _patients(jobs))
+    exported = Exported()
+    written: set[Path] = set()
+    for job in track(jobs, len(jobs)):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # highdicom's quote the patient's name
+                if isinstance(job, StoredResult):
+                    objects = _separation_objects(job, finder)
+                else:
+                    objects = _measurement_objects(job, finder)
+        except InputError as error:
+            exported.failures.append(str(error))
+            continue
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            # A source's header that highdicom does not take; its text may quote the header.
+            if debugging():
+                raise
+            exported.failures.append(
+                f"{job.path}: its radiograph's header or the record cannot be put into DICOM "
+                f"({type(error).__name__}); export without --keep-identity or measure again."
+            )
+            continue
+        named = {output / name: dataset for name, dataset in objects.items()}
+        twice = [path for path in written & set(named) if not _is_input(path)]
+        if twice:
+            exported.failures.append(
+                f"{job.path}: {twice[0]} was written for another result of that name; export each "
+                "run into a folder of its own."
+            )
+            continue
+        named = {path: dataset for path, dataset in named.items() if path not in written}
+        exported.files += _write(named)
+        written |= set(named)
+    return exported
+
+
+def _find(roots: Sequence[Path]) -> list[StoredResult | _Measurement]:
+    jobs: list[StoredResult | _Measurement] = []
+    for root in roots:
+        base = root if root.is_dir() else root.parent
+        for path in walk(root, (".json",)):
+            content = read_json(path)
+            if content is None:
+                continue
+            place = path.relative_to(base).with_suffix("")
+            result = as_result(path, place, content)
+            if result is not None:
+                jobs.append(result)
+            elif set(content) >= _MEASUREMENT:
+                jobs.append(_Measurement(path, place, content))
+    if not jobs:
+        raise InputError(
+            f"{', '.join(map(str, roots))} holds no result of blsgan separate or blsgan jsn; give "
+            "its output folder."
+        )
+    return jobs
+
+
+def _separation_objects(result: StoredResult, finder: _Finder) -> dict[str, Dataset]:
+    problem = result.problem()
+    if problem:
+        raise InputError(f"{result.path}: {problem}; separate the image again.")
+    record, planes = result.record, result.planes()
+    options, inputs = record["options"], result.inputs
+    file = finder.read(inputs["image"], result.path, "radiograph")
+    radiograph = decode_radiograph(file, bit_depth=options["bit_depth"], invert=options["invert"])
+    spacing = _recorded_spacing(record["pixel_spacing_mm"])
+    reference, objects = finder.reference(file, radiograph, spacing)
+    upper, lower = (finder.read(inputs[f"{bone}_mask"], result.path, "mask") for bone in BONES)
+    height, width = radiograph.pixels.shape
+    masks = decode_masks(upper, lower, (height, width)).masks
+    layers: list[NDArray[np.float32]] = [planes[bone] for bone in BONES]
+    name = result.label
+    for bone, image in zip(BONES, layer_images(reference, layers, record), strict=True):
+        objects[f"{name}_{bone}.dcm"] = image
+    objects[f"{name}_masks.dcm"] = segmentation(
+        reference,
+        masks,
+        predicted=result.prediction is not None,
+        confidence=result.mask_confidence,
+    )
+    return objects
+
+
+def _measurement_objects(measurement: _Measurement, finder: _Finder) -> dict[str, Dataset]:
+    objects: dict[str, Dataset] = {}
+    references = []
+    for side, digest in measurement.inputs.items():
+        file = finder.read(digest, measurement.path, f"radiograph of the {side}")
+        spacing = _recorded_spacing(measurement.record[side]["pixel_spacing_mm"])
+        reference, extra = finder.reference(file, decode_radiograph(file), spacing)
+        references.append(reference)
+        objects |= extra
+    report = measurement_report(references[0], references[1], measurement.record)
+    objects[f"{measurement.label}.dcm"] = report
+    return objects
+
+
+def _recorded_spacing(entry: dict[str, Any] | None) -> PixelSpacing | None:
+    if entry is None:
+        return None
+    return PixelSpacing(float(entry["row"]), float(entry["column"]), str(entry["source"]))
+
+
+def _header(file: FileBytes) -> Dataset | None:
+    """The DICOM header without pixels; None for other pictures."""
+    import pydicom
+
+    if not is_dicom(file):
+        return None
+    return pydicom.dcmread(io.BytesIO(file.data), stop_before_pixels=True, force=True)
+
+
+def _is_input(path: Path) -> bool:
+    """Whether an object is a radiograph, which many results may share."""
+    return re.fullmatch(_INPUT + r"[0-9a-f]{12}\.dcm", path.name) is not None
+
+
+def _write(objects: dict[Path, Dataset]) -> list[Path]:
+    paths = list(objects)
+    current = paths[0] if paths else Path()
+    with atomic_paths(paths) as temporaries:
+        try:
+            for current, temporary in zip(paths, temporaries, strict=True):
+                objects[current].save_as(temporary, enforce_file_format=True)
+        except OSError as error:
+            raise output_error(current, error) from error
+    return paths

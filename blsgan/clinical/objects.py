@@ -1,0 +1,425 @@
+"""DICOM objects of a result: layers as derived images, masks as a segmentation, JSN as a report.
+
+highdicom builds and checks them. Layers are Secondary Capture images of image type DERIVED, which
+every viewer and archive takes; masks a Segmentation with one segment for each bone (they overlap);
+the measurement an Enhanced SR by TID 1500.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blsgan import __version__
+from blsgan.clinical.identity import KEPT, Policy, mark_anonymous
+from blsgan.io.masks import BONES
+from blsgan.io.results import to_uint16
+from blsgan.io.spacing import PixelSpacing
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+MANUFACTURER = "blsgan"
+SCHEME = "99BLSGAN"
+"""Private coding scheme of what no published scheme names."""
+
+_CREATOR = Policy(salt="").uid("creator", MANUFACTURER)  # one for all of blsgan's objects
+_SERIES_NUMBERS = {"input": 9001, "layers": 9002, "masks": 9003, "jsn": 9004}
+_SCALE_NOTE = "Stored value / 65535 is the intensity 0..1, dense bone bright."
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The radiograph that objects refer to: a dataset with patient, study, UIDs and geometry."""
+
+    dataset: Dataset
+    spacing: PixelSpacing | None
+    anonymous: bool
+
+
+def _equipment() -> dict[str, Any]:
+    return {
+        "manufacturer": MANUFACTURER,
+        "manufacturer_model_name": "blsgan",
+        "software_versions": __version__,
+    }
+
+
+def _image(
+    belongs: Dataset,
+    plane: NDArray[np.float32],
+    spacing: PixelSpacing | None,
+    *,
+    series: str,
+    series_number: int,
+    instance: str,
+    number: int,
+    kind: str,
+    description: str,
+    derivation: str,
+    anonymous: bool,
+) -> Dataset:
+    """A Secondary Capture image of ``plane`` (float32 [H,W] in [0,1]), 16 bits."""
+    from highdicom.sc import SCImage
+
+    unknown: Any = None
+    image = SCImage.from_ref_dataset(
+        belongs,
+        to_uint16(plane),
+        "MONOCHROME2",
+        16,
+        "PATIENT",
+        series,
+        series_number,
+        instance,
+        number,
+        # Placeholder: highdicom wants one, and the radiograph's, if any, is put in below.
+        patient_orientation=("L", "F"),
+        transfer_syntax_uid="1.2.840.10008.1.2.1",
+        series_description=description,
+        **_equipment(),
+    )
+    image.PatientOrientation = unknown
+    for keyword in KEPT:
+        if keyword in belongs:
+            image[keyword] = belongs[keyword]
+    image.ConversionType = "WSD"
+    image.ImageType = ["DERIVED", "SECONDARY", "OTHER", kind]
+    image.DerivationDescription = f"{derivation} {_SCALE_NOTE}"[:1024]
+    image.WindowCenter, image.WindowWidth = "32768", "65536"
+    image.PresentationLUTShape = "IDENTITY"
+    _set_spacing(image, spacing)
+    for keyword in ("DateOfSecondaryCapture", "TimeOfSecondaryCapture"):
+        if keyword in image:
+            delattr(image, keyword)
+    _finish(image, anonymous)
+    return image
+
+
+def _set_spacing(dataset: Dataset, spacing: PixelSpacing | None) -> None:
+    from pydicom.valuerep import DSfloat
+
+    if spacing is None:
+        return
+    sides = [DSfloat(side, auto_format=True) for side in (spacing.row_mm, spacing.column_mm)]
+    dataset.PixelSpacing = sides
+    if spacing.source == "ImagerPixelSpacing":
+        # Equal to PixelSpacing this says, by the standard, that nothing was calibrated.
+        dataset.ImagerPixelSpacing = sides
+
+
+def _finish(dataset: Dataset, anonymous: bool) -> None:
+    """Say that identity was removed, and take back what highdicom thinks of the equipment.
+
+    It takes the writer of the anonymous radiograph for the device that acquired it.
+    """
+    from pydicom.sr.codedict import codes
+
+    if not anonymous:
+        return
+    mark_anonymous(dataset)
+    dataset.ContributingEquipmentSequence = [
+        item
+        for item in dataset.ContributingEquipmentSequence
+        if item.PurposeOfReferenceCodeSequence[0].CodeValue
+        != codes.DCM.AcquisitionEquipment.value
+    ]
+
+
+def input_image(
+    belongs: Dataset,
+    pixels: NDArray[np.float32],
+    spacing: PixelSpacing | None,
+    series: str,
+    instance: str,
+) -> Dataset:
+    """The radiograph as it was separated, without identity: what other objects can refer to.
+
+    The same radiograph gives the same object, to its UID.
+    """
+    image = _image(
+        belongs,
+        pixels,
+        spacing,
+        series=series,
+        series_number=_SERIES_NUMBERS["input"],
+        instance=instance,
+        number=1,
+        kind="INPUT",
+        description="Radiograph (anonymous)",
+        derivation=f"The radiograph as blsgan {__version__} read it, after its VOI transform.",
+        anonymous=True,
+    )
+    for keyword in ("InstanceCreationDate", "InstanceCreationTime", "ContentDate", "ContentTime"):
+        if keyword in image:
+            delattr(image, keyword)
+    for item in image.ContributingEquipmentSequence:
+        if "ContributionDateTime" in item:
+            del item.ContributionDateTime
+    return image
+
+
+def layer_images(
+    reference: Reference, layers: Sequence[NDArray[np.float32]], record: dict[str, Any]
+) -> list[Dataset]:
+    """The upper and the lower layer as derived images of one series."""
+    from pydicom.uid import generate_uid
+
+    weights = record["weights"]
+    k = record.get("soft_tissue")
+    series = generate_uid(prefix=None)
+    images = []
+    for number, (bone, layer) in enumerate(zip(BONES, layers, strict=True), start=1):
+        image = _image(
+            reference.dataset,
+            layer,
+            reference.spacing,
+            series=series,
+            series_number=_SERIES_NUMBERS["layers"],
+            instance=generate_uid(prefix=None),
+            number=number,
+            kind=f"{bone.upper()}_LAYER",
+            description="Bone layers",
+            derivation=(
+                f"Layer of the {bone} bone, estimated by blsgan {record.get('blsgan', '')} with "
+                f"weights {weights.get('name', '')} (SHA-256 {weights['sha256']})"
+                + (f", soft tissue k {k:.3f}" if k is not None else "")
+                + f"; radiograph SHA-256 {record['inputs']['image']['sha256']}. Outside the "
+                "overlap the layer is the radiograph. Not for primary diagnosis."
+            ),
+            anonymous=reference.anonymous,
+        )
+        image.SourceImageSequence = [_source_item(reference.dataset)]
+        image.InstanceCreatorUID = _CREATOR
+        image.ImageComments = f"{bone} bone"
+        image.BurnedInAnnotation = "NO"  # outside the bone there is nothing
+        images.append(image)
+    return images
+
+
+def _source_item(dataset: Dataset) -> Dataset:
+    from highdicom.sr import CodedConcept
+    from pydicom import Dataset
+    from pydicom.sr.codedict import codes
+
+    item = Dataset()
+    item.ReferencedSOPClassUID = dataset.SOPClassUID
+    item.ReferencedSOPInstanceUID = dataset.SOPInstanceUID
+    code = codes.DCM.SourceImageForImageProcessingOperation
+    item.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(code)]
+    return item
+
+
+def segmentation(
+    reference: Reference, masks: NDArray[np.bool_], *, predicted: bool, confidence: float | None
+) -> Dataset:
+    """Both masks (bool [2,H,W]) as a binary segmentation of the radiograph."""
+    from highdicom import AlgorithmIdentificationSequence
+    from highdicom.seg import Segmentation, SegmentDescription
+    from pydicom.sr.codedict import codes
+    from pydicom.uid import generate_uid
+
+    algorithm: dict[str, Any] = {"algorithm_type": "MANUAL"}
+    if predicted:
+        algorithm = {
+            "algorithm_type": "AUTOMATIC",
+            "algorithm_identification": AlgorithmIdentificationSequence(
+                name="blsgan segment",
+                family=codes.DCM.ArtificialIntelligence,
+                version=__version__,
+                parameters=None if confidence is None else {"confidence": f"{confidence:.3f}"},
+            ),
+        }
+    segments = [
+        SegmentDescription(
+            number,
+            f"{bone} bone",
+            codes.SCT.AnatomicalStructure,
+            codes.SCT.Bone,
+            tracking_id=f"{bone} bone",
+            tracking_uid=generate_uid(prefix=None),
+            **algorithm,
+        )
+        for number, bone in enumerate(BONES, start=1)
+    ]
+    found = Segmentation(
+        [reference.dataset],
+        np.ascontiguousarray(masks.transpose(1, 2, 0)[None]),
+        "BINARY",
+        segments,
+        generate_uid(prefix=None),
+        _SERIES_NUMBERS["masks"],
+        generate_uid(prefix=None),
+        1,
+        MANUFACTURER,
+        "blsgan",
+        __version__,
+        "none",
+        content_label="BONES",
+        content_description="Masks of both bones of a joint; they may overlap",
+        series_description="Bone masks",
+    )
+    # highdicom writes pixel measures without a slice thickness, which a projection has not, and
+    # then refuses to read them. So the spacing stands where the radiograph has it, as an extension
+    # of the standard's object.
+    shared = found.SharedFunctionalGroupsSequence[0]
+    if "PixelMeasuresSequence" in shared:
+        del shared.PixelMeasuresSequence
+    _set_spacing(found, reference.spacing)
+    _finish(found, reference.anonymous)
+    return found
+
+
+def measurement_report(
+    baseline: Reference, followup: Reference, record: dict[str, Any]
+) -> Dataset:
+    """JSN between two radiographs as a TID 1500 report in the follow-up's study.
+
+    A mismatch carries no measurement of narrowing, but a code that says so and the reasons.
+    """
+    from highdicom.coding_schemes import CodingSchemeIdentificationItem
+    from highdicom.sr import (
+        AlgorithmIdentification,
+        DeviceObserverIdentifyingAttributes,
+        EnhancedSR,
+        FindingSite,
+        Measurement,
+        MeasurementReport,
+        MeasurementsAndQualitativeEvaluations,
+        ObservationContext,
+        ObserverContext,
+        QualitativeEvaluation,
+        SourceImageForMeasurementGroup,
+        TextContentItem,
+        TimePointContext,
+        TrackingIdentifier,
+    )
+    from pydicom.sr.codedict import codes
+    from pydicom.sr.coding import Code
+    from pydicom.uid import generate_uid
+
+    weights = record["weights"]
+    algorithm = AlgorithmIdentification(
+        "blsgan jsn",
+        str(record.get("blsgan", "")),
+        parameters=[
+            f"fit_scale={record['fit_scale']}",
+            "layers=not separated"
+            if weights is None
+            else f"weights={weights.get('name', '')} {weights['sha256']}",
+        ],
+    )
+    sources = [
+        SourceImageForMeasurementGroup(
+            str(each.dataset.SOPClassUID), str(each.dataset.SOPInstanceUID)
+        )
+        for each in (baseline, followup)
+    ]
+    site = [FindingSite(codes.SCT.FingerJoint)]
+    in_mm = record["pixel_mm"] is not None
+    unit = codes.UCUM.Millimeter if in_mm else Code("{pixels}", "UCUM", "pixels")
+    suffix = "mm" if in_mm else "px"
+
+    def group(
+        name: str,
+        measurements: list[Any],
+        images: list[Any],
+        time_point: tuple[str, int],
+        evaluations: list[Any] | None = None,
+    ) -> Any:
+        return MeasurementsAndQualitativeEvaluations(
+            TrackingIdentifier(generate_uid(prefix=None), name),
+            time_point_context=TimePointContext(time_point[0], time_point_order=time_point[1]),
+            algorithm_id=algorithm,
+            finding_sites=site,
+            measurements=measurements or None,
+            qualitative_evaluations=evaluations,
+            source_images=images,
+        )
+
+    status = Code("STATUS", SCHEME, "Measurement status")
+    narrowing = []
+    if record["mismatch"]:
+        result = Code("MISMATCH", SCHEME, "Mismatch, no measurement")
+    else:
+        result = Code("MEASURED", SCHEME, "Measured")
+        narrowing = [
+            Measurement(
+                Code("JSN", SCHEME, "Joint space narrowing"), record[f"narrowing_{suffix}"], unit
+            ),
+            Measurement(
+                Code("QUALITY", SCHEME, "Registration quality"),
+                record["quality"],
+                codes.UCUM.NoUnits,
+            ),
+        ]
+    groups = [
+        group(
+            "joint space narrowing",
+            narrowing,
+            sources,
+            ("baseline to follow-up", 2),
+            [QualitativeEvaluation(status, result)],
+        )
+    ]
+    for order, (visit, source) in enumerate(
+        zip(("baseline", "followup"), sources, strict=True), start=1
+    ):
+        width = record["joint_space_width"][visit]
+        if width is None:
+            continue
+        groups.append(
+            group(
+                f"joint space width, {visit}",
+                [
+                    Measurement(
+                        Code("JSWMEAN", SCHEME, "Mean joint space width"),
+                        width[f"mean_{suffix}"],
+                        unit,
+                    ),
+                    Measurement(
+                        Code("JSWMIN", SCHEME, "Minimal joint space width"),
+                        width[f"minimum_{suffix}"],
+                        unit,
+                    ),
+                ],
+                [source],
+                (visit, order),
+            )
+        )
+    device = DeviceObserverIdentifyingAttributes(
+        uid=_CREATOR,
+        name="blsgan",
+        manufacturer_name=MANUFACTURER,
+        model_name=f"blsgan {__version__}",
+    )
+    report = MeasurementReport(
+        ObservationContext(ObserverContext(codes.DCM.Device, device)),
+        codes.cid100.XRUnspecifiedBodyRegion,
+        groups,
+    )
+    for text in (*record["problems"], *record["notes"]):
+        report[0].ContentSequence.append(
+            TextContentItem(codes.DCM.Comment, str(text), relationship_type="CONTAINS")
+        )
+    found = EnhancedSR(
+        [followup.dataset, baseline.dataset],
+        report,
+        generate_uid(prefix=None),
+        _SERIES_NUMBERS["jsn"],
+        generate_uid(prefix=None),
+        1,
+        is_complete=True,
+        series_description="Joint space narrowing",
+        coding_schemes=[
+            CodingSchemeIdentificationItem(SCHEME, name="blsgan", responsible_organization="blsgan")
+        ],
+        **_equipment(),
+    )
+    _finish(found, followup.anonymous)
+    return found
+

@@ -1,0 +1,224 @@
+"""Results read back: the records of ``blsgan separate`` below a folder, their layers, their inputs.
+
+A record names its inputs by SHA-256 and never by path, so inputs are looked for by content.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blsgan.errors import InputError
+from blsgan.io import results
+from blsgan.io.files import FileBytes, read_file
+from blsgan.io.radiograph import SUFFIXES
+from blsgan.io.raster import decode_raster
+
+_MAX_RECORD_BYTES = 2**22
+_FORMATS = frozenset(results.FORMATS)
+
+
+@dataclass(frozen=True)
+class StoredResult:
+    """One finished result: ``path`` of its record, ``place`` in the folder searched, bare."""
+
+    path: Path
+    place: Path
+    record: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """What the result's files are called; the file's own name, whatever the record says."""
+        return self.path.stem
+
+    @property
+    def label(self) -> str:
+        """What to call the result outside: its place, or where that may tell the patient, its name.
+
+        The name of a DICOM file's result is made of hashes; folders above it are anybody's.
+        """
+        return str(self.place) if self.record["image"].get("file") is not None else self.name
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """SHA-256 of each input, by its role (``image``, ``upper_mask``, ``lower_mask``)."""
+        return {role: entry["sha256"] for role, entry in self.record["inputs"].items()}
+
+    @property
+    def prediction(self) -> dict[str, Any] | None:
+        """What the record says about masks that were predicted; None where they were given."""
+        masks = self.record.get("masks")
+        predicted = isinstance(masks, dict) and masks.get("source") == "predicted"
+        return masks if predicted else None
+
+    @property
+    def mask_confidence(self) -> float | None:
+        """The score of the predicted masks, 0..1; None where they were given or have none."""
+        confidence = (self.prediction or {}).get("confidence")
+        score = confidence.get("score") if isinstance(confidence, dict) else confidence
+        return float(score) if isinstance(score, (int, float)) else None
+
+    @property
+    def panel(self) -> Path:
+        """The panel's path."""
+        return self.path.with_name(f"{self.name}_panel.png")
+
+    def problem(self) -> str | None:
+        """What keeps the files from being what the record describes; None where nothing does."""
+        for name in results.result_names(self.name, self.record["options"]["format"])[:-1]:
+            try:
+                found = results.hash_file(self.path.with_name(name))
+            except OSError:
+                return f"{name} is missing"
+            if found != self.record["outputs"].get(name):
+                return f"{name} was changed after it was written"
+        return None
+
+    def planes(self) -> dict[str, NDArray[np.float32]]:
+        """The float32 [H,W] planes named in ``results.PLANES``.
+
+        Raises:
+            InputError: a file is missing, damaged, or of another size than the record says.
+        """
+        file_format = self.record["options"]["format"]
+        files = [
+            self.path.with_name(name) for name in results.result_names(self.name, file_format)
+        ]
+        if file_format == "npz":
+            planes = _planes_of_archive(read_file(files[0], what="result"))
+        else:
+            planes = {
+                plane: _decode(plane, read_file(path, what="layer"))
+                for plane, path in zip(results.PLANES, files, strict=False)
+            }
+        size = self.record["image"]["height_px"], self.record["image"]["width_px"]
+        for plane, values in planes.items():
+            if values.shape != size:
+                raise InputError(
+                    f"{self.path}: the {plane} plane is {values.shape[1]}x{values.shape[0]} where "
+                    f"the record says {size[1]}x{size[0]}; separate the image again."
+                )
+        return planes
+
+
+def _decode(plane: str, file: FileBytes) -> NDArray[np.float32]:
+    values = decode_raster(file).values
+    if values.dtype != np.uint16:
+        raise InputError(
+            f"{file.path} is not the 16-bit picture that was written; separate the image again."
+        )
+    if plane == "residual":
+        return results.residual_from_uint16(values)
+    return values.astype(np.float32) / np.float32(65535)
+
+
+def _planes_of_archive(file: FileBytes) -> dict[str, NDArray[np.float32]]:
+    try:
+        with np.load(io.BytesIO(file.data), allow_pickle=False) as arrays:
+            return {plane: np.asarray(arrays[plane], np.float32) for plane in results.PLANES}
+    except Exception as error:  # zipfile and NumPy raise what damaged bytes lead them to
+        raise InputError(
+            f"{file.path} is damaged ({type(error).__name__}); separate the image again."
+        ) from error
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in ``path``, or None where there is none that can be read."""
+    try:
+        if path.stat().st_size > _MAX_RECORD_BYTES:
+            return None
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def as_result(path: Path, place: Path, content: dict[str, Any]) -> StoredResult | None:
+    """``content`` of ``path`` as a result of ``blsgan separate``, or None where it is none."""
+    try:
+        size = content["image"]["height_px"], content["image"]["width_px"]
+        fits = (
+            content["schema"] == results.SCHEMA
+            and content["options"]["format"] in _FORMATS
+            and isinstance(content["outputs"], dict)
+            and isinstance(content["notes"], list)
+            and isinstance(content["inputs"]["image"]["sha256"], str)
+            and all(isinstance(entry["sha256"], str) for entry in content["inputs"].values())
+            and isinstance(content["overlap"]["area_px"], int)
+            and isinstance(content["reconstruction_error"]["mse"], (int, float))
+            and isinstance(content["weights"]["sha256"], str)
+            and all(isinstance(length, int) for length in size)
+        )
+    except (KeyError, TypeError, AttributeError):
+        return None
+    return StoredResult(path, place, content) if fits else None
+
+
+def walk(root: Path, suffixes: Iterable[str]) -> Iterator[Path]:
+    """Files below ``root`` (or ``root`` itself, a file) with these endings, sorted, none hidden.
+
+    Raises:
+        InputError: ``root`` does not exist.
+    """
+    wanted = tuple(suffixes)
+    if root.is_file():
+        yield root
+        return
+    if not root.is_dir():
+        raise InputError(f"{root} does not exist; name a folder of results or a file in it.")
+    for parent, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if name.lower().endswith(wanted) and not name.startswith("."):
+                yield Path(parent) / name
+
+
+def find_results(root: Path) -> list[StoredResult]:
+    """Every result of ``blsgan separate`` below ``root``, a folder or one record, in order.
+
+    Raises:
+        InputError: ``root`` does not exist, or holds none.
+    """
+    found = []
+    base = root if root.is_dir() else root.parent
+    for path in walk(root, (".json",)):
+        content = read_json(path)
+        result = content and as_result(path, path.relative_to(base).with_suffix(""), content)
+        if result:
+            found.append(result)
+    if not found:
+        raise InputError(
+            f"{root} holds no result of blsgan separate (NAME.json beside its layers); give the "
+            "folder that was its --output."
+        )
+    return found
+
+
+def find_by_hash(roots: Iterable[Path], wanted: Iterable[str]) -> dict[str, Path]:
+    """Pictures below ``roots`` whose SHA-256 is wanted, by it.
+
+    Raises:
+        InputError: a root does not exist.
+    """
+    missing = set(wanted)
+    found: dict[str, Path] = {}
+    for root in roots:
+        for path in walk(root, SUFFIXES):
+            if not missing:
+                return found
+            try:
+                digest = results.hash_file(path)
+            except OSError:
+                continue
+            if digest in missing:
+                found[digest] = path
+                missing.discard(digest)
+    return found

@@ -1,0 +1,348 @@
+"""DICOM objects read back: what they show, whom they belong to, what they refer to."""
+
+import json
+import os
+import shutil
+import warnings
+
+import highdicom
+import numpy as np
+import pydicom
+import pytest
+
+from blsgan.cli import main
+from blsgan.clinical.identity import Policy
+from blsgan.io.masks import BONES
+from blsgan.io.stored import find_results
+from blsgan.synthesis.phantoms import joint_phantom
+
+
+def export(case, output, *options):
+    runs = [str(case.results), str(case.jsn)]
+    return main(["export-dicom", *runs, "--images", str(case.images), "-o", str(output), *options])
+
+
+@pytest.fixture(scope="module")
+def anonymous(case, tmp_path_factory):
+    out = tmp_path_factory.mktemp("anonymous")
+    assert export(case, out, "--salt", "pepper") == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def kept(case, tmp_path_factory):
+    out = tmp_path_factory.mktemp("kept")
+    assert export(case, out, "--keep-identity") == 0
+    return out
+
+
+def read(folder, ending):
+    return [pydicom.dcmread(path) for path in sorted(folder.rglob(f"*{ending}.dcm"))]
+
+
+def reports(folder):
+    return [pydicom.dcmread(path) for path in sorted(folder.glob("jsn-*.dcm"))]
+
+
+def everything(folder):
+    return read(folder, "")
+
+
+def test_what_is_written(anonymous, kept):
+    assert len(read(anonymous, "_upper")) == len(read(anonymous, "_lower")) == 2
+    assert len(read(anonymous, "_masks")) == 2
+    assert len(list(anonymous.glob("input-*.dcm"))) == 2
+    assert len(list(anonymous.glob("jsn-*.dcm"))) == 1
+    assert len(everything(anonymous)) == 9
+    assert len(everything(kept)) == 7
+    assert not list(kept.glob("input-*.dcm"))
+
+
+def test_layers_hold_what_was_separated(case, anonymous):
+    results = {result.name: result for result in find_results(case.results)}
+    for bone in BONES:
+        for path in anonymous.glob(f"*_{bone}.dcm"):
+            image = pydicom.dcmread(path)
+            layer = results[path.stem.removesuffix(f"_{bone}")].planes()[bone]
+            np.testing.assert_array_equal(image.pixel_array, np.rint(layer * np.float32(65535)))
+            assert image.SOPClassUID.name == "Secondary Capture Image Storage"
+            assert list(image.ImageType)[:2] == ["DERIVED", "SECONDARY"]
+            assert image.ImageType[3] == f"{bone.upper()}_LAYER"
+            assert image.PhotometricInterpretation == "MONOCHROME2"
+            assert [float(side) for side in image.PixelSpacing] == [0.2, 0.2]
+            assert image.ImagerPixelSpacing == image.PixelSpacing
+            record = results[path.stem.removesuffix(f"_{bone}")].record
+            assert record["weights"]["sha256"] in image.DerivationDescription
+            assert record["inputs"]["image"]["sha256"] in image.DerivationDescription
+            assert image.Modality == "DX"
+            assert image.ImageLaterality == "L"
+
+
+def test_a_viewer_shows_a_layer_as_it_is(anonymous):
+    from pydicom.pixels import apply_windowing
+
+    image = read(anonymous, "_upper")[0]
+    shown = apply_windowing(image.pixel_array, image)
+    np.testing.assert_allclose(shown, image.pixel_array, atol=1.0)
+
+
+def test_masks_are_segments_that_may_overlap(case, anonymous):
+    for segmentation in read(anonymous, "_masks"):
+        found = highdicom.seg.Segmentation.from_dataset(segmentation)
+        assert [segment.SegmentLabel for segment in found.SegmentSequence] == [
+            "upper bone", "lower bone",
+        ]  # fmt: skip
+        source = found.SourceImageSequence[0].ReferencedSOPInstanceUID
+        frames = found.get_pixels_by_source_instance([source])
+        masks = np.moveaxis(frames[0].astype(bool), -1, 0)
+        phantom = next(p for p in case.phantoms if np.array_equal(p.masks[:2], masks))
+        assert phantom.overlap.any()
+        assert {segment.SegmentAlgorithmType for segment in found.SegmentSequence} == {"MANUAL"}
+        assert [float(side) for side in found.PixelSpacing] == [0.2, 0.2]
+
+
+def values(document):
+    """Measurements of a report by their code, with unit."""
+    report = highdicom.sr.EnhancedSR.from_dataset(document).content
+    return {
+        measurement.name.value: (measurement.value, measurement.unit.value)
+        for group in report.get_image_measurement_groups()
+        for measurement in group.get_measurements()
+    }
+
+
+def codes_of(document):
+    report = highdicom.sr.EnhancedSR.from_dataset(document).content
+    return [
+        evaluation.value.value
+        for group in report.get_image_measurement_groups()
+        for evaluation in group.get_qualitative_evaluations()
+    ]
+
+
+def test_the_report_holds_the_measurement(case, anonymous):
+    record = json.loads((case.jsn / "jsn.json").read_text())
+    (document,) = reports(anonymous)
+    found = values(document)
+    assert not record["mismatch"]
+    assert found["JSN"] == (pytest.approx(record["narrowing_mm"]), "mm")
+    assert found["QUALITY"][0] == pytest.approx(record["quality"])
+    width = record["joint_space_width"]["followup"]
+    assert found["JSWMIN"] == (pytest.approx(width["minimum_mm"]), "mm")
+    assert codes_of(document) == ["MEASURED"]
+    assert document.ContentTemplateSequence[0].TemplateIdentifier == "1500"
+    inputs = {image.SOPInstanceUID for image in (
+        pydicom.dcmread(path) for path in anonymous.glob("input-*.dcm"))}  # fmt: skip
+    evidence = highdicom.sr.EnhancedSR.from_dataset(document).get_evidence()
+    assert {entry[2] for entry in evidence} == inputs
+
+
+def test_a_mismatch_measures_nothing_and_says_why(case, tmp_path):
+    jsn = tmp_path / "jsn"
+    shutil.copytree(case.jsn, jsn)
+    record = json.loads((jsn / "jsn.json").read_text())
+    record |= {"mismatch": True, "problems": ["the bones would have moved 23 px"]}
+    (jsn / "jsn.json").write_text(json.dumps(record))
+    out = tmp_path / "out"
+    assert main(["export-dicom", str(jsn), "--images", str(case.images), "-o", str(out)]) == 0
+    (document,) = reports(out)
+    assert "JSN" not in values(document)
+    assert codes_of(document) == ["MISMATCH"]
+    comments = [item.TextValue for item in document.ContentSequence if "TextValue" in item]
+    assert "the bones would have moved 23 px" in comments
+
+
+def test_without_spacing_the_report_is_in_pixels(case, tmp_path):
+    jsn = tmp_path / "jsn"
+    shutil.copytree(case.jsn, jsn)
+    record = json.loads((jsn / "jsn.json").read_text())
+    record |= {"pixel_mm": None, "narrowing_mm": None}
+    (jsn / "jsn.json").write_text(json.dumps(record))
+    out = tmp_path / "out"
+    assert main(["export-dicom", str(jsn), "--images", str(case.images), "-o", str(out)]) == 0
+    (document,) = reports(out)
+    assert values(document)["JSN"] == (pytest.approx(record["narrowing_px"]), "{pixels}")
+
+
+def test_anonymous_objects_tell_nobody(anonymous, identifying):
+    for path in anonymous.rglob("*.dcm"):
+        data = path.read_bytes()
+        for text in identifying:
+            assert text.encode() not in data, (path.name, text)
+        dataset = pydicom.dcmread(path)
+        assert dataset.PatientIdentityRemoved == "YES"
+        assert dataset.PatientID.startswith("ANON-")
+        assert not dataset.StudyDate
+        assert not dataset.PatientBirthDate
+        assert not any(element.tag.is_private for element in dataset)
+        purposes = {item.PurposeOfReferenceCodeSequence[0].CodeValue
+                    for item in dataset.ContributingEquipmentSequence}  # fmt: skip
+        assert "109101" not in purposes
+
+
+def test_no_folder_of_the_results_becomes_a_name(case, tmp_path, identifying):
+    """Results lie in a folder called after the patient; the run is named from above it."""
+    out = tmp_path / "dicom"
+    run = case.results.parent
+    assert "Doe" in run.name
+    args = ["--images", str(case.images), "-o", str(out)]
+    assert main(["export-dicom", str(run.parent), *args]) == 0
+    names = [str(path.relative_to(out)) for path in out.rglob("*")]
+    assert len(names) == 9
+    assert not any(text in name for text in identifying for name in names)
+    page = tmp_path / "report.html"
+    assert main(["report", str(run.parent), "--images", str(case.images), "-o", str(page)]) == 0
+    assert not any(text in page.read_text(encoding="utf-8") for text in identifying)
+
+
+def test_anonymous_objects_belong_together(anonymous):
+    assert len({dataset.PatientID for dataset in everything(anonymous)}) == 1
+    inputs = {image.SOPInstanceUID: image for image in (
+        pydicom.dcmread(path) for path in anonymous.glob("input-*.dcm"))}  # fmt: skip
+    assert len({image.StudyInstanceUID for image in inputs.values()}) == 2
+    for dataset in [*read(anonymous, "_upper"), *read(anonymous, "_masks")]:
+        source = dataset.SourceImageSequence[0].ReferencedSOPInstanceUID
+        assert inputs[source].StudyInstanceUID == dataset.StudyInstanceUID
+    uids = [dataset.SOPInstanceUID for dataset in everything(anonymous)]
+    assert len(set(uids)) == len(uids)
+
+
+def test_the_salt_decides_whether_exports_meet(case, anonymous, tmp_path):
+    assert export(case, tmp_path / "same", "--salt", "pepper") == 0
+    assert export(case, tmp_path / "new") == 0
+    for path in anonymous.glob("input-*.dcm"):
+        assert (tmp_path / "same" / path.name).read_bytes() == path.read_bytes()
+    ours, new = ({dataset.StudyInstanceUID for dataset in everything(folder)}
+                 for folder in (anonymous, tmp_path / "new"))  # fmt: skip
+    assert not ours & new
+    layers = [{image.SOPInstanceUID for image in read(folder, "_upper")}
+              for folder in (anonymous, tmp_path / "same")]  # fmt: skip
+    assert not layers[0] & layers[1]
+
+
+def test_kept_identity_is_the_sources(kept):
+    for dataset in everything(kept):
+        assert str(dataset.PatientName) == "Doe^Jane"
+        assert dataset.PatientID == "MRN-4711"
+        assert dataset.StudyInstanceUID in ("1.2.3.4.1", "1.2.3.4.2")
+        assert dataset.AccessionNumber == "ACC-99"
+        assert "PatientIdentityRemoved" not in dataset
+    (document,) = reports(kept)
+    assert document.StudyInstanceUID == "1.2.3.4.2"
+    for image in read(kept, "_lower"):
+        number = image.StudyInstanceUID[-1]
+        assert image.SourceImageSequence[0].ReferencedSOPInstanceUID == f"1.2.3.4.{number}.3"
+        assert image.SourceImageSequence[0].ReferencedSOPClassUID.name.startswith("Digital X-Ray")
+    assert not any(element.tag.is_private for dataset in everything(kept) for element in dataset)
+
+
+def test_identity_that_is_not_there_cannot_be_kept(separated_raster, tmp_path, capsys):
+    folder = separated_raster
+    args = [str(folder / "out"), "--images", str(folder / "in"), "-o", str(tmp_path)]
+    assert main(["export-dicom", *args, "--keep-identity"]) == 1
+    assert "is no DICOM file, so it has no identity to keep" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
+    assert main(["export-dicom", *args, "--patient-id", "study-7"]) == 0
+    assert {dataset.PatientID for dataset in everything(tmp_path)} == {"study-7"}
+
+
+@pytest.fixture
+def separated_raster(tmp_path_factory, network, write_joint):
+    folder = tmp_path_factory.mktemp("raster")
+    write_joint(folder / "in/hand", "joint", source=joint_phantom(3, 128, gap_px=-8.0))
+    weights = ["--weights", str(network)]
+    assert main(["separate", str(folder / "in"), "-o", str(folder / "out"), *weights]) == 0
+    return folder
+
+
+def test_visits_that_a_measurement_connects_are_one_patients(tmp_path, write_joint):
+    for name, gap in (("a", 5.0), ("b", 4.0), ("c", 3.0)):
+        write_joint(tmp_path / "in", name, source=joint_phantom(5, 128, gap_px=gap), bits=8)
+    for one, other in ("ab", "bc"):
+        pair = [str(tmp_path / "in" / f"{name}.png") for name in (one, other)]
+        assert main(["jsn", *pair, "--no-separation", "-o", str(tmp_path / "runs" / one)]) == 0
+    args = ["--images", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
+    assert main(["export-dicom", str(tmp_path / "runs"), *args]) == 0
+    assert len(everything(tmp_path / "out")) == 5
+    assert len({dataset.PatientID for dataset in everything(tmp_path / "out")}) == 1
+
+
+def test_predicted_masks_are_said_to_be_automatic(separated_raster, tmp_path):
+    path = separated_raster / "out/hand/joint.json"
+    record = json.loads(path.read_text())
+    record["masks"] = {"source": "predicted", "confidence": {"score": 0.9}}
+    path.write_text(json.dumps(record))
+    args = [str(separated_raster / "out"), "--images", str(separated_raster / "in")]
+    assert main(["export-dicom", *args, "-o", str(tmp_path)]) == 0
+    (segmentation,) = read(tmp_path, "_masks")
+    segment = segmentation.SegmentSequence[0]
+    assert segment.SegmentAlgorithmType == "AUTOMATIC"
+    algorithm = segment.SegmentationAlgorithmIdentificationSequence[0]
+    assert "confidence=0.900" in algorithm.AlgorithmParameters
+
+
+def test_results_of_one_name_do_not_replace_each_other(separated_raster, tmp_path, capsys):
+    shutil.copytree(separated_raster / "out", tmp_path / "other")
+    runs = [str(separated_raster / "out"), str(tmp_path / "other")]
+    args = ["--images", str(separated_raster / "in"), "-o", str(tmp_path / "d")]
+    assert main(["export-dicom", *runs, *args]) == 1
+    assert "was written for another result of that name" in capsys.readouterr().err
+    assert len(everything(tmp_path / "d")) == 4
+
+
+def test_inputs_that_are_not_found_are_said(case, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    args = [str(case.results), "--images", str(tmp_path / "empty"), "-o", str(tmp_path / "out")]
+    assert main(["export-dicom", *args]) == 1
+    assert "give its folder with --images" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_burnt_in_annotations_are_not_passed_on(tmp_path, network, write_radiograph, capsys):
+    phantom = joint_phantom(2, 128, gap_px=-8.0)
+    write_radiograph(tmp_path / "in/a.dcm", phantom, 1, BurnedInAnnotation="YES")
+    weights = ["--weights", str(network)]
+    assert main(["separate", str(tmp_path / "in"), "-o", str(tmp_path / "out"), *weights]) == 0
+    args = [str(tmp_path / "out"), "--images", str(tmp_path / "in"), "-o", str(tmp_path / "d")]
+    assert main(["export-dicom", *args]) == 1
+    assert "burnt into its pixels" in capsys.readouterr().err
+    assert main(["export-dicom", *args, "--keep-identity"]) == 0
+
+
+def test_warnings_that_quote_a_name_stay_inside(tmp_path, network, write_radiograph, recwarn):
+    phantom = joint_phantom(2, 128, gap_px=-8.0)
+    write_radiograph(tmp_path / "in/a.dcm", phantom, 1, PatientName="DoeWithoutCaret")
+    weights = ["--weights", str(network)]
+    assert main(["separate", str(tmp_path / "in"), "-o", str(tmp_path / "out"), *weights]) == 0
+    args = [str(tmp_path / "out"), "--images", str(tmp_path / "in"), "-o", str(tmp_path / "d")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert main(["export-dicom", *args, "--keep-identity"]) == 0
+
+
+def test_refusals(case, tmp_path, capsys):
+    assert export(case, tmp_path, "--keep-identity", "--salt", "x") == 2
+    assert export(case, tmp_path, "--patient-id", " ") == 2
+    (tmp_path / "none").mkdir()
+    args = [str(tmp_path / "none"), "--images", str(case.images), "-o", str(tmp_path / "o")]
+    assert main(["export-dicom", *args]) == 1
+    assert "holds no result" in capsys.readouterr().err
+
+
+def test_the_missing_library_is_named(case, tmp_path, monkeypatch, capsys):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    assert export(case, tmp_path) == 1
+    assert "pip install 'blsgan[clinical]'" in capsys.readouterr().err
+
+
+def test_uids_are_valid_and_depend_on_every_part():
+    policy = Policy(salt="s")
+    uid = pydicom.uid.UID(policy.uid("study", "1.2.3"))
+    assert uid.is_valid
+    others = {policy.uid("study", "1.2.4"), policy.uid("series", "1.2.3")}
+    others.add(Policy(salt="t").uid("study", "1.2.3"))
+    assert uid not in others
+    assert len(others) == 3
+    assert Policy().salt != Policy().salt
