@@ -316,7 +316,14 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
     spaces = record["joint_space_width"]
     row: dict[str, Any] = {
         key: record[key]
-        for key in ("narrowing_px", "narrowing_mm", "sideways_px", "mismatch", "quality")
+        for key in (
+            "narrowing_px",
+            "narrowing_mm",
+            "sideways_px",
+            "mismatch",
+            "quality",
+            "disagreement_px",
+        )
     }
     for bone, found in record["bones"].items():
         row |= {

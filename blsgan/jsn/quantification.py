@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,9 +96,10 @@ class Measurement:
             for a joint space that narrows. Not to be used where ``mismatch``.
         sideways_px: the lower bone's movement across the axis (the axis turned by +90 degrees from
             rows to columns).
-        axis: float64 [2], unit vector (row, column) from the upper to the lower bone at baseline.
-        reference: float64 [2], the point of the lower bone whose movement is measured: the middle
-            of its border at the joint.
+        axis: float64 [2], unit vector (row, column) from the upper to the lower bone, on the
+            baseline's picture: half way between both visits' axes.
+        reference: float64 [2], the point of the lower bone whose movement is measured, on the
+            baseline's picture: the middle of its border at the joint, half way between both visits.
         displacement_px: float64 [2,2], movement (row, column) on the picture of each bone at the
             joint.
         upper, lower: the registrations.
@@ -124,6 +127,14 @@ class Measurement:
         return bool(self.problems)
 
     @property
+    def disagreement_px(self) -> float:
+        """How far the two directions of registration disagree, both bones together.
+
+        What a narrowing can be off by where the bones' pictures are not rigid; 0 is no promise.
+        """
+        return math.hypot(self.upper.disagreement_px, self.lower.disagreement_px)
+
+    @property
     def quality(self) -> float:
         """The worse bone's quality, 0..1; 0 for a mismatch."""
         return 0.0 if self.mismatch else min(self.upper.quality, self.lower.quality)
@@ -132,18 +143,23 @@ class Measurement:
 def measure(baseline: Visit, followup: Visit, *, fit_scale: bool = False) -> Measurement:
     """Register each bone between the visits and measure how the joint changed.
 
-    Pixels near the joint count most (``FOCUS_SHARE``). With ``fit_scale`` each bone may also change
+    Pixels near the joint count most (``FOCUS_SHARE``). Exchanging the visits turns the sign, apart
+    from rounding. With ``fit_scale`` each bone may also change
     its magnification. A measurement that failed says so in ``problems``, with the figure that
     tells.
 
     Raises:
         InputError: arrays that do not fit together, NaN or infinity in a layer.
     """
-    axis = joint_axis(baseline.masks)
-    space = joint_space(baseline.masks, axis)
-    reference = reference_point(baseline.masks, axis, space)
-    width = bone_width_px(baseline.masks)
-    focus = Focus(reference, FOCUS_SHARE * width)
+    visits = (baseline, followup)
+    axes = [joint_axis(visit.masks) for visit in visits]
+    spaces = [joint_space(v.masks, axis) for v, axis in zip(visits, axes, strict=True)]
+    references = [
+        reference_point(v.masks, axis, space)
+        for v, axis, space in zip(visits, axes, spaces, strict=True)
+    ]
+    width = math.sqrt(bone_width_px(baseline.masks) * bone_width_px(followup.masks))
+    focus, followup_focus = (Focus(point, FOCUS_SHARE * width) for point in references)
     upper, lower = (
         register_bone(
             baseline.layers[bone],
@@ -153,11 +169,12 @@ def measure(baseline: Visit, followup: Visit, *, fit_scale: bool = False) -> Mea
             baseline_weight=baseline.weight,
             followup_weight=followup.weight,
             focus=focus,
+            followup_focus=followup_focus,
             fit_scale=fit_scale,
         )
         for bone in (UPPER, LOWER)
     )
-    followup_space = joint_space(followup.masks, _turned(axis, upper.transform))
+    axis, reference = shared_frame(axes, references, upper.transform, lower.transform)
     movement = relative_movement(upper.transform, lower.transform, reference)
     narrowing = -float((movement * axis).sum())
     sideways = float((movement * _across(axis)).sum())
@@ -178,6 +195,9 @@ def measure(baseline: Visit, followup: Visit, *, fit_scale: bool = False) -> Mea
             f"{MAX_TILT_DEG:g})"
         )
     displacement = np.stack([bone.transform(reference) - reference for bone in (upper, lower)])
+    if not problems:  # else each visit keeps its own axis: the other's is nowhere to be seen
+        shared = (axis, _turned(axis, upper.transform))
+        spaces = [joint_space(v.masks, axis) for v, axis in zip(visits, shared, strict=True)]
     return Measurement(
         narrowing,
         sideways,
@@ -186,14 +206,33 @@ def measure(baseline: Visit, followup: Visit, *, fit_scale: bool = False) -> Mea
         displacement,
         upper,
         lower,
-        space,
-        followup_space,
+        spaces[0],
+        spaces[1],
         tuple(problems),
         (
-            *_visit_notes(baseline, space, "baseline"),
-            *_visit_notes(followup, followup_space, "follow-up"),
+            *_visit_notes(baseline, spaces[0], "baseline"),
+            *_visit_notes(followup, spaces[1], "follow-up"),
         ),
     )
+
+
+def shared_frame(
+    axes: Sequence[Float],
+    references: Sequence[Float],
+    upper: RigidTransform,
+    lower: RigidTransform,
+) -> tuple[Float, Float]:
+    """Axis and reference point that both visits share, in baseline px: the middle of their own.
+
+    ``axes`` and ``references`` are each visit's, in its own px. The follow-up's axis is brought
+    back by the upper bone, its reference by the lower one, whose point it is. A joint that is bent
+    otherwise turns the lower bone about a point in its head: along the axis half way between, its
+    border then does not seem to come closer.
+    """
+    direction = axes[0] + _turned(axes[1], upper.inverse())
+    length = float(np.hypot(*direction))
+    axis = direction / length if length > 1e-6 else axes[0]
+    return axis, (references[0] + lower.inverse()(references[1])) / 2
 
 
 def relative_movement(upper: RigidTransform, lower: RigidTransform, reference: Float) -> Float:
@@ -280,7 +319,7 @@ def _across(axis: Float) -> Float:
 
 
 def _turned(axis: Float, transform: RigidTransform) -> Float:
-    """The baseline's axis as it lies at the follow-up, by the upper bone's rotation."""
+    """An axis as it lies after the transform."""
     return np.asarray(transform.matrix @ axis / transform.scale)
 
 

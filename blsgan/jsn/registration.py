@@ -5,7 +5,8 @@ Gauss-Newton then fits translation, rotation and, where asked for, a small scale
 gain and offset between the visits, first on a blurred and then on the full picture. The follow-up
 is read by cubic splines, its layer continued beyond the mask so that the cut edge is no feature,
 and pixels count by Huber's weights, so a lesion that is new or a patch of a poor layer does not
-pull the bone along.
+pull the bone along. All this is done from baseline to follow-up and back, each on its own pixels;
+the result is the middle of both, and how far they disagree tells how sure it is.
 """
 
 from __future__ import annotations
@@ -37,6 +38,12 @@ MIN_COVERAGE = 0.4
 MAX_SCALE = 1.15
 """Visits of one patient differ less than this in magnification, either way."""
 
+MAX_DISAGREEMENT_PX = 1.0
+"""Registered there and back, a bone of the public dataset's size must come home this closely; a
+larger picture may be off by more pixels, as it is by the same length."""
+
+_USUAL_PX = 20_000  # pixels of a bone of the public dataset, about
+_RETRY_PX = 0.3  # directions that disagree by more are each started from the other, too
 _RIM_PX = 2.0  # pixels nearer to the mask's edge than this are read but do not count
 _COARSE_SIGMA_PX = 3.0
 _FINE_SIGMA_PX = 0.8
@@ -112,11 +119,14 @@ class Registration:
     Attributes:
         transform: baseline to follow-up coordinates. Where ``problems`` is not empty it is the
             best that was found and must not be used as a measurement.
-        correlation: of the registered visits on the pixels used, -1..1; 0 where none were.
+        correlation: of the registered visits on the pixels used, -1..1; 0 where none were. This
+            and the next three are the worse direction's.
         pixels: pixels of the bone that both visits show.
-        coverage: those pixels as a share of the baseline's bone, 0..1.
+        coverage: those pixels as a share of a visit's bone, 0..1.
         converged: whether the last step was below 0.001 px.
         steps: steps of the refinement at full resolution.
+        disagreement_px: how far from its place at the focus (else at the bone's centre) a point
+            ends that is registered to the follow-up and back.
         gain, offset: follow-up intensities times gain plus offset are the baseline's.
         problems: why this is no measurement, each with its figure; empty for a good one.
     """
@@ -127,6 +137,7 @@ class Registration:
     coverage: float
     converged: bool
     steps: int
+    disagreement_px: float
     gain: float
     offset: float
     problems: tuple[str, ...]
@@ -146,9 +157,12 @@ def register_bone(
     baseline_weight: NDArray[Any] | None = None,
     followup_weight: NDArray[Any] | None = None,
     focus: Focus | None = None,
+    followup_focus: Focus | None = None,
     fit_scale: bool = False,
 ) -> Registration:
     """Register one bone's layer at baseline to its layer at follow-up.
+
+    Exchanging the visits, with a focus for each, gives the inverse transform.
 
     Args:
         baseline, followup: float layers [H,W] in [0,1]; the visits may differ in size.
@@ -156,6 +170,7 @@ def register_bone(
         baseline_weight, followup_weight: how far each pixel can be trusted, in [0,1], of the shape
             of the layer; by default all are 1.
         focus: where the bone's position matters; by default all of it counts alike.
+        followup_focus: the same place at the follow-up; by default where ``focus`` is found there.
         fit_scale: also fit a change of magnification. Left out by default: visits of one scanner
             share it, and a bone seen from a slightly different side looks like a change.
 
@@ -167,25 +182,36 @@ def register_bone(
     """
     fixed = _Bone.prepare(baseline, baseline_mask, baseline_weight, "baseline")
     moving = _Bone.prepare(followup, followup_mask, followup_weight, "follow-up")
-    options = _Options(focus, fit_scale)
-    best: _Fit | None = None
-    for shift in _starts(fixed, moving):
-        start = RigidTransform.about(fixed.centre, shift)
-        fit = _refine(fixed, moving, start, options, coarse=True)
-        if best is None or fit.score > best.score:
-            best = fit
-    assert best is not None, "there is always a start"
-    fit = _refine(fixed, moving, best.transform, options, coarse=False)
+    forward = _Way(fixed, moving, _Options(focus, fit_scale))
+    there = forward.register()
+    if focus is not None and followup_focus is None:
+        followup_focus = Focus(there.transform(focus.centre), focus.reach_px)
+    backward = _Way(moving, fixed, _Options(followup_focus, fit_scale))
+    back = backward.register()
+    at = fixed.centre if focus is None else focus.centre
+    if _disagreement_px(there, back, at) > _RETRY_PX:
+        there, back = (
+            way.retry(fit, other.transform.inverse())
+            for way, fit, other in ((forward, there, back), (backward, back, there))
+        )
+    found = _combined(there, back, at)
+    pixels = min(
+        round(fit.coverage * bone.inner_px)
+        for fit, bone in zip((there, back), (fixed, moving), strict=True)
+    )
+    disagreement_px = _disagreement_px(there, back, at)
+    allowed_px = MAX_DISAGREEMENT_PX * max(1.0, math.sqrt(fixed.inner_px / _USUAL_PX))
     return Registration(
-        fit.transform,
-        fit.correlation,
-        round(fit.coverage * fixed.inner_px),
-        fit.coverage,
-        fit.converged,
-        fit.steps,
-        fit.gain,
-        fit.offset,
-        tuple(_problems(fit, fixed)),
+        found.transform,
+        found.correlation,
+        pixels,
+        found.coverage,
+        found.converged,
+        found.steps,
+        disagreement_px,
+        found.gain,
+        found.offset,
+        tuple(_problems(found, pixels, disagreement_px, allowed_px)),
     )
 
 
@@ -317,6 +343,58 @@ class _Options:
         return np.asarray(np.exp(-0.5 * squared / self.focus.reach_px**2))
 
 
+@dataclass(frozen=True)
+class _Way:
+    """One direction of a registration: ``fixed``'s pixels, read in ``moving``."""
+
+    fixed: _Bone
+    moving: _Bone
+    options: _Options
+
+    def register(self) -> _Fit:
+        """The best start, refined on the blurred and then on the full picture."""
+        best: _Fit | None = None
+        for shift in _starts(self.fixed, self.moving):
+            start = RigidTransform.about(self.fixed.centre, shift)
+            fit = _refine(self.fixed, self.moving, start, self.options, coarse=True)
+            if best is None or fit.score > best.score:
+                best = fit
+        assert best is not None, "there is always a start"
+        return _refine(self.fixed, self.moving, best.transform, self.options, coarse=False)
+
+    def retry(self, fit: _Fit, start: RigidTransform) -> _Fit:
+        """``fit``, or what is found from ``start`` where that is better."""
+        again = _refine(self.fixed, self.moving, start, self.options, coarse=False)
+        better = (again.converged, again.score) > (fit.converged, fit.score)
+        return again if better else fit
+
+
+def _disagreement_px(there: _Fit, back: _Fit, at: Float) -> float:
+    """How far from ``at`` it ends when it is taken there and back."""
+    return float(np.hypot(*(back.transform(there.transform(at)) - at)))
+
+
+def _combined(there: _Fit, back: _Fit, at: Float) -> _Fit:
+    """The middle of both directions at ``at``, with the worse one's figures."""
+    inverse = back.transform.inverse()
+    turned_deg = (inverse.angle_deg - there.transform.angle_deg + 180) % 360 - 180
+    transform = RigidTransform.about(
+        at,
+        (there.transform(at) + inverse(at)) / 2 - at,
+        math.radians(there.transform.angle_deg + turned_deg / 2),
+        math.sqrt(there.transform.scale * inverse.scale),
+    )
+    return _Fit(
+        transform,
+        min(there.correlation, back.correlation),
+        min(there.coverage, back.coverage),
+        there.converged and back.converged,
+        max(there.steps, back.steps),
+        there.gain,
+        there.offset,
+    )
+
+
 def _refine(
     fixed: _Bone, moving: _Bone, start: RigidTransform, options: _Options, *, coarse: bool
 ) -> _Fit:
@@ -431,17 +509,19 @@ def _correlation(a: Float, b: Float, weight: Float) -> float:
     return float((weight * a * b).sum() / norm) if norm > 0 else 0.0
 
 
-def _problems(fit: _Fit, fixed: _Bone) -> Iterator[str]:
-    pixels = round(fit.coverage * fixed.inner_px)
+def _problems(fit: _Fit, pixels: int, disagreement_px: float, allowed_px: float) -> Iterator[str]:
     if pixels < MIN_PIXELS:
         yield f"only {pixels} pixels of the bone are in both visits ({MIN_PIXELS} needed)"
     elif fit.coverage < MIN_COVERAGE:
-        yield (
-            f"the follow-up shows only {fit.coverage:.0%} of the bone ({MIN_COVERAGE:.0%} needed)"
-        )
+        yield f"a visit shows only {fit.coverage:.0%} of the other's bone ({MIN_COVERAGE:.0%} needed)"
     if not fit.converged:
         yield f"the registration did not converge in {fit.steps} steps"
     if fit.correlation < MIN_CORRELATION:
         yield f"the registered visits correlate by {fit.correlation:.2f} ({MIN_CORRELATION} needed)"
     if not 1 / MAX_SCALE <= fit.transform.scale <= MAX_SCALE:
         yield f"the bone would have changed its size by a factor of {fit.transform.scale:.2f}"
+    if not disagreement_px <= allowed_px:
+        yield (
+            f"registered to the follow-up and back the bone ends {disagreement_px:.2f} px from its "
+            f"place (at most {allowed_px:.2f})"
+        )

@@ -40,6 +40,7 @@ from blsgan.jsn.quantification import (
     measure,
     reference_point,
     relative_movement,
+    shared_frame,
 )
 from blsgan.jsn.registration import RigidTransform
 from blsgan.ops import K_MAX
@@ -123,8 +124,12 @@ def known_pair(
         return None
     # From the baseline's picture to the follow-up's, as a registration would find it.
     upper, lower = (after.after(before.inverse()) for before, after in zip(*placed, strict=True))
-    axis = joint_axis(baseline.masks)
-    reference = reference_point(baseline.masks, axis, joint_space(baseline.masks, axis))
+    axes = [joint_axis(visit.masks) for visit in (baseline, followup)]
+    references = [
+        reference_point(visit.masks, axis, joint_space(visit.masks, axis))
+        for visit, axis in zip((baseline, followup), axes, strict=True)
+    ]
+    axis, reference = shared_frame(axes, references, upper, lower)
     true = -float((relative_movement(upper, lower, reference) * axis).sum())
     return KnownPair(baseline, followup, true, sizes[0])
 
@@ -397,6 +402,7 @@ def _measure_known(
                     "error_px": found.narrowing_px - pair.narrowing_px,
                     "flagged": found.mismatch,
                     "quality": found.quality,
+                    "disagreement_px": found.disagreement_px,
                     "upper_correlation": found.upper.correlation,
                     "lower_correlation": found.lower.correlation,
                     "problems": "; ".join(found.problems),
@@ -446,6 +452,7 @@ def _measure_threes(
                 "difference_px": ab + bc - ac,
                 "flagged": any(step.mismatch for step in steps),
                 "quality": min(step.quality for step in steps),
+                "disagreement_px": max(step.disagreement_px for step in steps),
                 "problems": "; ".join(problem for step in steps for problem in step.problems),
             }
         )

@@ -297,6 +297,7 @@ def _record(
         "sideways_px": found.sideways_px,
         "mismatch": found.mismatch,
         "quality": found.quality,
+        "disagreement_px": found.disagreement_px,
         "problems": list(found.problems),
         "axis": {"row": found.axis[0], "column": found.axis[1]},
         "reference_px": {"row": found.reference[0], "column": found.reference[1]},
@@ -336,6 +337,7 @@ def _bone_record(bone: Registration, displacement: NDArray[np.float64]) -> dict[
         "coverage": bone.coverage,
         "converged": bone.converged,
         "steps": bone.steps,
+        "disagreement_px": bone.disagreement_px,
         "quality": bone.quality,
     }
 

@@ -41,8 +41,10 @@ def test_the_overlap_counts_by_its_trust():
 
 
 def test_swapping_the_visits_turns_the_sign():
+    """Exactly: both directions are registered either way, and axis and reference are shared."""
     there, back = measure(visit(1, 4.0), visit(1, 3.0)), measure(visit(1, 3.0), visit(1, 4.0))
-    assert there.narrowing_px == pytest.approx(-back.narrowing_px, abs=0.03)
+    assert there.narrowing_px == pytest.approx(-back.narrowing_px, abs=1e-9)
+    assert there.disagreement_px < 0.05
 
 
 def test_separated_layers_measure_an_overlap_better():
