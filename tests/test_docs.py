@@ -39,6 +39,9 @@ def test_the_python_reference_names_what_exists():
         heading = re.match(r"## `(blsgan[.\w]*)`", line)
         if heading:
             package = heading[1]
+        elif package == "blsgan.jsn":
+            for module, attribute in re.findall(r"`(\w+)\.(\w+)", line):
+                assert hasattr(import_module(f"{package}.{module}"), attribute), attribute
         elif package in ("blsgan.data", "blsgan.synthesis", "blsgan.evaluation", "blsgan.models"):
             for name in re.findall(r"`([\w.]+)`", line):
                 root = "blsgan" if name.startswith(("training.", "models.")) else package

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -54,6 +55,7 @@ _HUBER = 1.345  # 95 % efficient on Gaussian residuals (Huber 1964)
 _GAINS = (0.2, 5.0)  # a gain of 0 would hide every error
 _MAX_STEPS = 40
 _TOLERANCE_PX = 1e-3
+_COARSE_TOLERANCE_PX = 0.03  # only a start for the fine one
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class Registration:
         transform: baseline to follow-up coordinates. Where ``problems`` is not empty it is the
             best that was found and must not be used as a measurement.
         correlation: of the registered visits on the pixels used, -1..1; 0 where none were. This
-            and the next three are the worse direction's.
+            and the next four are the worse direction's.
         pixels: pixels of the bone that both visits show.
         coverage: those pixels as a share of a visit's bone, 0..1.
         converged: whether the last step was below 0.001 px.
@@ -200,7 +202,7 @@ def register_bone(
         for fit, bone in zip((there, back), (fixed, moving), strict=True)
     )
     disagreement_px = _disagreement_px(there, back, at)
-    allowed_px = MAX_DISAGREEMENT_PX * max(1.0, math.sqrt(fixed.inner_px / _USUAL_PX))
+    allowed_px = MAX_DISAGREEMENT_PX * _relative_size(fixed.inner_px)
     return Registration(
         found.transform,
         found.correlation,
@@ -295,8 +297,15 @@ class _Bone:
         points = np.argwhere(self.depth[::step, ::step] > _RIM_PX)
         return points * step
 
-    def blurred(self, sigma_px: float) -> Float:
-        return np.asarray(ndimage.gaussian_filter(self.filled, sigma_px, mode="nearest"))
+
+
+def _relative_size(pixels: int) -> float:
+    """How many times longer than in the public dataset a bone of so many pixels is; at least 1."""
+    return max(1.0, math.sqrt(pixels / _USUAL_PX))
+
+
+def _blurred(picture: Float, sigma_px: float) -> Float:
+    return np.asarray(ndimage.gaussian_filter(picture, sigma_px, mode="nearest"))
 
 
 def _starts(fixed: _Bone, moving: _Bone) -> Iterator[Float]:
@@ -305,7 +314,7 @@ def _starts(fixed: _Bone, moving: _Bone) -> Iterator[Float]:
 
     side = max(*fixed.filled.shape, *moving.filled.shape)
     step = max(1, math.ceil(side / _CORRELATION_SIDE_PX))
-    pictures = [bone.blurred(step / 2)[::step, ::step] for bone in (fixed, moving)]
+    pictures = [_blurred(bone.filled, step / 2)[::step, ::step] for bone in (fixed, moving)]
     masks = [bone.depth[::step, ::step] > 0 for bone in (fixed, moving)]
     if min(np.count_nonzero(mask) for mask in masks) > 16:
         shift, _, _ = phase_cross_correlation(
@@ -403,23 +412,27 @@ def _refine(
     if len(points) < 16:
         return _Fit(start, 0.0, 0.0, False, 0, 1.0, 0.0)
     # A picture of thousands of pixels moves by more of them: the blur grows with the bone.
-    wide = math.sqrt(fixed.inner_px / 20_000)
+    wide = math.sqrt(fixed.inner_px / _USUAL_PX)
     sigma = max(_COARSE_SIGMA_PX * wide, _FINE_SIGMA_PX) if coarse else _FINE_SIGMA_PX
-    target = fixed.blurred(sigma)[tuple(points.T)]
-    picture = moving.blurred(sigma)
+    tolerance_px = _COARSE_TOLERANCE_PX if coarse else _TOLERANCE_PX
+    target = _blurred(fixed.filled, sigma)[tuple(points.T)]
+    picture = _blurred(moving.filled, sigma)
     spline = ndimage.spline_filter(picture, order=3, mode="mirror")
     slopes = np.gradient(picture) if min(picture.shape) > 1 else [np.zeros_like(picture)] * 2
+    planes = np.stack((*slopes, moving.depth, moving.trust), axis=2).astype(np.float32)
     places = points + fixed.origin
     arms = places - fixed.centre
     radius = float(np.sqrt(np.square(arms).sum(axis=1).mean()))
 
     near = options.weights(places) * fixed.trust[tuple(points.T)]
     transform, last_step = start, math.inf
+    previous: tuple[Float, Float] | None = None
     steps, converged = 0, False
     while True:
         at = (transform(places) - moving.origin).T
-        seen = _seen(moving, at)
-        weight = near * seen * ndimage.map_coordinates(moving.trust, at, order=1, mode="nearest")
+        rows, columns, depth, trust = _read_linearly(planes, at)
+        seen = _seen(depth, at, picture.shape)
+        weight = near * seen * trust
         values = ndimage.map_coordinates(spline, at, order=3, mode="mirror", prefilter=False)
         coverage = float(seen.mean())
         if coverage * len(points) < 16 or weight.sum() <= 0:
@@ -429,9 +442,6 @@ def _refine(
         robust = weight * _huber(residual, weight)
         if converged or steps == _MAX_STEPS:
             break
-        rows, columns = (
-            ndimage.map_coordinates(slope, at, order=1, mode="nearest") for slope in slopes
-        )
         turned = arms @ transform.matrix.T / radius
         # Columns: shift down, shift right, turn and grow (both in px at the bone's mean radius),
         # and what gain and offset explain.
@@ -445,8 +455,9 @@ def _refine(
         ]
         jacobian = np.stack(columns_of, axis=1)
         # einsum, not BLAS: the same sum whatever the number of threads.
-        normal = np.einsum("pi,pj,p->ij", jacobian, jacobian, robust)
-        slope = np.einsum("pi,p->i", jacobian, robust * residual)
+        weighted = jacobian * robust[:, None]
+        normal = np.einsum("pi,pj->ij", weighted, jacobian)
+        slope = np.einsum("pi,p->i", weighted, residual)
         try:
             solved = -np.linalg.solve(normal, slope)
         except np.linalg.LinAlgError:  # a bone without texture
@@ -456,15 +467,37 @@ def _refine(
         length = float(np.abs(update).max())
         if not math.isfinite(length):
             break
-        update *= min(1.0, 2 * sigma / length)  # the linear model reaches about as far as the blur
-        transform = _updated(transform, fixed.centre, update, radius)
-        converged = length < _TOLERANCE_PX
+        converged = length < tolerance_px
         if length > 2 * last_step and steps > _MAX_STEPS // 2:
             break
         last_step = length
+        applied = _accelerated(update, previous)
+        size = float(np.abs(applied).max())
+        # The linear model reaches about as far as the blur.
+        applied *= min(1.0, 2 * sigma / size if size > 0 else 1.0)
+        previous = (update, applied)
+        transform = _updated(transform, fixed.centre, applied, radius)
     return _Fit(
         transform, _correlation(values, target, weight), coverage, converged, steps, gain, offset
     )
+
+
+def _accelerated(update: Float, previous: tuple[Float, Float] | None) -> Float:
+    """Anderson's acceleration (J. ACM 1965) with one step of memory.
+
+    Steps that shrink slowly in one direction, as they do where the visits differ much, are
+    lengthened, at most four times; steps that swing are shortened.
+    ``previous`` holds the last step as computed and as applied.
+    """
+    if previous is None:
+        return update.copy()
+    change = update - previous[0]
+    squared = float(change @ change)
+    if squared == 0:
+        return update.copy()
+    mixed = update - float(change @ update) / squared * (previous[1] + change)
+    size, most = float(np.abs(mixed).max()), 4 * float(np.abs(update).max())
+    return np.asarray(mixed * min(1.0, most / size) if size > 0 else update)
 
 
 def _updated(
@@ -477,13 +510,30 @@ def _updated(
     return RigidTransform.about(centre, moved, angle, scale)
 
 
-def _seen(moving: _Bone, at: Float) -> Float:
+def _read_linearly(planes: NDArray[np.float32], at: Float) -> Float:
+    """Planes [H,W,4] at places [2,P], by OpenCV to a 32nd of a pixel: float64 [4,P].
+
+    Good enough for what only weighs or steers; the values compared are read by splines.
+    """
+    count = at.shape[1]
+    width = min(count, 1024)  # OpenCV's pictures have fewer than 32,767 rows and columns
+    padded = np.pad(at, ((0, 0), (0, -count % width)), mode="edge").astype(np.float32)
+    rows, columns = padded.reshape(2, -1, width)
+    read = cv2.remap(planes, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return read.reshape(-1, 4)[:count].T.astype(np.float64)
+
+
+def _seen(depth: Float, at: Float, size: tuple[int, ...]) -> Float:
     """Weight of each place: 1 well inside the follow-up's bone, falling to 0 at its rim.
 
-    A soft edge, so that a pixel does not jump in and out between two steps.
+    Soft edges, at the mask's and at the picture's border, so that a pixel does not jump in and out
+    between two steps. ``depth`` is the distance to the mask's edge at the places ``at`` [2,P] of a
+    window of so many rows and columns.
     """
-    depth = ndimage.map_coordinates(moving.depth, at, order=1, mode="constant", cval=0.0)
-    return np.asarray(np.clip(depth - (_RIM_PX - 1), 0.0, 1.0))
+    last = np.array(size, dtype=np.float64)[:, None] - 1
+    beyond = np.maximum(-at, at - last).max(axis=0)
+    inside = np.clip(1.0 - beyond, 0.0, 1.0)
+    return np.asarray(np.clip(depth - (_RIM_PX - 1), 0.0, 1.0) * inside)
 
 
 def _line(values: Float, target: Float, weight: Float) -> tuple[float, float]:
@@ -513,7 +563,9 @@ def _problems(fit: _Fit, pixels: int, disagreement_px: float, allowed_px: float)
     if pixels < MIN_PIXELS:
         yield f"only {pixels} pixels of the bone are in both visits ({MIN_PIXELS} needed)"
     elif fit.coverage < MIN_COVERAGE:
-        yield f"a visit shows only {fit.coverage:.0%} of the other's bone ({MIN_COVERAGE:.0%} needed)"
+        yield (
+            f"a visit shows only {fit.coverage:.0%} of the other's bone ({MIN_COVERAGE:.0%} needed)"
+        )
     if not fit.converged:
         yield f"the registration did not converge in {fit.steps} steps"
     if fit.correlation < MIN_CORRELATION:
