@@ -156,8 +156,8 @@ class Measurement:
 def measure(baseline: Visit, followup: Visit, *, fit_scale: bool = False) -> Measurement:
     """Register each bone between the visits and measure how the joint changed.
 
-    Pixels near the joint count most (``FOCUS_SHARE``). Exchanging the visits turns the sign, apart
-    from rounding. With ``fit_scale`` each bone may also change
+    Pixels near the joint count most (``FOCUS_SHARE``). Exchanging the visits turns the sign, up to
+    a small share of ``disagreement_px``. With ``fit_scale`` each bone may also change
     its magnification. A measurement that failed says so in ``problems``, with the figure that
     tells.
 

@@ -164,7 +164,8 @@ def register_bone(
 ) -> Registration:
     """Register one bone's layer at baseline to its layer at follow-up.
 
-    Exchanging the visits, with a focus for each, gives the inverse transform.
+    Exchanging the visits, with a focus for each, gives the inverse transform, up to a small share
+    of ``disagreement_px``.
 
     Args:
         baseline, followup: float layers [H,W] in [0,1]; the visits may differ in size.
@@ -486,8 +487,8 @@ def _accelerated(update: Float, previous: tuple[Float, Float] | None) -> Float:
     """Anderson's acceleration (J. ACM 1965) with one step of memory.
 
     Steps that shrink slowly in one direction, as they do where the visits differ much, are
-    lengthened, at most four times; steps that swing are shortened.
-    ``previous`` holds the last step as computed and as applied.
+    lengthened, at most four times; steps that swing are shortened. ``previous`` holds
+    the last step as computed and as applied.
     """
     if previous is None:
         return update.copy()
@@ -497,7 +498,8 @@ def _accelerated(update: Float, previous: tuple[Float, Float] | None) -> Float:
         return update.copy()
     mixed = update - float(change @ update) / squared * (previous[1] + change)
     size, most = float(np.abs(mixed).max()), 4 * float(np.abs(update).max())
-    return np.asarray(mixed * min(1.0, most / size) if size > 0 else update)
+    usable = math.isfinite(size) and size > 0
+    return np.asarray(mixed * min(1.0, most / size)) if usable else update.copy()
 
 
 def _updated(
