@@ -15,10 +15,14 @@ from blsgan.errors import BlsganError, InputError, OutputError, UsageError
 from blsgan.io.listing import DEFAULT_MASK_PATTERN, check_mask_pattern
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from blsgan.jsn.study import Study
     from blsgan.jsn.visits import PairResult, ReadOptions, Separate
     from blsgan.separation import Separator
 
 RECORD_NAME, PICTURE_NAME, PAIRS_NAME = "jsn.json", "jsn.png", "jsn.csv"
+RESIDUAL_NAMES = ("jsn_residual_upper.png", "jsn_residual_lower.png")
 _DEFAULT = "measure"
 _SAVE_EVERY = 50  # pairs; a list of thousands must not be lost to an interruption
 _VISITS_KEPT = 16  # pairs of one joint follow each other and share their visits
@@ -131,7 +135,8 @@ def measure_command(
 ) -> int:
     """Measure the narrowing between BASELINE and FOLLOWUP, or of every pair of a list.
 
-    Writes jsn.json and jsn.png, or jsn.csv for a list. Positive narrowing: the bones came closer.
+    Writes jsn.json, jsn.png and each bone's residual map, or jsn.csv for a list. Positive
+    narrowing: the bones came closer.
     A measurement that failed is marked as a mismatch and says why.
     """
     from blsgan.io.atomic import check_writable_folder
@@ -166,7 +171,7 @@ def measure_command(
         raise InputError(f"{baseline}, {followup}: {error}") from error
     written = _write_one(result, output, [path for visit in files for path in vars(visit).values()])
     click.echo("\n".join(_summary(result.record)))
-    click.echo(f"wrote {written[0]} and {written[1]}")
+    click.echo(f"wrote {', '.join(path.name for path in written)} into {output}")
     return 0
 
 
@@ -215,10 +220,15 @@ def _separator(weights: str | None, backend: str, threads: int | None) -> Separa
 def _write_one(result: PairResult, output: Path, inputs: list[Path]) -> list[Path]:
     import os
 
-    from blsgan.io.atomic import atomic_paths
-    from blsgan.jsn.picture import draw_measurement
+    import numpy as np
+    from PIL import Image
 
-    targets = [output / PICTURE_NAME, output / RECORD_NAME]
+    from blsgan.io.atomic import atomic_paths
+    from blsgan.io.results import residual_to_uint16
+    from blsgan.jsn.picture import draw_measurement
+    from blsgan.jsn.quantification import residual_maps
+
+    targets = [output / name for name in (*RESIDUAL_NAMES, PICTURE_NAME, RECORD_NAME)]
     for target in targets:
         if os.path.realpath(target) in {os.path.realpath(path) for path in inputs}:
             raise UsageError(
@@ -231,7 +241,12 @@ def _write_one(result: PairResult, output: Path, inputs: list[Path]) -> list[Pat
         _summary(result.record),
     )
     text = json.dumps(result.record, indent=2, allow_nan=False) + "\n"
-    with atomic_paths(targets) as (picture_path, record_path):
+    residuals = residual_maps(result.visits[0], result.visits[1], result.measurement)
+    with atomic_paths(targets) as (*residual_paths, picture_path, record_path):
+        for path, residual in zip(residual_paths, residuals, strict=True):
+            encoded = residual_to_uint16(np.nan_to_num(residual))
+            encoded[np.isnan(residual)] = 0  # no residual has this value
+            Image.fromarray(encoded).save(path, format="PNG")
         picture.save(picture_path, format="PNG", compress_level=4)
         record_path.write_text(text, encoding="utf-8")
     return targets[::-1]
@@ -245,7 +260,10 @@ def _summary(record: dict[str, Any]) -> list[str]:
     if record["mismatch"]:
         first = f"mismatch ({'; '.join(record['problems'])}): {narrowing} is no measurement"
     else:
-        first = f"narrowing {narrowing}, quality {record['quality']:.3f}"
+        first = (
+            f"narrowing {narrowing}, quality {record['quality']:.3f}, there and back "
+            f"{record['disagreement_px']:.3f} px apart"
+        )
     lines = [first]
     spaces = record["joint_space_width"]
     for visit, name in (("baseline", "baseline"), ("followup", "follow-up")):
@@ -316,7 +334,14 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
     spaces = record["joint_space_width"]
     row: dict[str, Any] = {
         key: record[key]
-        for key in ("narrowing_px", "narrowing_mm", "sideways_px", "mismatch", "quality")
+        for key in (
+            "narrowing_px",
+            "narrowing_mm",
+            "sideways_px",
+            "mismatch",
+            "quality",
+            "disagreement_px",
+        )
     }
     for bone, found in record["bones"].items():
         row |= {
@@ -375,6 +400,18 @@ def _write_rows(rows: list[dict[str, Any]], output: Path) -> Path:
     type=click.Path(path_type=Path),
     help="Folder for JSON, markdown and CSV of every measurement.",
 )
+@click.option(
+    "--part",
+    "parts",
+    default="accuracy,consistency",
+    show_default=True,
+    help="What to measure, separated by commas.",
+)
+@click.option(
+    "--figures/--no-figures",
+    default=None,
+    help="Draw the Bland-Altman plot into the folder.  [default: where matplotlib is installed]",
+)
 @_fit_scale
 @_network_options
 def study_command(
@@ -383,6 +420,8 @@ def study_command(
     seed: int,
     limit: int | None,
     output: Path | None,
+    parts: str,
+    figures: bool | None,
     fit_scale: bool,
     weights: str | None,
     backend: str,
@@ -401,8 +440,15 @@ def study_command(
     from blsgan.data.splits import select
     from blsgan.evaluation.methods import from_separator
     from blsgan.io.atomic import check_writable_folder
-    from blsgan.jsn.study import run_study
+    from blsgan.jsn.study import PARTS, run_study
 
+    chosen = tuple(part.strip() for part in parts.split(","))
+    if unknown := set(chosen) - set(PARTS):
+        raise UsageError(
+            f"--part {parts}: '{min(unknown)}' is no part; choose from {', '.join(PARTS)}."
+        )
+    if figures and output is None:
+        raise UsageError("--figures needs a folder to write to; add -o FOLDER.")
     if output is not None:
         check_writable_folder(output)
     images = select(load_root(root), split)
@@ -417,12 +463,38 @@ def study_command(
         return track(items, label, total, console=status, disable=not status.is_terminal)
 
     study = run_study(
-        images, model, split=split, seed=seed, limit=limit, fit_scale=fit_scale, progress=progress
+        images,
+        model,
+        split=split,
+        seed=seed,
+        limit=limit,
+        fit_scale=fit_scale,
+        parts=chosen,
+        progress=progress,
     )
     if output is not None:
-        written = study.write(output)
+        written = study.write(output) + _draw_study(study, output, figures, status)
         click.echo("wrote " + ", ".join(str(path) for path in written), err=True)
     click.echo(study.heading())
     for table in study.tables():
         click.echo()
         click.echo(table.markdown(), nl=False)
+
+
+def _draw_study(study: Study, output: Path, wanted: bool | None, status: Console) -> list[Path]:
+    from importlib.util import find_spec
+
+    from blsgan.jsn.study import BLAND_ALTMAN_NAME
+
+    if wanted is False or not study.accuracy:
+        return []
+    if wanted is None and find_spec("matplotlib") is None:
+        status.print(
+            "no figure: matplotlib is not installed; pip install 'blsgan[figures]'", highlight=False
+        )
+        return []
+    from blsgan.jsn.figures import draw_bland_altman
+
+    path = output / BLAND_ALTMAN_NAME
+    draw_bland_altman(study, path)
+    return [path]

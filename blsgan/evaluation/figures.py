@@ -28,7 +28,8 @@ _METRICS = (
 _MARGIN_PX = 12
 
 
-def _new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches; BackendError where matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -38,7 +39,8 @@ def _new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG, completely or not at all; OutputError where that fails."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
 
@@ -50,7 +52,7 @@ def draw_by_size(part: Part, path: Path) -> None:
         BackendError: matplotlib is not installed.
         OutputError: ``path`` cannot be written.
     """
-    figure = _new_figure(12, 3.8)
+    figure = new_figure(12, 3.8)
     names = [bucket_name(bucket) for bucket in BUCKETS]
     axes = figure.subplots(1, len(_METRICS))
     methods = part.summary["methods"]
@@ -71,7 +73,7 @@ def draw_by_size(part: Part, path: Path) -> None:
     axes[0].set_yscale("log")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4,
                   fontsize=8, frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def typical_images(part: Part, method: str) -> list[str]:
@@ -103,7 +105,7 @@ def draw_error_panel(
         OutputError: ``path`` cannot be written.
     """
     listed = {image.name: image for image in images}
-    figure = _new_figure(13, 0.85 * len(names) + 0.9)
+    figure = new_figure(13, 0.85 * len(names) + 0.9)
     titles = ("input", "true upper", "upper", "true lower", "lower", "upper error²",
               "lower error²")
     grid = figure.subplots(len(names), len(titles), squeeze=False)
@@ -133,7 +135,7 @@ def draw_error_panel(
         axis.set_yticks([])
     figure.colorbar(shown, ax=grid[:, -1], shrink=0.8, extend="max")
     figure.suptitle(f"{method.name}: typical synthetic overlap of each size", fontsize=10)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _around(region: np.ndarray) -> tuple[slice, slice]:

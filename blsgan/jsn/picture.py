@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from blsgan.geometry import bone_width_px
 from blsgan.io.panel import LOWER_COLOUR, UPPER_COLOUR, spectrum
-from blsgan.jsn.quantification import Measurement, Visit
-from blsgan.jsn.registration import Float, Registration, read_registered
+from blsgan.jsn.quantification import Measurement, Visit, residual_maps
+from blsgan.jsn.registration import Float
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
@@ -62,8 +62,8 @@ def draw_measurement(
         _grey(images[0], window, (width, height)),
         _grey(images[1], _shifted(window, carried), (width, height)),
         *(
-            _residual(visits, bone, registration, window, (width, height))
-            for bone, registration in enumerate(bones)
+            _residual(residual, window, (width, height))
+            for residual in residual_maps(visits[0], visits[1], found)
         ),
     ]
     origin = np.array([top, left], dtype=np.float64)
@@ -143,28 +143,13 @@ def _grey(
 
 
 def _residual(
-    visits: Sequence[Visit],
-    bone: int,
-    registration: Registration,
-    window: tuple[int, int, int, int],
-    size: tuple[int, int],
+    residual: NDArray[np.float32], window: tuple[int, int, int, int], size: tuple[int, int]
 ) -> Image.Image:
     from PIL import Image
 
-    baseline, followup = visits
-    mask = baseline.masks[bone]
-    registered = read_registered(followup.layers[bone], registration, (*mask.shape,))
-    seen = read_registered(
-        followup.masks[bone].astype(np.float64),
-        # Where the mask lies, not how bright it is.
-        Registration(**{**vars(registration), "gain": 1.0, "offset": 0.0}),
-        (*mask.shape,),
-    )
-    with np.errstate(invalid="ignore"):
-        both = mask & (seen > 0.5)
-    residual = np.where(both, baseline.layers[bone] - registered, 0)
-    colours = spectrum(_cut(residual, window, 0.0) / (2 * RESIDUAL_REACH) + 0.5)
-    colours[_cut(both, window, 0.0) == 0] = _EMPTY
+    cut = _cut(residual, window, np.nan)
+    colours = spectrum(np.nan_to_num(cut) / (2 * RESIDUAL_REACH) + 0.5)
+    colours[np.isnan(cut)] = _EMPTY
     return Image.fromarray(colours).resize(size, Image.Resampling.NEAREST)
 
 

@@ -5,7 +5,8 @@ Gauss-Newton then fits translation, rotation and, where asked for, a small scale
 gain and offset between the visits, first on a blurred and then on the full picture. The follow-up
 is read by cubic splines, its layer continued beyond the mask so that the cut edge is no feature,
 and pixels count by Huber's weights, so a lesion that is new or a patch of a poor layer does not
-pull the bone along.
+pull the bone along. All this is done from baseline to follow-up and back, each on its own pixels;
+the result is the middle of both, and how far they disagree tells how sure it is.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -37,6 +39,12 @@ MIN_COVERAGE = 0.4
 MAX_SCALE = 1.15
 """Visits of one patient differ less than this in magnification, either way."""
 
+MAX_DISAGREEMENT_PX = 1.0
+"""Registered there and back, a bone of the public dataset's size must come home this closely; a
+larger picture may be off by more pixels, as it is by the same length."""
+
+_USUAL_PX = 20_000  # pixels of a bone of the public dataset, about
+_RETRY_PX = 0.3  # directions that disagree by more are each started from the other, too
 _RIM_PX = 2.0  # pixels nearer to the mask's edge than this are read but do not count
 _COARSE_SIGMA_PX = 3.0
 _FINE_SIGMA_PX = 0.8
@@ -47,6 +55,7 @@ _HUBER = 1.345  # 95 % efficient on Gaussian residuals (Huber 1964)
 _GAINS = (0.2, 5.0)  # a gain of 0 would hide every error
 _MAX_STEPS = 40
 _TOLERANCE_PX = 1e-3
+_COARSE_TOLERANCE_PX = 0.03  # only a start for the fine one
 
 
 @dataclass(frozen=True)
@@ -112,11 +121,14 @@ class Registration:
     Attributes:
         transform: baseline to follow-up coordinates. Where ``problems`` is not empty it is the
             best that was found and must not be used as a measurement.
-        correlation: of the registered visits on the pixels used, -1..1; 0 where none were.
+        correlation: of the registered visits on the pixels used, -1..1; 0 where none were. This
+            and the next four are the worse direction's.
         pixels: pixels of the bone that both visits show.
-        coverage: those pixels as a share of the baseline's bone, 0..1.
+        coverage: those pixels as a share of a visit's bone, 0..1.
         converged: whether the last step was below 0.001 px.
         steps: steps of the refinement at full resolution.
+        disagreement_px: how far from its place at the focus (else at the bone's centre) a point
+            ends that is registered to the follow-up and back.
         gain, offset: follow-up intensities times gain plus offset are the baseline's.
         problems: why this is no measurement, each with its figure; empty for a good one.
     """
@@ -127,6 +139,7 @@ class Registration:
     coverage: float
     converged: bool
     steps: int
+    disagreement_px: float
     gain: float
     offset: float
     problems: tuple[str, ...]
@@ -146,9 +159,13 @@ def register_bone(
     baseline_weight: NDArray[Any] | None = None,
     followup_weight: NDArray[Any] | None = None,
     focus: Focus | None = None,
+    followup_focus: Focus | None = None,
     fit_scale: bool = False,
 ) -> Registration:
     """Register one bone's layer at baseline to its layer at follow-up.
+
+    Exchanging the visits, with a focus for each, gives the inverse transform, up to a small share
+    of ``disagreement_px``.
 
     Args:
         baseline, followup: float layers [H,W] in [0,1]; the visits may differ in size.
@@ -156,6 +173,7 @@ def register_bone(
         baseline_weight, followup_weight: how far each pixel can be trusted, in [0,1], of the shape
             of the layer; by default all are 1.
         focus: where the bone's position matters; by default all of it counts alike.
+        followup_focus: the same place at the follow-up; by default where ``focus`` is found there.
         fit_scale: also fit a change of magnification. Left out by default: visits of one scanner
             share it, and a bone seen from a slightly different side looks like a change.
 
@@ -167,25 +185,36 @@ def register_bone(
     """
     fixed = _Bone.prepare(baseline, baseline_mask, baseline_weight, "baseline")
     moving = _Bone.prepare(followup, followup_mask, followup_weight, "follow-up")
-    options = _Options(focus, fit_scale)
-    best: _Fit | None = None
-    for shift in _starts(fixed, moving):
-        start = RigidTransform.about(fixed.centre, shift)
-        fit = _refine(fixed, moving, start, options, coarse=True)
-        if best is None or fit.score > best.score:
-            best = fit
-    assert best is not None, "there is always a start"
-    fit = _refine(fixed, moving, best.transform, options, coarse=False)
+    forward = _Way(fixed, moving, _Options(focus, fit_scale))
+    there = forward.register()
+    if focus is not None and followup_focus is None:
+        followup_focus = Focus(there.transform(focus.centre), focus.reach_px)
+    backward = _Way(moving, fixed, _Options(followup_focus, fit_scale))
+    back = backward.register()
+    at = fixed.centre if focus is None else focus.centre
+    if _disagreement_px(there, back, at) > _RETRY_PX:
+        there, back = (
+            way.retry(fit, other.transform.inverse())
+            for way, fit, other in ((forward, there, back), (backward, back, there))
+        )
+    found = _combined(there, back, at)
+    pixels = min(
+        round(fit.coverage * bone.inner_px)
+        for fit, bone in zip((there, back), (fixed, moving), strict=True)
+    )
+    disagreement_px = _disagreement_px(there, back, at)
+    allowed_px = MAX_DISAGREEMENT_PX * _relative_size(fixed.inner_px)
     return Registration(
-        fit.transform,
-        fit.correlation,
-        round(fit.coverage * fixed.inner_px),
-        fit.coverage,
-        fit.converged,
-        fit.steps,
-        fit.gain,
-        fit.offset,
-        tuple(_problems(fit, fixed)),
+        found.transform,
+        found.correlation,
+        pixels,
+        found.coverage,
+        found.converged,
+        found.steps,
+        disagreement_px,
+        found.gain,
+        found.offset,
+        tuple(_problems(found, pixels, disagreement_px, allowed_px)),
     )
 
 
@@ -269,8 +298,15 @@ class _Bone:
         points = np.argwhere(self.depth[::step, ::step] > _RIM_PX)
         return points * step
 
-    def blurred(self, sigma_px: float) -> Float:
-        return np.asarray(ndimage.gaussian_filter(self.filled, sigma_px, mode="nearest"))
+
+
+def _relative_size(pixels: int) -> float:
+    """How many times longer than in the public dataset a bone of so many pixels is; at least 1."""
+    return max(1.0, math.sqrt(pixels / _USUAL_PX))
+
+
+def _blurred(picture: Float, sigma_px: float) -> Float:
+    return np.asarray(ndimage.gaussian_filter(picture, sigma_px, mode="nearest"))
 
 
 def _starts(fixed: _Bone, moving: _Bone) -> Iterator[Float]:
@@ -279,7 +315,7 @@ def _starts(fixed: _Bone, moving: _Bone) -> Iterator[Float]:
 
     side = max(*fixed.filled.shape, *moving.filled.shape)
     step = max(1, math.ceil(side / _CORRELATION_SIDE_PX))
-    pictures = [bone.blurred(step / 2)[::step, ::step] for bone in (fixed, moving)]
+    pictures = [_blurred(bone.filled, step / 2)[::step, ::step] for bone in (fixed, moving)]
     masks = [bone.depth[::step, ::step] > 0 for bone in (fixed, moving)]
     if min(np.count_nonzero(mask) for mask in masks) > 16:
         shift, _, _ = phase_cross_correlation(
@@ -317,6 +353,58 @@ class _Options:
         return np.asarray(np.exp(-0.5 * squared / self.focus.reach_px**2))
 
 
+@dataclass(frozen=True)
+class _Way:
+    """One direction of a registration: ``fixed``'s pixels, read in ``moving``."""
+
+    fixed: _Bone
+    moving: _Bone
+    options: _Options
+
+    def register(self) -> _Fit:
+        """The best start, refined on the blurred and then on the full picture."""
+        best: _Fit | None = None
+        for shift in _starts(self.fixed, self.moving):
+            start = RigidTransform.about(self.fixed.centre, shift)
+            fit = _refine(self.fixed, self.moving, start, self.options, coarse=True)
+            if best is None or fit.score > best.score:
+                best = fit
+        assert best is not None, "there is always a start"
+        return _refine(self.fixed, self.moving, best.transform, self.options, coarse=False)
+
+    def retry(self, fit: _Fit, start: RigidTransform) -> _Fit:
+        """``fit``, or what is found from ``start`` where that is better."""
+        again = _refine(self.fixed, self.moving, start, self.options, coarse=False)
+        better = (again.converged, again.score) > (fit.converged, fit.score)
+        return again if better else fit
+
+
+def _disagreement_px(there: _Fit, back: _Fit, at: Float) -> float:
+    """How far from ``at`` it ends when it is taken there and back."""
+    return float(np.hypot(*(back.transform(there.transform(at)) - at)))
+
+
+def _combined(there: _Fit, back: _Fit, at: Float) -> _Fit:
+    """The middle of both directions at ``at``, with the worse one's figures."""
+    inverse = back.transform.inverse()
+    turned_deg = (inverse.angle_deg - there.transform.angle_deg + 180) % 360 - 180
+    transform = RigidTransform.about(
+        at,
+        (there.transform(at) + inverse(at)) / 2 - at,
+        math.radians(there.transform.angle_deg + turned_deg / 2),
+        math.sqrt(there.transform.scale * inverse.scale),
+    )
+    return _Fit(
+        transform,
+        min(there.correlation, back.correlation),
+        min(there.coverage, back.coverage),
+        there.converged and back.converged,
+        max(there.steps, back.steps),
+        there.gain,
+        there.offset,
+    )
+
+
 def _refine(
     fixed: _Bone, moving: _Bone, start: RigidTransform, options: _Options, *, coarse: bool
 ) -> _Fit:
@@ -325,23 +413,27 @@ def _refine(
     if len(points) < 16:
         return _Fit(start, 0.0, 0.0, False, 0, 1.0, 0.0)
     # A picture of thousands of pixels moves by more of them: the blur grows with the bone.
-    wide = math.sqrt(fixed.inner_px / 20_000)
+    wide = math.sqrt(fixed.inner_px / _USUAL_PX)
     sigma = max(_COARSE_SIGMA_PX * wide, _FINE_SIGMA_PX) if coarse else _FINE_SIGMA_PX
-    target = fixed.blurred(sigma)[tuple(points.T)]
-    picture = moving.blurred(sigma)
+    tolerance_px = _COARSE_TOLERANCE_PX if coarse else _TOLERANCE_PX
+    target = _blurred(fixed.filled, sigma)[tuple(points.T)]
+    picture = _blurred(moving.filled, sigma)
     spline = ndimage.spline_filter(picture, order=3, mode="mirror")
     slopes = np.gradient(picture) if min(picture.shape) > 1 else [np.zeros_like(picture)] * 2
+    planes = np.stack((*slopes, moving.depth, moving.trust), axis=2).astype(np.float32)
     places = points + fixed.origin
     arms = places - fixed.centre
     radius = float(np.sqrt(np.square(arms).sum(axis=1).mean()))
 
     near = options.weights(places) * fixed.trust[tuple(points.T)]
     transform, last_step = start, math.inf
+    previous: tuple[Float, Float] | None = None
     steps, converged = 0, False
     while True:
         at = (transform(places) - moving.origin).T
-        seen = _seen(moving, at)
-        weight = near * seen * ndimage.map_coordinates(moving.trust, at, order=1, mode="nearest")
+        rows, columns, depth, trust = _read_linearly(planes, at)
+        seen = _seen(depth, at, picture.shape)
+        weight = near * seen * trust
         values = ndimage.map_coordinates(spline, at, order=3, mode="mirror", prefilter=False)
         coverage = float(seen.mean())
         if coverage * len(points) < 16 or weight.sum() <= 0:
@@ -351,9 +443,6 @@ def _refine(
         robust = weight * _huber(residual, weight)
         if converged or steps == _MAX_STEPS:
             break
-        rows, columns = (
-            ndimage.map_coordinates(slope, at, order=1, mode="nearest") for slope in slopes
-        )
         turned = arms @ transform.matrix.T / radius
         # Columns: shift down, shift right, turn and grow (both in px at the bone's mean radius),
         # and what gain and offset explain.
@@ -367,8 +456,9 @@ def _refine(
         ]
         jacobian = np.stack(columns_of, axis=1)
         # einsum, not BLAS: the same sum whatever the number of threads.
-        normal = np.einsum("pi,pj,p->ij", jacobian, jacobian, robust)
-        slope = np.einsum("pi,p->i", jacobian, robust * residual)
+        weighted = jacobian * robust[:, None]
+        normal = np.einsum("pi,pj->ij", weighted, jacobian)
+        slope = np.einsum("pi,p->i", weighted, residual)
         try:
             solved = -np.linalg.solve(normal, slope)
         except np.linalg.LinAlgError:  # a bone without texture
@@ -378,15 +468,38 @@ def _refine(
         length = float(np.abs(update).max())
         if not math.isfinite(length):
             break
-        update *= min(1.0, 2 * sigma / length)  # the linear model reaches about as far as the blur
-        transform = _updated(transform, fixed.centre, update, radius)
-        converged = length < _TOLERANCE_PX
+        converged = length < tolerance_px
         if length > 2 * last_step and steps > _MAX_STEPS // 2:
             break
         last_step = length
+        applied = _accelerated(update, previous)
+        size = float(np.abs(applied).max())
+        # The linear model reaches about as far as the blur.
+        applied *= min(1.0, 2 * sigma / size if size > 0 else 1.0)
+        previous = (update, applied)
+        transform = _updated(transform, fixed.centre, applied, radius)
     return _Fit(
         transform, _correlation(values, target, weight), coverage, converged, steps, gain, offset
     )
+
+
+def _accelerated(update: Float, previous: tuple[Float, Float] | None) -> Float:
+    """Anderson's acceleration (J. ACM 1965) with one step of memory.
+
+    Steps that shrink slowly in one direction, as they do where the visits differ much, are
+    lengthened, at most four times; steps that swing are shortened. ``previous`` holds
+    the last step as computed and as applied.
+    """
+    if previous is None:
+        return update.copy()
+    change = update - previous[0]
+    squared = float(change @ change)
+    if squared == 0:
+        return update.copy()
+    mixed = update - float(change @ update) / squared * (previous[1] + change)
+    size, most = float(np.abs(mixed).max()), 4 * float(np.abs(update).max())
+    usable = math.isfinite(size) and size > 0
+    return np.asarray(mixed * min(1.0, most / size)) if usable else update.copy()
 
 
 def _updated(
@@ -399,13 +512,30 @@ def _updated(
     return RigidTransform.about(centre, moved, angle, scale)
 
 
-def _seen(moving: _Bone, at: Float) -> Float:
+def _read_linearly(planes: NDArray[np.float32], at: Float) -> Float:
+    """Planes [H,W,4] at places [2,P], by OpenCV to a 32nd of a pixel: float64 [4,P].
+
+    Good enough for what only weighs or steers; the values compared are read by splines.
+    """
+    count = at.shape[1]
+    width = min(count, 1024)  # OpenCV's pictures have fewer than 32,767 rows and columns
+    padded = np.pad(at, ((0, 0), (0, -count % width)), mode="edge").astype(np.float32)
+    rows, columns = padded.reshape(2, -1, width)
+    read = cv2.remap(planes, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return read.reshape(-1, 4)[:count].T.astype(np.float64)
+
+
+def _seen(depth: Float, at: Float, size: tuple[int, ...]) -> Float:
     """Weight of each place: 1 well inside the follow-up's bone, falling to 0 at its rim.
 
-    A soft edge, so that a pixel does not jump in and out between two steps.
+    Soft edges, at the mask's and at the picture's border, so that a pixel does not jump in and out
+    between two steps. ``depth`` is the distance to the mask's edge at the places ``at`` [2,P] of a
+    window of so many rows and columns.
     """
-    depth = ndimage.map_coordinates(moving.depth, at, order=1, mode="constant", cval=0.0)
-    return np.asarray(np.clip(depth - (_RIM_PX - 1), 0.0, 1.0))
+    last = np.array(size, dtype=np.float64)[:, None] - 1
+    beyond = np.maximum(-at, at - last).max(axis=0)
+    inside = np.clip(1.0 - beyond, 0.0, 1.0)
+    return np.asarray(np.clip(depth - (_RIM_PX - 1), 0.0, 1.0) * inside)
 
 
 def _line(values: Float, target: Float, weight: Float) -> tuple[float, float]:
@@ -431,13 +561,12 @@ def _correlation(a: Float, b: Float, weight: Float) -> float:
     return float((weight * a * b).sum() / norm) if norm > 0 else 0.0
 
 
-def _problems(fit: _Fit, fixed: _Bone) -> Iterator[str]:
-    pixels = round(fit.coverage * fixed.inner_px)
+def _problems(fit: _Fit, pixels: int, disagreement_px: float, allowed_px: float) -> Iterator[str]:
     if pixels < MIN_PIXELS:
         yield f"only {pixels} pixels of the bone are in both visits ({MIN_PIXELS} needed)"
     elif fit.coverage < MIN_COVERAGE:
         yield (
-            f"the follow-up shows only {fit.coverage:.0%} of the bone ({MIN_COVERAGE:.0%} needed)"
+            f"a visit shows only {fit.coverage:.0%} of the other's bone ({MIN_COVERAGE:.0%} needed)"
         )
     if not fit.converged:
         yield f"the registration did not converge in {fit.steps} steps"
@@ -445,3 +574,8 @@ def _problems(fit: _Fit, fixed: _Bone) -> Iterator[str]:
         yield f"the registered visits correlate by {fit.correlation:.2f} ({MIN_CORRELATION} needed)"
     if not 1 / MAX_SCALE <= fit.transform.scale <= MAX_SCALE:
         yield f"the bone would have changed its size by a factor of {fit.transform.scale:.2f}"
+    if not disagreement_px <= allowed_px:
+        yield (
+            f"registered to the follow-up and back the bone ends {disagreement_px:.2f} px from its "
+            f"place (at most {allowed_px:.2f})"
+        )

@@ -40,6 +40,7 @@ from blsgan.jsn.quantification import (
     measure,
     reference_point,
     relative_movement,
+    shared_frame,
 )
 from blsgan.jsn.registration import RigidTransform
 from blsgan.ops import K_MAX
@@ -57,6 +58,8 @@ T = TypeVar("T")
 
 SCHEMA = 1
 STUDY_FILES = ("accuracy.csv", "consistency.csv", "study.md", "study.json")
+BLAND_ALTMAN_NAME = "bland_altman.png"
+PARTS = ACCURACY, CONSISTENCY = ("accuracy", "consistency")
 OVERLAP, NO_OVERLAP = "overlap", "no overlap"
 NOTHING_TO_SEPARATE = "nothing to separate"
 WITHOUT = "without separation"
@@ -123,8 +126,12 @@ def known_pair(
         return None
     # From the baseline's picture to the follow-up's, as a registration would find it.
     upper, lower = (after.after(before.inverse()) for before, after in zip(*placed, strict=True))
-    axis = joint_axis(baseline.masks)
-    reference = reference_point(baseline.masks, axis, joint_space(baseline.masks, axis))
+    axes = [joint_axis(visit.masks) for visit in (baseline, followup)]
+    references = [
+        reference_point(visit.masks, axis, joint_space(visit.masks, axis))
+        for visit, axis in zip((baseline, followup), axes, strict=True)
+    ]
+    axis, reference = shared_frame(axes, references, upper, lower)
     true = -float((relative_movement(upper, lower, reference) * axis).sum())
     return KnownPair(baseline, followup, true, sizes[0])
 
@@ -199,7 +206,8 @@ class Study:
     """What a study found: one record for each measurement, and what was left out and why.
 
     Attributes:
-        split, seed, images, joints: what it was run on; ``images`` and ``joints`` gave a pair.
+        split, seed, images, joints: what it was run on; ``images`` and ``joints`` gave a pair of
+            known displacement (or, without that part, three visits).
         model: what identifies the weights (methods.from_separator).
         fit_scale: whether the magnification was varied and fitted.
         accuracy: records of known displacements.
@@ -235,8 +243,12 @@ class Study:
                 [r["true_px"] for r in records],
                 [r["flagged"] for r in records],
             )
-            for key, records in _grouped(self.accuracy).items()
+            for key, records in self.accuracy_by_method().items()
         }
+
+    def accuracy_by_method(self) -> dict[tuple[str, str], list[dict[str, Any]]]:
+        """(condition, method) -> its records of known displacements."""
+        return _grouped(self.accuracy)
 
     def consistencies(self) -> dict[tuple[str, str], dict[str, Any]]:
         """(condition, method) -> number of joints, flagged ones, and how far the sums are off."""
@@ -247,6 +259,7 @@ class Study:
                 "joints": len(records),
                 "flagged": len(records) - len(off),
                 "median_px": float(np.median(off)) if off else None,
+                "p90_px": float(np.percentile(off, 90)) if off else None,
                 "p95_px": float(np.percentile(off, 95)) if off else None,
             }
         return found
@@ -321,6 +334,7 @@ def run_study(
     seed: int = 0,
     limit: int | None = None,
     fit_scale: bool = False,
+    parts: Sequence[str] = PARTS,
     progress: Progress = _silent,
 ) -> Study:
     """Measure known displacements on the joints without overlap, and real visits in threes.
@@ -333,12 +347,31 @@ def run_study(
         limit: of the images that could give a pair, and of the joints with three visits, at most
             this many are used, spread evenly.
         fit_scale: let registration fit the magnification, and vary it between the known visits.
+        parts: ``accuracy`` (known displacements), ``consistency`` (real visits), or both.
         progress: wraps the loops.
 
     Raises:
-        InputError: a listed file is missing or damaged, or no image gives a pair.
+        InputError: a listed file is missing or damaged, or no image gives what a part measures.
     """
     study = Study(split, seed, 0, 0, model.description, fit_scale)
+    if CONSISTENCY in parts:
+        threes = _spread([v[:3] for v in by_joint(images).values() if len(v) >= 3], limit)
+        for visits in progress(threes, "real visits in threes", len(threes)):
+            study.consistency += _measure_threes(visits, model, fit_scale)
+        study.images, study.joints = 3 * len(threes), len(threes)
+    if ACCURACY in parts:
+        _measure_accuracy(study, images, model, limit, progress)
+    if not study.accuracy and not study.consistency:
+        raise InputError(
+            f"none of the {len(images)} images belongs to a joint with three visits; give a split "
+            "with such joints, or measure the part accuracy."
+        )
+    return study
+
+
+def _measure_accuracy(
+    study: Study, images: Sequence[JointImage], model: Method, limit: int | None, progress: Progress
+) -> None:
     study.left_out = dict.fromkeys(("real overlap", "no background", "no such pair"), 0)
     usable: list[JointImage] = []
     for image in images:
@@ -351,7 +384,7 @@ def run_study(
             usable.append(image)
     chosen = _spread(usable, limit)
     for image in progress(chosen, "known displacements", len(chosen)):
-        records = _measure_known(image, model, seed, fit_scale)
+        records = _measure_known(image, model, study.seed, study.fit_scale)
         study.left_out["no such pair"] += not records
         study.accuracy += records
     if not study.accuracy:
@@ -361,10 +394,6 @@ def run_study(
         )
     study.images = len({r["image"] for r in study.accuracy})
     study.joints = len({r["joint"] for r in study.accuracy})
-    threes = _spread([v[:3] for v in by_joint(images).values() if len(v) >= 3], limit)
-    for visits in progress(threes, "real visits in threes", len(threes)):
-        study.consistency += _measure_threes(visits, model, fit_scale)
-    return study
 
 
 def _spread(items: Sequence[T], limit: int | None) -> list[T]:
@@ -397,6 +426,7 @@ def _measure_known(
                     "error_px": found.narrowing_px - pair.narrowing_px,
                     "flagged": found.mismatch,
                     "quality": found.quality,
+                    "disagreement_px": found.disagreement_px,
                     "upper_correlation": found.upper.correlation,
                     "lower_correlation": found.lower.correlation,
                     "problems": "; ".join(found.problems),
@@ -405,8 +435,13 @@ def _measure_known(
     return records
 
 
-def _visits(samples: Sequence[Sample], model: Method) -> dict[str, list[Visit]]:
-    """Method -> the visits it makes; the image alone where no bones overlap."""
+def _visits(
+    samples: Sequence[Sample], model: Method, *, trusts: bool = True
+) -> dict[str, list[Visit]]:
+    """Method -> the visits it makes; the image alone where no bones overlap.
+
+    With ``trusts`` also the layers with their overlap in full, and the image without its overlap.
+    """
     copies = [COPY(sample).layers for sample in samples]
     masks = [sample.masks for sample in samples]
 
@@ -416,12 +451,11 @@ def _visits(samples: Sequence[Sample], model: Method) -> dict[str, list[Visit]]:
     if max(overlap_px(sample.masks) for sample in samples) < MIN_OVERLAP_PX:
         return {NOTHING_TO_SEPARATE: visits(copies, 1.0)}
     layers = [model(sample).layers for sample in samples]
-    return {
-        model.name: visits(layers, SEPARATED_TRUST),
-        f"{model.name}, overlap in full": visits(layers, 1.0),
-        WITHOUT: visits(copies, 1.0),
-        LEFT_OUT: visits(copies, 0.0),
-    }
+    found = {model.name: visits(layers, SEPARATED_TRUST), WITHOUT: visits(copies, 1.0)}
+    if trusts:
+        found[f"{model.name}, overlap in full"] = visits(layers, 1.0)
+        found[LEFT_OUT] = visits(copies, 0.0)
+    return found
 
 
 def _measure_threes(
@@ -431,7 +465,7 @@ def _measure_threes(
     samples = [Sample(as_unit(a.image), a.masks) for a in arrays]
     overlapped = sum(overlap_px(a.masks) >= MIN_OVERLAP_PX for a in arrays)
     records = []
-    for method, (a, b, c) in _visits(samples, model).items():
+    for method, (a, b, c) in _visits(samples, model, trusts=False).items():
         steps = [measure(*pair, fit_scale=fit_scale) for pair in ((a, b), (b, c), (a, c))]
         ab, bc, ac = (step.narrowing_px for step in steps)
         records.append(
@@ -440,12 +474,14 @@ def _measure_threes(
                 "condition": OVERLAP if overlapped else NO_OVERLAP,
                 "method": method,
                 "overlapped_visits": overlapped,
+                "tilt_deg": max(abs(step.tilt_deg) for step in steps),
                 "ab_px": ab,
                 "bc_px": bc,
                 "ac_px": ac,
                 "difference_px": ab + bc - ac,
                 "flagged": any(step.mismatch for step in steps),
                 "quality": min(step.quality for step in steps),
+                "disagreement_px": max(step.disagreement_px for step in steps),
                 "problems": "; ".join(problem for step in steps for problem in step.problems),
             }
         )
@@ -499,13 +535,14 @@ def _accuracy_table(study: Study) -> Table:
 
 
 def _consistency_table(study: Study) -> Table:
-    header = ["condition, method", "joints", "flagged", "median px", "95th percentile px"]
+    header = ["condition, method", "joints", "flagged", "median px", "90th", "95th percentile"]
     rows = [
         [
             f"{condition}, {method}",
             str(c["joints"]),
             str(c["flagged"]),
             _figure(c["median_px"]),
+            _figure(c["p90_px"]),
             _figure(c["p95_px"]),
         ]
         for (condition, method), c in study.consistencies().items()

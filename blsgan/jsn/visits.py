@@ -19,6 +19,7 @@ from blsgan.errors import InputError, UsageError
 from blsgan.io.files import read_file
 from blsgan.io.masks import BONES, decode_masks
 from blsgan.io.radiograph import decode_radiograph, is_path_private
+from blsgan.io.results import RESIDUAL_ENCODING
 from blsgan.io.spacing import PixelSpacing
 from blsgan.jsn.quantification import JointSpace, Measurement, Visit, measure
 from blsgan.jsn.registration import Registration
@@ -297,6 +298,9 @@ def _record(
         "sideways_px": found.sideways_px,
         "mismatch": found.mismatch,
         "quality": found.quality,
+        "disagreement_px": found.disagreement_px,
+        "tilt_deg": found.tilt_deg,
+        "residual_encoding": f"{RESIDUAL_ENCODING}; 0 where not both visits show the bone",
         "problems": list(found.problems),
         "axis": {"row": found.axis[0], "column": found.axis[1]},
         "reference_px": {"row": found.reference[0], "column": found.reference[1]},
@@ -336,6 +340,7 @@ def _bone_record(bone: Registration, displacement: NDArray[np.float64]) -> dict[
         "coverage": bone.coverage,
         "converged": bone.converged,
         "steps": bone.steps,
+        "disagreement_px": bone.disagreement_px,
         "quality": bone.quality,
     }
 

@@ -44,6 +44,16 @@ def test_two_radiographs(visits, tmp_path, network, capsys):
         assert picture.width > 1000
         assert np.asarray(picture).std() > 10
     assert "narrowing +" in capsys.readouterr().out
+    assert record["disagreement_px"] < 0.1
+    with Image.open(visits[0].image) as image:
+        size = image.size
+    for bone in ("upper", "lower"):
+        with Image.open(out / f"jsn_residual_{bone}.png") as residual:
+            values = np.asarray(residual)
+            assert residual.size == size
+        inside = values[values > 0] / 32767.0 - 32768 / 32767
+        assert 500 < inside.size < values.size
+        assert np.abs(inside).mean() < 0.05
 
 
 def test_without_spacing_pixels_only_and_said(visits, tmp_path, capsys):
@@ -100,6 +110,16 @@ def test_differing_spacing_is_resampled_and_said(tmp_path):
     record = record_of(tmp_path / "out")
     assert record["narrowing_mm"] == pytest.approx(0.1, abs=0.01)
     assert any("resampled from 0.08 x 0.08 to 0.1 mm" in note for note in record["notes"])
+
+
+def test_a_spacing_that_one_visit_lacks_is_said(tmp_path, visits):
+    before = write_dicom(tmp_path / "a.dcm", joint_phantom(5, 256, gap_px=5.0), 0.1)
+    args = ["jsn", str(before), str(visits[1].image), "--no-separation"]
+    assert main([*args, "-o", str(tmp_path / "out")]) == 0
+    record = record_of(tmp_path / "out")
+    assert record["narrowing_mm"] is None
+    assert record["joint_space_width"]["baseline"]["mean_mm"] is None
+    assert any("no pixel spacing of the follow-up" in note for note in record["notes"])
 
 
 def test_spacing_of_another_order_is_refused(tmp_path, capsys):
@@ -174,6 +194,24 @@ def test_a_list_of_pairs_goes_on_after_a_bad_one(dataset, images, tmp_path, caps
     assert "missing" in printed.err
 
 
+def test_a_pair_of_two_joints_in_a_list_is_a_line_with_its_reason(dataset, images, tmp_path):
+    one, other = entry(images[0].joint, "b", "b"), entry(images[-1].joint, "b", "b")
+    assert images[0].joint != images[-1].joint
+    pair = {**one, **{key: value for key, value in other.items() if key.startswith("moving")}}
+    for key, value in pair.items():
+        if key != "joint_name":
+            pair[key] = str(dataset / "Dataset_cases_anonymization" / value)
+    listed = tmp_path / "DR_list"
+    listed.write_text(json.dumps([pair]))
+    out = tmp_path / "out"
+    assert main(["jsn", "--pairs", str(listed), "--no-separation", "-o", str(out)]) == 1
+    with (out / "jsn.csv").open() as stream:
+        (row,) = csv.DictReader(stream)
+    assert row["mismatch"] == "True"
+    assert "different joints" in row["problems"]
+    assert "narrowing_px" not in row
+
+
 def test_paths_of_a_list_are_found_below_the_dataset(dataset, images, tmp_path):
     folder = "Dataset_cases_anonymization"
     (tmp_path / folder).symlink_to(dataset / folder)
@@ -225,3 +263,38 @@ def test_study_command(dataset, network, tmp_path, capsys):
     assert "split val: 1 images" in printed
     assert "| overlap, without separation |" in printed
     assert (tmp_path / "out" / "study.json").is_file()
+    with Image.open(tmp_path / "out" / "bland_altman.png") as plot:
+        assert plot.width > 1000
+        assert np.asarray(plot.convert("L")).std() > 5
+
+
+def test_study_of_consistency_alone(images, network, tmp_path, capsys):
+    """A joint of three visits, one of them twice."""
+    root = tmp_path / "Data"
+    listed = [image for image in images if image.joint == images[0].joint]
+    entries = []
+    for index, image in enumerate([listed[1], *listed]):
+        folder = root / "Dataset_cases_anonymization" / image.joint
+        folder.mkdir(parents=True, exist_ok=True)
+        names = {}
+        for key in ("image", "upper", "lower"):
+            source = getattr(image, key)
+            target = folder / f"{index}_{source.name}"
+            target.write_bytes(source.read_bytes())
+            names[key] = str(target.relative_to(root))
+        entries.append(names)
+    (root / "LS_K1_all_train").write_text(json.dumps(entries))
+    args = ["jsn", "study", "--data", str(root), "--weights", str(network), "-o"]
+    assert main([*args, str(tmp_path / "out"), "--part", "consistency"]) == 0
+    printed = capsys.readouterr().out
+    assert "split val: 3 images of 1 joints" in printed
+    assert "Known displacements" not in printed
+    with (tmp_path / "out" / "consistency.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert {row["overlapped_visits"] for row in rows} == {"1"}
+    for row in rows:
+        total = float(row["ab_px"]) + float(row["bc_px"]) - float(row["ac_px"])
+        assert float(row["difference_px"]) == pytest.approx(total)
+    assert not (tmp_path / "out" / "bland_altman.png").exists()
+    assert main([*args, str(tmp_path / "out"), "--part", "consistence"]) == 2
+    assert main([*args[:-1], "--figures"]) == 2

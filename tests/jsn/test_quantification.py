@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 
 from blsgan.errors import InputError
-from blsgan.jsn.quantification import SEPARATED_TRUST, Visit, joint_space, measure
+from blsgan.jsn import registration
+from blsgan.jsn.quantification import (
+    SEPARATED_TRUST,
+    Visit,
+    joint_space,
+    measure,
+    relative_movement,
+    residual_maps,
+    shared_frame,
+)
+from blsgan.jsn.registration import RigidTransform
 from blsgan.synthesis.phantoms import joint_phantom
 
 
@@ -41,8 +51,65 @@ def test_the_overlap_counts_by_its_trust():
 
 
 def test_swapping_the_visits_turns_the_sign():
+    """Both directions are registered either way, and axis and reference are shared."""
     there, back = measure(visit(1, 4.0), visit(1, 3.0)), measure(visit(1, 3.0), visit(1, 4.0))
-    assert there.narrowing_px == pytest.approx(-back.narrowing_px, abs=0.03)
+    assert there.narrowing_px == pytest.approx(-back.narrowing_px, abs=1e-6)
+    assert there.disagreement_px < 0.05
+
+
+def test_a_joint_that_bends_does_not_narrow():
+    """The lower bone turns about a point in its head, 30 px below the border that is measured."""
+    still = RigidTransform(np.eye(2), np.zeros(2))
+    turn = RigidTransform.about(np.array([130.0, 100.0]), np.zeros(2), np.radians(10))
+    border = np.array([100.0, 100.0])
+    axes = [np.array([1.0, 0.0]), turn.matrix @ np.array([1.0, 0.0])]
+    axis, reference = shared_frame(axes, [border, turn(border)], still, turn)
+    assert reference == pytest.approx(border)
+    assert relative_movement(still, turn, reference) @ axis == pytest.approx(0, abs=1e-9)
+    # Along the baseline's own axis the same turn looks like 30 (1 - cos 10 degrees) px.
+    assert relative_movement(still, turn, border) @ axes[0] == pytest.approx(0.456, abs=0.001)
+
+
+def test_axis_and_reference_are_half_way_between_the_visits():
+    whole_hand = RigidTransform.about(np.zeros(2), np.array([4.0, -2.0]), 0.3)
+    axes = [np.array([1.0, 0.0]), whole_hand.matrix @ [np.cos(0.2), np.sin(0.2)]]
+    references = [np.array([50.0, 60.0]), whole_hand(np.array([50.0, 64.0]))]
+    axis, reference = shared_frame(axes, references, whole_hand, whole_hand)
+    assert axis == pytest.approx([np.cos(0.1), np.sin(0.1)])
+    assert reference == pytest.approx([50.0, 62.0])
+
+
+def test_residual_maps_show_what_is_new_and_nothing_else():
+    one, other = joint_phantom(3, gap_px=5.0), joint_phantom(3, gap_px=4.0)
+    lesion = other.layers.copy()
+    lesion[0, 60:66, 120:126] *= 0.6
+    visits = [Visit(one.layers, one.masks), Visit(lesion, other.masks)]
+    maps = residual_maps(*visits, measure(*visits))
+    assert maps.shape == one.masks.shape
+    assert maps.dtype == np.float32
+    assert np.isnan(maps[~one.masks]).all()
+    assert np.isfinite(maps).sum() > 0.9 * one.masks.sum()
+    hidden = maps.copy()
+    hidden[0, 55:72, 115:132] = np.nan
+    assert np.nanmax(maps[0]) > 4 * np.nanpercentile(np.abs(hidden), 99)
+
+
+def test_a_bone_that_leaves_the_picture_is_a_mismatch_with_its_figure():
+    one, other = visit(2, 6.0), visit(2, 5.0)
+    gone = Visit(np.roll(other.layers, 80, axis=1), np.roll(other.masks, 80, axis=1))
+    gone.layers[:, :80], gone.masks[:, :80] = 0, False
+    found = measure(one, gone)
+    assert found.mismatch
+    assert found.quality == 0
+    assert any("lower bone: " in problem and "%" in problem for problem in found.problems)
+
+
+def test_a_registration_that_does_not_converge_is_a_mismatch(monkeypatch):
+    monkeypatch.setattr(registration, "_MAX_STEPS", 1)
+    found = measure(visit(2, 6.0), visit(2, 5.0))
+    assert found.mismatch
+    assert found.quality == 0
+    assert any("did not converge in 1 steps" in problem for problem in found.problems)
 
 
 def test_separated_layers_measure_an_overlap_better():
@@ -91,10 +158,55 @@ def test_width_is_minimal_where_the_borders_come_closest():
     assert space.minimum_px == pytest.approx(10 - 0.1 * 0.3 * 120, abs=1.0)
 
 
+def ball_and_cup(gap, tilt_rad, centre, radius, parts):
+    """A cup over a ball, ``gap`` px apart on an axis tilted by ``tilt_rad``; and that axis.
+
+    Coverage float [2,200,200], from ``parts`` samples a pixel each way.
+    """
+    axis = np.array([np.cos(tilt_rad), np.sin(tilt_rad)])
+    place = (np.arange(200 * parts) + 0.5) / parts - 0.5
+    rows, columns = np.meshgrid(place - centre[0], place - centre[1], indexing="ij")
+    along, across = rows * axis[0] + columns * axis[1], columns * axis[0] - rows * axis[1]
+    top, cup = gap / 2 + radius, -gap / 2 + 1.3 * radius
+    ball = (np.hypot(along - top, across) <= radius) | ((along > top) & (abs(across) <= radius))
+    shell = (abs(across) <= 0.9 * radius) & (along < cup)
+    shell &= np.hypot(along - cup, across) >= 1.3 * radius
+    fine = np.stack((shell, ball)).reshape(2, 200, parts, 200, parts)
+    return fine.mean(axis=(2, 4)), axis
+
+
+def true_widths(gap, radius, across):
+    ball = radius - np.sqrt(radius**2 - across**2)
+    return gap + ball - (1.3 * radius - np.sqrt((1.3 * radius) ** 2 - across**2))
+
+
+@pytest.mark.parametrize(
+    ("gap", "tilt_rad", "centre", "radius"),
+    [
+        (6.37, 0.0, (100.3, 99.6), 55.0),
+        (0.3, 0.17, (99.5, 100.0), 50.0),
+        (2.81, -0.1, (100.0, 101.2), 60.0),
+        (-4.71, 0.05, (100.8, 100.1), 52.0),
+    ],
+)
+def test_a_known_gap_to_a_tenth_of_a_pixel(gap, tilt_rad, centre, radius):
+    coverage, axis = ball_and_cup(gap, tilt_rad, centre, radius, 5)
+    across = np.array([-axis[1], axis[0]])
+    for masks, of_mean, of_minimum in ((coverage, 0.05, 0.1), (coverage >= 0.5, 0.1, 0.5)):
+        space = joint_space(masks, axis)
+        true = true_widths(gap, radius, (space.lower_border - centre) @ across)
+        assert space.mean_px == pytest.approx(true.mean(), abs=of_mean)
+        assert space.minimum_px == pytest.approx(gap, abs=of_minimum)
+
+
 def test_width_follows_the_gap():
-    """To half a pixel: a mask is cut at whole ones, wherever the bone lies."""
-    widths = [joint_space(joint_phantom(4, gap_px=gap).masks).mean_px for gap in (8.0, 5.0)]
-    assert widths[0] - widths[1] == pytest.approx(3.0, abs=0.5)
+    """In pixels as small as the bones' borders need it; a bool mask is cut at whole ones."""
+    widths = []
+    for gap in (8.0, 4.7):
+        fine = joint_phantom(4, 1024, gap_px=gap).masks.reshape(2, 256, 4, 256, 4)
+        widths.append(joint_space(fine.mean(axis=(2, 4)), np.array([1.0, 0.0])))
+    assert widths[0].mean_px - widths[1].mean_px == pytest.approx(3.3, abs=0.1)
+    assert widths[0].minimum_px - widths[1].minimum_px == pytest.approx(3.3, abs=0.1)
 
 
 def test_an_overlap_has_a_negative_width():

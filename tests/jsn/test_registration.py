@@ -5,6 +5,7 @@ import pytest
 from scipy import ndimage
 
 from blsgan.errors import InputError
+from blsgan.jsn import registration
 from blsgan.jsn.registration import Focus, RigidTransform, register_bone
 from blsgan.synthesis.phantoms import joint_phantom
 
@@ -80,6 +81,45 @@ def test_the_focus_decides_where_a_bone_that_is_not_rigid_fits(bone):
     focused = register_bone(layer, moving, mask, mask, focus=Focus(near, 25.0))
     assert error_px(focused, still, near) < 0.02
     assert error_px(everywhere, still, near) > 2 * error_px(focused, still, near)
+
+
+def test_there_and_back_disagree_where_the_bone_is_not_rigid(bone):
+    layer, mask = bone
+    true = RigidTransform.about(CENTRE, np.array([0.4, 0.3]))
+    rigid = register_bone(layer, moved(bone, true)[0], mask, moved(bone, true)[1])
+    bent = layer.copy()
+    bent[:50] = np.roll(layer, 2, axis=1)[:50]
+    bent[50:] = np.roll(layer, -1, axis=0)[50:]
+    assert rigid.disagreement_px < 0.02
+    assert register_bone(layer, bent, mask, mask).disagreement_px > 2 * rigid.disagreement_px
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("_MAX_STEPS", 1, "did not converge in 1 steps"),
+        ("MAX_DISAGREEMENT_PX", 0.0, "and back the bone ends 0.0"),
+        ("MIN_CORRELATION", 1.01, "correlate by 1.00 (1.01 needed)"),
+        ("MIN_COVERAGE", 1.01, "% of the other's bone"),
+    ],
+)
+def test_each_limit_is_said_with_its_figure(bone, monkeypatch, name, value, said):
+    monkeypatch.setattr(registration, name, value)
+    layer, mask = moved(bone, RigidTransform.about(CENTRE, np.array([1.4, 0.3]), 0.02))
+    noise = np.random.default_rng(0).normal(0, 0.01, layer.shape)
+    found = register_bone(bone[0], (layer + noise) * mask, bone[1], mask)
+    assert any(said in problem for problem in found.problems), found.problems
+
+
+def test_slow_steps_are_lengthened_and_swinging_ones_shortened():
+    for rate in (0.95, -0.9):  # of the way that is left after each plain step
+        x, previous = np.array([1.0, -0.5, 0.25, 0.0]), None
+        for _ in range(12):
+            update = (rate - 1) * x
+            step = registration._accelerated(update, previous)
+            previous = (update, step)
+            x = x + step
+        assert np.abs(x).max() < abs(rate) ** 12 / 3
 
 
 def test_same_input_same_result(bone):

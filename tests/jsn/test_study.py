@@ -103,6 +103,8 @@ def test_real_visits_add_up(images, dataset):
     )
     assert all(abs(r["difference_px"]) < 0.5 for r in study.consistency)
     assert study.consistency
+    figures = study.consistencies().values()
+    assert all(f["flagged"] or f["median_px"] <= f["p90_px"] <= f["p95_px"] for f in figures)
     assert a.name != b.name
 
 
