@@ -206,6 +206,23 @@ BLSGAN_HD T total_attenuation(T transmission, T coverage, T soft_attenuation) {
   return (coverage - T(1)) * soft_attenuation - log_positive(transmission);
 }
 
+// The shares of two covering bones: the softmax of their logits, with one exponential instead of
+// two. As in a softmax, +infinity gives NaN.
+template <typename T>
+struct PairShares {
+  T first, second;
+
+  BLSGAN_HD PairShares(T logit0, T logit1) {
+    const T difference = logit0 - logit1;
+    const bool lower = difference < T(0);
+    const T largest = lower ? logit1 : logit0;
+    const T e = exp_nonpositive(lower ? difference : -difference) + (largest - largest);
+    const T inverse = T(1) / (T(1) + e);
+    first = lower ? e * inverse : inverse;
+    second = lower ? inverse : e * inverse;
+  }
+};
+
 // 1 - layer_i
 template <typename T>
 BLSGAN_HD T split_transmission(T share, T total) {

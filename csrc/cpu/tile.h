@@ -49,6 +49,10 @@ int load_mask(const View& view, int64_t batch, int64_t channel, int64_t p, int c
               float* buffer);
 int load_mask(const View& view, int64_t batch, int64_t channel, int64_t p, int count,
               double* buffer);
+// The same as bytes that are not zero where the mask is set: the tensor's own memory where it holds
+// bytes, else `buffer`.
+const uint8_t* mask_tile(const View& view, int64_t batch, int64_t channel, int64_t p, int count,
+                         uint8_t* buffer);
 void store_tile(const MutableView& view, int64_t batch, int64_t channel, int64_t p, int count,
                 const float* values);
 void store_tile(const MutableView& view, int64_t batch, int64_t channel, int64_t p, int count,
