@@ -246,18 +246,24 @@ BLSGAN_HD double root_mean_square_slope(double rmse, double count) {
 // Sigmoid with its cross entropy, finite for every finite logit
 
 template <typename T>
-struct Sigmoid {
-  T value;     // p
-  T slope;     // p (1 - p)
+struct SigmoidSlope {
+  T e;      // exp(-|z|)
+  T value;  // p
+  T slope;  // p (1 - p)
+
+  BLSGAN_HD explicit SigmoidSlope(T z) {
+    e = exp_nonpositive(z < T(0) ? z : -z);
+    const T inverse = T(1) / (T(1) + e);
+    const T other = e * inverse;
+    value = z < T(0) ? other : inverse;
+    slope = other * inverse;
+  }
+};
+template <typename T>
+struct Sigmoid : SigmoidSlope<T> {
   T softplus;  // log(1 + exp(-|z|)): -log p = softplus + max(-z, 0)
 
-  BLSGAN_HD explicit Sigmoid(T z) {
-    const T e = exp_nonpositive(z < T(0) ? z : -z);
-    const T inverse = T(1) / (T(1) + e);
-    value = z < T(0) ? e * inverse : inverse;
-    slope = e * inverse * inverse;
-    softplus = log1p_unit(e);
-  }
+  BLSGAN_HD explicit Sigmoid(T z) : SigmoidSlope<T>(z) { softplus = log1p_unit(this->e); }
 };
 
 // Binary cross entropy of a sigmoid's logit against a target of 0 or 1.
@@ -310,10 +316,13 @@ struct SupervisorSlopes {
         dice_target(static_cast<T>(grad * statistics[3])),
         dice_overlap(static_cast<T>(grad * statistics[4])) {}
 
-  // d loss / d logit
-  BLSGAN_HD T at(const Sigmoid<T>& p, T target, T overlap) const {
-    return entropy * (p.value - target) + overlap * overlap_entropy * (p.value - T(1)) +
-           p.slope * (dice + dice_target * target + dice_overlap * overlap);
+  // d loss / d logit, outside the overlap and anywhere
+  BLSGAN_HD T at(const SigmoidSlope<T>& p, T target) const {
+    return entropy * (p.value - target) + p.slope * (dice + dice_target * target);
+  }
+  BLSGAN_HD T at(const SigmoidSlope<T>& p, T target, T overlap) const {
+    return at(p, target) +
+           overlap * (overlap_entropy * (p.value - T(1)) + p.slope * dice_overlap);
   }
 };
 

@@ -59,6 +59,20 @@ void store_tile(const MutableView& view, int64_t batch, int64_t channel, int64_t
                 const double* values);
 void store_zeros(const MutableView& view, int64_t batch, int64_t channel, int64_t p, int count);
 
+// Whether a tile of mask bytes is set anywhere, and how often.
+BLSGAN_HD bool any_set(const uint8_t* __restrict mask, int count) {
+  uint8_t some = 0;
+#pragma omp simd reduction(| : some)
+  for (int t = 0; t < count; ++t) some |= mask[t];
+  return some != 0;
+}
+BLSGAN_HD int count_set(const uint8_t* __restrict mask, int count) {
+  int set = 0;
+#pragma omp simd reduction(+ : set)
+  for (int t = 0; t < count; ++t) set += mask[t] != 0 ? 1 : 0;
+  return set;
+}
+
 // Where to write results that store_tile would only copy: the tensor itself, or `buffer`.
 inline float* output_tile(const MutableView& view, int64_t batch, int64_t channel, int64_t p,
                           float* buffer) {
