@@ -71,6 +71,7 @@ struct Softmax<T, 0> {
       largest[t] = -static_cast<T>(INFINITY);
       inverse_sum[t] = T(0);
     }
+#pragma unroll 1
     for (int i = 0; i < inputs.layers(); ++i) {
       T logits[kLanes];
       inputs.logits_of(i, logits);
@@ -80,6 +81,7 @@ struct Softmax<T, 0> {
         if (is_set(mask, t) && logits[t] > largest[t]) largest[t] = logits[t];
       }
     }
+#pragma unroll 1
     for (int i = 0; i < inputs.layers(); ++i) {
       T logits[kLanes];
       inputs.logits_of(i, logits);
