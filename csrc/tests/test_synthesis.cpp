@@ -110,8 +110,9 @@ void check_gradients(int64_t height, int64_t width, float upper, float lower) {
   on_soft.values[0] = 0.7;
   for (int64_t p = 0; p < pixels; ++p) {
     const int64_t y = p / width;
+    const bool inside = width == 1 || p % width > 0;
     masks.at(0, 0, p) = y >= height / 8 && y < 3 * height / 8;
-    masks.at(0, 1, p) = y >= 5 * height / 8 && y < 7 * height / 8 && p % width > 0;
+    masks.at(0, 1, p) = y >= 5 * height / 8 && y < 7 * height / 8 && inside;
   }
   std::vector<float> up{upper}, low{lower};
   const auto items = static_cast<size_t>(std::max(synthesis_items(shape), item_count(shape)));
