@@ -1,16 +1,17 @@
 """Everything that only a machine with a GPU can show, in one script without network needs.
 
     python benchmarks/gpu_check.py                 all stages, one after another
-    python benchmarks/gpu_check.py STAGE [...]     some of them
+    python benchmarks/gpu_check.py STAGE [...]     some of them; `bench` stands for every bench-...
 
 Needs torch >= 2.11 with CUDA, nvcc, a C++ compiler, and in the environment numpy, click, rich,
 pybind11, setuptools and pytest. Each stage ends well within ten minutes (it is stopped at nine) and
 leaves its output in benchmarks/results/gpu/: logs, CSV files and summary.md, the short table.
 
 Stages: build (the kernels for this GPU), test (tests/gpu: values against the float64 reference,
-gradients, streams, a second device, graph capture), sanitize (compute-sanitizer's memcheck and
-racecheck on a short run), launches (kernel launches of the generator's objective against eager),
-bench-training and bench-large (all ops, three dtypes), summary.
+gradients, streams, a second device, graph capture), sanitize-memcheck and sanitize-racecheck
+(compute-sanitizer on a short run), launches (kernel launches of the generator's objective against
+eager), bench-SIZE-DTYPE (all ops against eager, torch.compile and the device's copy bandwidth; two
+sizes, three dtypes), summary (the table of them).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,8 +39,8 @@ for case in CASES:
             args = case.inputs(Joint(shape, dtype=dtype, device="cuda"))
             args = [a.requires_grad_(i in case.gradients) for i, a in enumerate(args)]
             result = case.call(*args)
-            if case.gradients:
-                result.float().sum().backward()
+            parts = result if isinstance(result, tuple) else (result,)
+            sum(part.float().sum() for part in parts if part.is_floating_point()).backward()
 torch.cuda.synchronize()
 print("short run done")
 """
@@ -101,17 +103,14 @@ def test() -> bool:
     return run("test", command, BLSGAN_REQUIRE_GPU="1")
 
 
-def sanitize() -> bool:
+def sanitize(kind: str) -> bool:
     """compute-sanitizer over a short run of every op; without the tool the stage says so."""
     tool = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
     if not Path(tool).exists():
-        print("== sanitize: NOT RUN, compute-sanitizer is not installed")
+        print(f"== sanitize-{kind}: NOT RUN, compute-sanitizer is not installed")
         return True
-    passed = True
-    for kind in ("memcheck", "racecheck"):
-        command = [tool, "--tool", kind, "--error-exitcode", "9", sys.executable, "-c", SHORT_RUN]
-        passed &= run(f"sanitize-{kind}", command, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
-    return passed
+    command = [tool, "--tool", kind, "--error-exitcode", "9", sys.executable, "-c", SHORT_RUN]
+    return run(f"sanitize-{kind}", command, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
 
 
 def launches() -> bool:
@@ -119,15 +118,11 @@ def launches() -> bool:
     return run("launches", [sys.executable, "-c", LAUNCHES])
 
 
-def bench(size: str) -> bool:
-    """All ops at one size; one process for each dtype, so that each stays within the limit."""
-    passed = True
-    for dtype in ("float32", "bfloat16", "float16"):
-        command = [sys.executable, "-m", "blsgan", "bench", "ops", "--device", "cuda", "--size",
-                   size, "--dtype", dtype, "--seconds", "1",
-                   "-o", str(RESULTS / f"{size}-{dtype}.csv")]
-        passed &= run(f"bench-{size}-{dtype}", command)
-    return passed
+def bench(size: str, dtype: str) -> bool:
+    """All ops at one size in one dtype."""
+    command = [sys.executable, "-m", "blsgan", "bench", "ops", "--device", "cuda", "--size", size,
+               "--dtype", dtype, "--seconds", "1", "-o", str(RESULTS / f"{size}-{dtype}.csv")]
+    return run(f"bench-{size}-{dtype}", command)
 
 
 def summary() -> bool:
@@ -161,10 +156,14 @@ def summary() -> bool:
 STAGES = {
     "build": build,
     "test": test,
-    "sanitize": sanitize,
+    "sanitize-memcheck": partial(sanitize, "memcheck"),
+    "sanitize-racecheck": partial(sanitize, "racecheck"),
     "launches": launches,
-    "bench-training": lambda: bench("training"),
-    "bench-large": lambda: bench("large"),
+    **{
+        f"bench-{size}-{dtype}": partial(bench, size, dtype)
+        for size in ("training", "large")
+        for dtype in ("float32", "bfloat16", "float16")
+    },
     "summary": summary,
 }
 
@@ -172,10 +171,12 @@ STAGES = {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("stages", nargs="*", metavar="STAGE", help=", ".join(STAGES))
-    asked = parser.parse_args().stages or list(STAGES)
-    unknown = [stage for stage in asked if stage not in STAGES]
-    if unknown:
-        parser.error(f"there is no stage {unknown[0]}; choose from {', '.join(STAGES)}")
+    asked = []
+    for word in parser.parse_args().stages or STAGES:
+        chosen = [name for name in STAGES if name == word or name.startswith(f"{word}-")]
+        if not chosen:
+            parser.error(f"there is no stage {word}; choose from {', '.join(STAGES)}")
+        asked += chosen
     try:
         import torch
     except ImportError:
@@ -188,7 +189,7 @@ def main() -> int:
           f"compute capability {torch.cuda.get_device_capability()}")
     results = {stage: STAGES[stage]() for stage in asked}
     for stage, passed in results.items():
-        print(f"{stage:16s} {'passed' if passed else 'FAILED'}")
+        print(f"{stage:24s} {'passed' if passed else 'FAILED'}")
     return 0 if all(results.values()) else 1
 
 

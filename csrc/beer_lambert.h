@@ -206,6 +206,23 @@ BLSGAN_HD T total_attenuation(T transmission, T coverage, T soft_attenuation) {
   return (coverage - T(1)) * soft_attenuation - log_positive(transmission);
 }
 
+// The shares of two covering bones: the softmax of their logits, with one exponential instead of
+// two. As in a softmax, +infinity gives NaN.
+template <typename T>
+struct PairShares {
+  T first, second;
+
+  BLSGAN_HD PairShares(T logit0, T logit1) {
+    const T difference = logit0 - logit1;
+    const bool lower = difference < T(0);
+    const T largest = lower ? logit1 : logit0;
+    const T e = exp_nonpositive(lower ? difference : -difference) + (largest - largest);
+    const T inverse = T(1) / (T(1) + e);
+    first = lower ? e * inverse : inverse;
+    second = lower ? inverse : e * inverse;
+  }
+};
+
 // 1 - layer_i
 template <typename T>
 BLSGAN_HD T split_transmission(T share, T total) {
@@ -229,18 +246,24 @@ BLSGAN_HD double root_mean_square_slope(double rmse, double count) {
 // Sigmoid with its cross entropy, finite for every finite logit
 
 template <typename T>
-struct Sigmoid {
-  T value;     // p
-  T slope;     // p (1 - p)
+struct SigmoidSlope {
+  T e;      // exp(-|z|)
+  T value;  // p
+  T slope;  // p (1 - p)
+
+  BLSGAN_HD explicit SigmoidSlope(T z) {
+    e = exp_nonpositive(z < T(0) ? z : -z);
+    const T inverse = T(1) / (T(1) + e);
+    const T other = e * inverse;
+    value = z < T(0) ? other : inverse;
+    slope = other * inverse;
+  }
+};
+template <typename T>
+struct Sigmoid : SigmoidSlope<T> {
   T softplus;  // log(1 + exp(-|z|)): -log p = softplus + max(-z, 0)
 
-  BLSGAN_HD explicit Sigmoid(T z) {
-    const T e = exp_nonpositive(z < T(0) ? z : -z);
-    const T inverse = T(1) / (T(1) + e);
-    value = z < T(0) ? e * inverse : inverse;
-    slope = e * inverse * inverse;
-    softplus = log1p_unit(e);
-  }
+  BLSGAN_HD explicit Sigmoid(T z) : SigmoidSlope<T>(z) { softplus = log1p_unit(this->e); }
 };
 
 // Binary cross entropy of a sigmoid's logit against a target of 0 or 1.
@@ -293,10 +316,13 @@ struct SupervisorSlopes {
         dice_target(static_cast<T>(grad * statistics[3])),
         dice_overlap(static_cast<T>(grad * statistics[4])) {}
 
-  // d loss / d logit
-  BLSGAN_HD T at(const Sigmoid<T>& p, T target, T overlap) const {
-    return entropy * (p.value - target) + overlap * overlap_entropy * (p.value - T(1)) +
-           p.slope * (dice + dice_target * target + dice_overlap * overlap);
+  // d loss / d logit, outside the overlap and anywhere
+  BLSGAN_HD T at(const SigmoidSlope<T>& p, T target) const {
+    return entropy * (p.value - target) + p.slope * (dice + dice_target * target);
+  }
+  BLSGAN_HD T at(const SigmoidSlope<T>& p, T target, T overlap) const {
+    return at(p, target) +
+           overlap * (overlap_entropy * (p.value - T(1)) + p.slope * dice_overlap);
   }
 };
 
@@ -341,14 +367,24 @@ BLSGAN_HD bool is_canny_edge(int dx, int dy, int m, const CannyNeighbours& n) {
   const bool along = (m > n.above) & (m >= n.below);
   const bool falling = (m > n.above_left) & (m > n.below_right);
   const bool rising = (m > n.above_right) & (m > n.below_left);
-  const bool diagonal = (dx < 0) == (dy < 0) ? falling : rising;
-  return (m > 0) & (5 * y < 2 * x ? across : (2 * y > 5 * x ? along : diagonal));
+  // Without a branch, so that a compiler takes many pixels at once.
+  const bool same = (dx < 0) == (dy < 0), flat = 5 * y < 2 * x, steep = 2 * y > 5 * x;
+  const bool diagonal = (same & falling) | (!same & rising);
+  return (m > 0) & ((flat & across) | (!flat & ((steep & along) | (!steep & diagonal))));
 }
 // A pixel is on the rim where an edge lies in its rows and columns -2..1: the dilating square
 // reaches one pixel before an edge and two behind it, which is two to either side of the border.
 constexpr int kRimBefore = 2, kRimBehind = 1;
 // Reach of everything that decides about a pixel's rim: Sobel, the comparison, the square.
 constexpr int kRimHaloBefore = kRimBefore + 2, kRimHaloBehind = kRimBehind + 2;
+
+// The soft tissue is the clamped mean of the background over the overlap: what each of its pixels
+// gets of the soft tissue's gradient.
+BLSGAN_HD double mean_gradient_share(double grad_soft_tissue, double background_sum,
+                                     double overlap_sum) {
+  if (overlap_sum == 0.0 || !soft_tissue_has_gradient(background_sum / overlap_sum)) return 0.0;
+  return grad_soft_tissue / overlap_sum;
+}
 
 template <typename T>
 BLSGAN_HD T clamp_unit(T value) {
@@ -362,6 +398,16 @@ BLSGAN_HD int64_t mirrored(int64_t position, int64_t offset, int64_t size) {
   if (to >= 0 && to < size) return to;
   const int64_t back = position - offset;
   return back >= 0 && back < size ? back : position;
+}
+
+// How much pixel `to` of an axis counts in the smoothed pixel `from` beside it (or itself): the
+// kernel (1, 2, 1) / 4, mirrored.
+BLSGAN_HD double smoothing_weight(int64_t from, int64_t to, int64_t size) {
+  double weight = from == to ? 0.5 : 0.0;
+  for (int64_t offset = -1; offset <= 1; offset += 2) {
+    if (mirrored(from, offset, size) == to) weight += 0.25;
+  }
+  return weight;
 }
 
 }  // namespace blsgan

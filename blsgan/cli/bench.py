@@ -30,16 +30,18 @@ def command() -> None:
 @click.option("--size", "sizes", multiple=True, type=click.Choice(["training", "large"]),
               help="12x2x256x256 or 64x2x512x512 (repeatable); default: both.")
 @click.option("--dtype", "dtypes", multiple=True, type=click.Choice(_DTYPES),
-              help="Repeatable; default: float32 and bfloat16.")
+              help="Repeatable; default: float32, bfloat16 and float16.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; default: as torch has them.")
-@click.option("--seconds", type=click.FloatRange(0.01), default=4.0, show_default=True,
+@click.option("--seconds", type=click.FloatRange(0.01), default=2.0, show_default=True,
               help="Measuring time for each op, size, dtype and phase.")
 @click.option("--without", "excluded", multiple=True, type=click.Choice(["eager", "compile"]),
               help="Leave out a baseline (repeatable).")
+@click.option("--all-baselines", is_flag=True,
+              help="Run the baselines in every dtype, not in the first alone.")
 @click.option("--quick", is_flag=True, help="Small tensors and few runs: that it works, no more.")
 @click.option("-o", "--output", type=click.Path(path_type=Path),
-              help="Also write a CSV file; beside it the roofline plot as PNG.")
+              help="Also write a CSV file; beside it a table as .md and the roofline plot as PNG.")
 def ops(
     names: Sequence[str],
     sizes: Sequence[str],
@@ -48,13 +50,15 @@ def ops(
     threads: int | None,
     seconds: float,
     excluded: Sequence[str],
+    all_baselines: bool,
     quick: bool,
     output: Path | None,
 ) -> None:
     """Time every fused op beside eager PyTorch and torch.compile of the same formula.
 
     Forward, backward and both, as a user calls them, all variants in turns; the roof is this
-    machine's own copy bandwidth. Ratios from a busy machine are noise: the load is printed.
+    machine's own copy bandwidth. Ratios from a busy machine are noise: the load is printed. All
+    ops at both sizes take about ten minutes on two cores.
     """
     try:
         import torch
@@ -73,26 +77,32 @@ def ops(
             raise UsageError(f"there is no op {name}; choose from {', '.join(BY_NAME)}")
     _check_device(device, torch)
     if output is not None and output.suffix != ".csv":
-        raise UsageError(f"{output} must end in .csv; the plot goes to the same name with .png")
+        raise UsageError(f"{output} must end in .csv; the table and the plot go to the same name "
+                         "with .md and .png")
     before = torch.get_num_threads()
     if threads is not None:
         torch.set_num_threads(threads)
+    dtypes = tuple(dtypes) or ("float32", "bfloat16", "float16")
+    variants = tuple(v for v in benchmark.VARIANTS if v not in excluded)
     plan = [
-        (name, size, dtype)
+        (name, size, dtype, variants if all_baselines or dtype == dtypes[0] else ("blsgan",))
         for size in (sizes or ("training", "large"))
         for name in wanted
-        for dtype in (dtypes or ("float32", "bfloat16"))
+        for dtype in dtypes
     ]
-    variants = tuple(v for v in benchmark.VARIANTS if v not in excluded)
     facts = benchmark.machine(device)
     try:
-        rows = _run(plan, variants, device, 0.05 if quick else seconds, quick)
+        rows = _run(plan, device, 0.05 if quick else seconds, quick)
     finally:
         torch.set_num_threads(before)
     _print_table(rows, facts)
     if output is not None:
         _write_csv(rows, facts, output)
         click.echo(f"wrote {output}")
+        table = output.with_suffix(".md")
+        with atomic_path(table) as temporary:
+            temporary.write_text(_markdown(rows, facts), encoding="utf-8")
+        click.echo(f"wrote {table}")
         plot = output.with_suffix(".png")
         _draw_roofline(rows, facts, plot)
         click.echo(f"wrote {plot}")
@@ -117,8 +127,7 @@ def _check_device(device: str, torch: Any) -> None:
 
 
 def _run(
-    plan: Sequence[tuple[str, str, str]],
-    variants: tuple[str, ...],
+    plan: Sequence[tuple[str, str, str, tuple[str, ...]]],
     device: str,
     seconds: float,
     quick: bool,
@@ -142,7 +151,7 @@ def _run(
                TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=len(plan))
-        for name, size, dtype in plan:
+        for name, size, dtype, variants in plan:
             progress.update(task, description=f"{name} {size} {dtype}")
             rows += benchmark.measure(
                 BY_NAME[name], size, getattr(torch, dtype), device,
@@ -161,15 +170,15 @@ def _print_table(rows: Sequence[Row], facts: dict[str, str]) -> None:
         table.add_column(heading)
     for heading in ("blsgan ms", "eager", "compile", "GB/s", "of copy"):
         table.add_column(heading, justify="right")
-    others = {(r.op, r.size, r.dtype, r.phase, r.variant): r for r in rows}
+    slower = _slower(rows)
     for row in rows:
         if row.variant != "blsgan":
             continue
         key = (row.op, row.size, row.dtype, row.phase)
 
         def ratio(variant: str, key: tuple[str, str, str, str] = key) -> str:
-            other = others.get((*key, variant))
-            return f"{other.slower_than_blsgan:.1f}x" if other else "-"
+            ratio = slower.get((*key, variant))
+            return f"{ratio:.1f}x" if ratio else "-"
 
         table.add_row(*key, f"{row.p50_ms:.3f}", ratio("eager"), ratio("compile"),
                       f"{row.gb_per_s:.1f}", f"{100 * row.roofline:.0f} %")
@@ -178,6 +187,73 @@ def _print_table(rows: Sequence[Row], facts: dict[str, str]) -> None:
         console = Console(width=110)
     console.print(table)
     console.print("; ".join(f"{name} {value}" for name, value in facts.items()))
+
+
+def _slower(rows: Sequence[Row]) -> dict[tuple[str, str, str, str, str], float]:
+    """Times slower than blsgan, by op, size, dtype, phase and variant.
+
+    A dtype whose baselines were not run is compared with those of the first dtype.
+    """
+    times = {(r.op, r.size, r.dtype, r.phase, r.variant): r.p50_ms for r in rows}
+    first = {(r.op, r.size, r.phase, r.variant): r.p50_ms for r in reversed(rows)}
+    slower = {}
+    for op, size, dtype, phase, _ in times:
+        own = times.get((op, size, dtype, phase, "blsgan"))
+        for variant in ("eager", "compile"):
+            other = times.get((op, size, dtype, phase, variant),
+                              first.get((op, size, phase, variant)))
+            if own and other:
+                slower[op, size, dtype, phase, variant] = other / own
+    return slower
+
+
+def _markdown(rows: Sequence[Row], facts: dict[str, str]) -> str:
+    """Forward and backward together, a row for each op and dtype: the table of the README."""
+    full = {(r.op, r.dtype, r.size): r for r in rows if r.phase == "full" and r.variant == "blsgan"}
+    sizes = list(dict.fromkeys(row.size for row in rows))
+    slower = _slower(rows)
+    heads, rule = ["op", "dtype"], ["---", "---"]
+    for size in sizes:
+        shape = next(row.shape for row in rows if row.size == size)
+        heads += [f"{shape}: ms", "eager", "torch.compile", "of copy", "arithmetic alone",
+                  "kernel ms"]
+        rule += ["---:"] * 6
+
+    def cells(op: str, dtype: str, size: str) -> list[str]:
+        row = full.get((op, dtype, size))
+        if row is None:
+            return ["-"] * 6
+        ratios = [slower.get((op, size, dtype, "full", name)) for name in ("eager", "compile")]
+        copy_ms = row.bytes_moved / row.copy_gb_per_s / 1e6
+        return [
+            f"{row.p50_ms:.2f}",
+            *(f"{ratio:.1f}x" if ratio else "-" for ratio in ratios),
+            f"{100 * row.roofline:.0f} %",
+            f"{100 * copy_ms / row.cached_ms:.0f} %" if row.cached_ms else "-",
+            f"{row.kernel_ms:.1f}" if row.kernel_ms is not None else "-",
+        ]
+
+    lines = ["| " + " | ".join(heads) + " |", "|" + "|".join(rule) + "|"]
+    for op, dtype in dict.fromkeys((row.op, row.dtype) for row in rows):
+        line = [f"`{op}`", dtype]
+        for size in sizes:
+            line += cells(op, dtype, size)
+        lines.append("| " + " | ".join(line) + " |")
+    lines += [
+        "",
+        "Median times of forward and backward together; eager and torch.compile: how many times "
+        "longer the same formula takes in PyTorch (in the first dtype, where it was not run in the "
+        "row's own). \"of copy\": the bytes that must move (each input read once and each output "
+        "written once, in each direction), over the time, as a share of this machine's copy "
+        "bandwidth. \"arithmetic alone\": the share that the op would reach if memory cost nothing "
+        "(the same pixels, from the cache); where it is below 100 %, arithmetic is the limit. "
+        "\"kernel ms\": processor time that the operating system takes to hand out and clear the "
+        "results' pages, which a copy into memory it has does not pay.",
+        "",
+        "; ".join(f"{name} {value}" for name, value in facts.items()),
+        "",
+    ]
+    return "\n".join(lines)
 
 
 def _write_csv(rows: Sequence[Row], facts: dict[str, str], path: Path) -> None:

@@ -1,14 +1,18 @@
 """Times the fused ops beside eager PyTorch and torch.compile of the same formula.
 
-All variants of a row run in turns, one call each a round, so that whatever else the machine does
-hits all of them alike; the ratios are what counts. The roof is the copy bandwidth of the same
-machine, on the same number of threads, for as many bytes as the op must move.
+All variants of a row run in turns, one measured call each a round, so that whatever else the
+machine does hits all of them alike; the ratios are what counts. The roof is the copy bandwidth of
+the same machine, on the same number of threads, for as many bytes as the op must move. On the CPU
+two more figures say why an op stays below it: ``cached_ms``, what its arithmetic takes with all
+data in the cache, and ``kernel_ms``, what the operating system takes to hand out and clear the
+pages of the results. The copy has neither: it writes into memory that it has.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import resource
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -22,6 +26,9 @@ from blsgan.ops.cases import Joint, OpCase
 SIZES = {"training": (12, 2, 256, 256), "large": (64, 2, 512, 512)}
 VARIANTS = ("blsgan", "eager", "compile")
 PHASES = ("forward", "backward", "full")
+SLOW_S = 1.0
+# Twice so many pixels fit the second-level caches of two cores; and a call that is overhead alone.
+_CACHED, _TINY = (4, 256, 256), (1, 8, 8)
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,10 @@ class Row:
             the data stay in a cache.
         copy_gb_per_s: bytes read plus bytes written by a copy that moves as many bytes.
         slower_than_blsgan: this variant's median over blsgan's.
+        kernel_ms: processor time of a call inside the operating system, all threads together; of
+            "blsgan" on the CPU, else None.
+        cached_ms: the time of as many pixels of images that stay in the cache, without the fixed
+            cost of a call; of "blsgan" on the CPU, else None.
         peak_mb: peak memory beyond the inputs; CUDA only, else None.
     """
 
@@ -55,6 +66,8 @@ class Row:
     copy_gb_per_s: float
     roofline: float
     slower_than_blsgan: float
+    kernel_ms: float | None
+    cached_ms: float | None
     peak_mb: float | None
 
     @classmethod
@@ -127,22 +140,35 @@ def in_turns(
     device: torch.device,
     seconds: float,
     *,
-    warm_up: int = 2,
+    warm_up: int = 1,
     least: int = 5,
     most: int = 200,
 ) -> dict[str, list[float]]:
-    """Run all functions in turns for about ``seconds`` and return each one's milliseconds."""
+    """Run all functions in turns for about ``seconds`` and return each one's milliseconds.
+
+    Each measured call follows an unmeasured one of the same function, so that it finds the memory
+    that a training loop would find. Without that, what ran in between decides: a virtual machine's
+    host may take back large pages that have been free for two seconds, and the next touch of them
+    costs 3 ms/MB instead of 0.15. Calls of more than ``SLOW_S`` are measured at once, and three
+    turns of them do.
+    """
     timer = _timer(device)
+    last = dict.fromkeys(functions, 0.0)
     for _ in range(warm_up):
-        for function in functions.values():
-            function()
+        for name, function in functions.items():
+            last[name] = timer(function)
     times: dict[str, list[float]] = {name: [] for name in functions}
-    deadline = time.perf_counter() + seconds
+    begin = time.perf_counter()
     for turn in range(most):
-        if turn >= least and time.perf_counter() > deadline:
+        spent = time.perf_counter() - begin
+        enough = 3 if max(last.values(), default=0.0) > 1e3 * SLOW_S else least
+        if turn >= enough and spent > seconds:
             break
         for name, function in functions.items():
-            times[name].append(timer(function))
+            if last[name] <= 1e3 * SLOW_S:
+                function()
+            last[name] = timer(function)
+            times[name].append(last[name])
     return times
 
 
@@ -164,10 +190,13 @@ def _phase(
 
     if phase == "forward" or not trained:
         return forward
-    grad = None
-    probe = call(*leaves)
-    if probe.dim() > 0:
-        grad = torch.rand_like(probe)
+
+    def differentiable(result: Any) -> list[Tensor]:
+        parts = result if isinstance(result, tuple) else (result,)
+        return [part for part in parts if part.requires_grad]
+
+    probe = differentiable(call(*leaves))
+    grads = [torch.rand_like(part) if part.dim() > 0 else None for part in probe]
 
     def clear() -> None:
         for leaf in leaves:
@@ -175,11 +204,11 @@ def _phase(
 
     def backward() -> None:
         clear()
-        probe.backward(grad, retain_graph=True)
+        torch.autograd.backward(probe, grads, retain_graph=True)
 
     def full() -> None:
         clear()
-        call(*leaves).backward(grad)
+        torch.autograd.backward(differentiable(call(*leaves)), grads)
 
     return backward if phase == "backward" else full
 
@@ -191,6 +220,32 @@ def copy_bandwidth(bytes_moved: int, device: torch.device, seconds: float) -> fl
     target = torch.empty_like(source)
     times = in_turns({"copy": lambda: target.copy_(source)}, device, seconds, least=9)["copy"]
     return 8 * count / quantile(times, 0.5) / 1e6
+
+
+def _kernel_ms(function: Callable[[], object], device: torch.device, calls: int) -> float | None:
+    if device.type != "cpu":
+        return None
+    function()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_stime
+    for _ in range(calls):
+        function()
+    return 1e3 * (resource.getrusage(resource.RUSAGE_SELF).ru_stime - before) / calls
+
+
+def _cached_ms(case: OpCase, joint: Joint, phase: str) -> float | None:
+    """See ``Row.cached_ms``; the fastest of many runs, because this is a limit."""
+    if torch.device(joint.device).type != "cpu":
+        return None
+
+    def fastest(size: tuple[int, int, int]) -> float:
+        shape = (size[0], joint.shape[1], *size[1:])
+        args = case.inputs(Joint(shape, dtype=joint.dtype))
+        functions = {"": _phase(case.call, args, case.trained, phase)}
+        return min(in_turns(functions, torch.device("cpu"), 0.2)[""])
+
+    batch, _, height, width = joint.shape
+    pixels = batch * height * width
+    return (fastest(_CACHED) - fastest(_TINY)) * pixels / (_CACHED[0] * _CACHED[1] * _CACHED[2])
 
 
 def _peak_mb(function: Callable[[], object], device: torch.device) -> float | None:
@@ -213,7 +268,7 @@ def measure(
     shape: tuple[int, int, int, int] | None = None,
     variants: tuple[str, ...] = VARIANTS,
     phases: tuple[str, ...] = PHASES,
-    seconds: float = 4.0,
+    seconds: float = 2.0,
 ) -> Iterator[Row]:
     """Time one op at one size and dtype; yields a row for each phase and variant.
 
@@ -226,7 +281,8 @@ def measure(
         variants: any of ``VARIANTS``; "blsgan" is always measured.
         phases: any of ``PHASES``; an op without gradients has "forward" and "full", which is the
             forward pass.
-        seconds: for each phase, all variants together, beyond the warm-up.
+        seconds: for each phase, all variants together, beyond the warm-up; at least five runs of
+            each (three where one takes longer than ``SLOW_S``).
     """
     where = torch.device(device)
     joint = Joint(shape or SIZES[size], dtype=dtype, device=where)
@@ -250,6 +306,7 @@ def measure(
         roof = copy_bandwidth(volume[phase], where, min(1.0, seconds / 4))
         times = in_turns(functions, where, seconds)
         base = quantile(times["blsgan"], 0.5)
+        cached = _cached_ms(case, joint, phase)
         for name, values in times.items():
             median = quantile(values, 0.5)
             achieved = volume[phase] / median / 1e6
@@ -271,6 +328,8 @@ def measure(
                 copy_gb_per_s=roof,
                 roofline=achieved / roof,
                 slower_than_blsgan=median / base,
+                kernel_ms=_kernel_ms(functions[name], where, 5) if name == "blsgan" else None,
+                cached_ms=cached if name == "blsgan" else None,
                 peak_mb=_peak_mb(functions[name], where),
             )
 
@@ -286,3 +345,30 @@ def count_launches(function: Callable[[], object]) -> int:
         torch.cuda.synchronize()
     on_device = torch.autograd.DeviceType.CUDA
     return sum(1 for event in recorded.events() if event.device_type == on_device)
+
+
+def count_dispatches(function: Callable[[], object]) -> int:
+    """Operators that ``function`` runs, on any device; views and allocations do not count.
+
+    On a GPU each of PyTorch's own is at least one launch; one of ``blsgan``'s is as many as its
+    launcher says (two where a reduction has a second stage).
+    """
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    counted = 0
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            nonlocal counted
+            name = func.overloadpacket.__name__
+            returns_view = any(ret.alias_info for ret in func._schema.returns)
+            in_place = func._schema.is_mutable
+            if (in_place or not returns_view) and not name.startswith(("empty", "new_empty")):
+                counted += 1
+            return func(*args, **(kwargs or {}))
+
+    with Count():
+        function()
+    return counted

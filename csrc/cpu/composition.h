@@ -27,8 +27,8 @@ class CompositionTile {
     if (layers_ == 2) {
       bool some = false;
       for (int64_t i = 0; i < 2; ++i) {
-        const bool any = load_mask(masks, batch, i, p, count, scratch_[i]) != 0;
-        mask_[i] = scratch_[i];
+        mask_[i] = mask_tile(masks, batch, i, p, count, mask_buffers_[i]);
+        const bool any = any_set(mask_[i], count);
         layer_[i] = any ? load_tile(layers, batch, i, p, count, scratch_[2 + i]) : scratch_[i];
         some = some || any;
       }
@@ -41,13 +41,14 @@ class CompositionTile {
   BLSGAN_HD void compose(int count, T* __restrict value, T* __restrict cover) {
     if (layers_ == 2) {
       const T inverse_soft = inverse_soft_;
-      const T *__restrict m0 = mask_[0], *__restrict m1 = mask_[1], *__restrict l0 = layer_[0],
-              *__restrict l1 = layer_[1];
+      const uint8_t *__restrict m0 = mask_[0], *__restrict m1 = mask_[1];
+      const T *__restrict l0 = layer_[0], *__restrict l1 = layer_[1];
 BLSGAN_INDEPENDENT
       for (int t = 0; t < count; ++t) {
         Composition<T> pixel = Composition<T>::empty();
-        pixel.add(l0[t], m0[t], inverse_soft);
-        pixel.add(l1[t], m1[t], inverse_soft);
+        const bool c0 = m0[t] != 0, c1 = m1[t] != 0;
+        pixel.add(l0[t], c0 ? T(1) : T(0), inverse_soft);
+        pixel.add(l1[t], c1 ? T(1) : T(0), inverse_soft);
         value[t] = pixel.value();
         cover[t] = pixel.coverage;
       }
@@ -72,19 +73,18 @@ BLSGAN_INDEPENDENT
     if (layers_ == 2) {
       T* __restrict first = output_tile(grad_layers, batch, 0, p, scratch_[4]);
       T* __restrict second = output_tile(grad_layers, batch, 1, p, scratch_[5]);
-      const T *__restrict m0 = mask_[0], *__restrict m1 = mask_[1], *__restrict l0 = layer_[0],
-              *__restrict l1 = layer_[1];
+      const uint8_t *__restrict m0 = mask_[0], *__restrict m1 = mask_[1];
+      const T *__restrict l0 = layer_[0], *__restrict l1 = layer_[1];
 BLSGAN_INDEPENDENT
       for (int t = 0; t < count; ++t) {
         Composition<T> pixel = Composition<T>::empty();
-        pixel.add(l0[t], m0[t], inverse_soft);
-        pixel.add(l1[t], m1[t], inverse_soft);
-        const T own = T(1) - keep_if(m0[t] != T(0), l0[t]);
-        const T other = T(1) - keep_if(m1[t] != T(0), l1[t]);
-        const T slope0 = compose_layer_gradient(m0[t], other, pixel.correction);
-        const T slope1 = compose_layer_gradient(m1[t], own, pixel.correction);
-        first[t] = keep_if(m0[t] != T(0), grad[t] * slope0);
-        second[t] = keep_if(m1[t] != T(0), grad[t] * slope1);
+        const bool c0 = m0[t] != 0, c1 = m1[t] != 0;
+        pixel.add(l0[t], c0 ? T(1) : T(0), inverse_soft);
+        pixel.add(l1[t], c1 ? T(1) : T(0), inverse_soft);
+        const T own = T(1) - keep_if(c0, l0[t]);
+        const T other = T(1) - keep_if(c1, l1[t]);
+        first[t] = keep_if(c0, grad[t] * (other * pixel.correction));
+        second[t] = keep_if(c1, grad[t] * (own * pixel.correction));
         soft[t] =
             keep_if(pixel.coverage > T(1), grad[t] * pixel.soft_tissue_gradient(inverse_soft));
       }
@@ -172,8 +172,9 @@ BLSGAN_INDEPENDENT
   int64_t layers_;
   bool differentiate_;
   T inverse_soft_ = T(1);
-  const T* mask_[2] = {};
+  const uint8_t* mask_[2] = {};
   const T* layer_[2] = {};
+  uint8_t mask_buffers_[2][kTile];
 };
 
 template <typename T>

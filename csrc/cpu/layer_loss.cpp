@@ -8,25 +8,27 @@ using cpu::Tiles;
 
 template <typename T>
 BLSGAN_HD void forward(const LayerLoss& a, int64_t begin, int64_t end) {
-  Tiles<T> scratch(3);
-  T* __restrict mask = scratch[0];
+  Tiles<T> scratch(2);
+  uint8_t mask_buffer[kTile];
   for (int64_t item = begin; item < end; ++item) {
     const cpu::Span span = cpu::span_of(a.shape, item);
     double square_sum = 0.0, count_sum = 0.0;
     for (int64_t p = span.begin; p < span.end; p += kTile) {
       const int count = span.tile(p);
       for (int64_t i = 0; i < a.shape.layers; ++i) {
-        const int covered = cpu::load_mask(a.masks, span.batch, i, p, count, mask);
+        const uint8_t* __restrict mask =
+            cpu::mask_tile(a.masks, span.batch, i, p, count, mask_buffer);
+        const int covered = cpu::count_set(mask, count);
         if (covered == 0) continue;
         const T* __restrict layer =
-            cpu::load_tile(a.layers, span.batch, i, p, count, scratch[1]);
+            cpu::load_tile(a.layers, span.batch, i, p, count, scratch[0]);
         const T* __restrict truth =
-            cpu::load_tile(a.true_layers, span.batch, i, p, count, scratch[2]);
+            cpu::load_tile(a.true_layers, span.batch, i, p, count, scratch[1]);
         T squares = T(0);
 #pragma omp simd reduction(+ : squares)
         for (int t = 0; t < count; ++t) {
           const T difference = layer[t] - truth[t];
-          squares += mask[t] != T(0) ? difference * difference : T(0);
+          squares += keep_if(mask[t] != 0, difference * difference);
         }
         square_sum += static_cast<double>(squares);
         count_sum += covered;
@@ -39,8 +41,8 @@ BLSGAN_HD void forward(const LayerLoss& a, int64_t begin, int64_t end) {
 
 template <typename T>
 BLSGAN_HD void backward(const LayerLossBackward& a, int64_t begin, int64_t end) {
-  Tiles<T> scratch(5);
-  T* __restrict mask = scratch[0];
+  Tiles<T> scratch(4);
+  uint8_t mask_buffer[kTile];
   const T slope =
       static_cast<T>(cpu::load_scalar<double>(a.grad_loss, 0) *
                      root_mean_square_slope(a.statistics[0], a.statistics[1]));
@@ -49,7 +51,9 @@ BLSGAN_HD void backward(const LayerLossBackward& a, int64_t begin, int64_t end) 
     for (int64_t p = span.begin; p < span.end; p += kTile) {
       const int count = span.tile(p);
       for (int64_t i = 0; i < a.shape.layers; ++i) {
-        if (cpu::load_mask(a.masks, span.batch, i, p, count, mask) == 0) {
+        const uint8_t* __restrict mask =
+            cpu::mask_tile(a.masks, span.batch, i, p, count, mask_buffer);
+        if (!cpu::any_set(mask, count)) {
           cpu::store_zeros(a.grad_layers, span.batch, i, p, count);
           if (a.grad_true_layers.data != nullptr) {
             cpu::store_zeros(a.grad_true_layers, span.batch, i, p, count);
@@ -57,23 +61,23 @@ BLSGAN_HD void backward(const LayerLossBackward& a, int64_t begin, int64_t end) 
           continue;
         }
         const T* __restrict layer =
-            cpu::load_tile(a.layers, span.batch, i, p, count, scratch[1]);
+            cpu::load_tile(a.layers, span.batch, i, p, count, scratch[0]);
         const T* __restrict truth =
-            cpu::load_tile(a.true_layers, span.batch, i, p, count, scratch[2]);
-        T* __restrict target = cpu::output_tile(a.grad_layers, span.batch, i, p, scratch[3]);
+            cpu::load_tile(a.true_layers, span.batch, i, p, count, scratch[1]);
+        T* __restrict target = cpu::output_tile(a.grad_layers, span.batch, i, p, scratch[2]);
 BLSGAN_INDEPENDENT
         for (int t = 0; t < count; ++t) {
           const T value = slope * (layer[t] - truth[t]);
-          target[t] = mask[t] != T(0) ? value : T(0);
+          target[t] = keep_if(mask[t] != 0, value);
         }
         if (a.grad_true_layers.data != nullptr) {
           T* __restrict opposite =
-              cpu::output_tile(a.grad_true_layers, span.batch, i, p, scratch[4]);
+              cpu::output_tile(a.grad_true_layers, span.batch, i, p, scratch[3]);
 BLSGAN_INDEPENDENT
           for (int t = 0; t < count; ++t) opposite[t] = -target[t];
-          cpu::finish_tile<T>(a.grad_true_layers, span.batch, i, p, count, opposite, scratch[4]);
+          cpu::finish_tile<T>(a.grad_true_layers, span.batch, i, p, count, opposite, scratch[3]);
         }
-        cpu::finish_tile<T>(a.grad_layers, span.batch, i, p, count, target, scratch[3]);
+        cpu::finish_tile<T>(a.grad_layers, span.batch, i, p, count, target, scratch[2]);
       }
     }
   }

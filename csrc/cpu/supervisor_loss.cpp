@@ -1,4 +1,4 @@
-#include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "tile.h"
@@ -9,63 +9,65 @@ namespace {
 using cpu::kTile;
 using cpu::Tiles;
 
-// A tile's targets: one for each bone in either half of the channels, and the overlap.
-template <typename T>
+// A tile's targets as bytes: one for each bone in either half of the channels, and the overlap.
 class Targets {
  public:
   explicit Targets(int64_t layers)
-      : covered(static_cast<size_t>(layers)), scratch_(layers + 2), layers_(layers) {
-    std::fill_n(scratch_[layers_ + 1], kTile, T(0));
-  }
+      : tiles_(static_cast<size_t>(layers)),
+        covered_(static_cast<size_t>(layers)),
+        buffers_(static_cast<size_t>(layers) * kTile),
+        layers_(layers) {}
 
   BLSGAN_HD void load(const View& masks, SupervisorTarget target, int64_t batch, int64_t p,
                       int count) {
-    T* __restrict overlap = scratch_[layers_];
     zero_real_ = target == SupervisorTarget::kZeros;
-    for (int t = 0; t < count; ++t) overlap[t] = T(0);
+    uint8_t any[kTile];
+    std::memset(any, 0, sizeof any);
+    std::memset(overlap, 0, sizeof overlap);
     for (int64_t i = 0; i < layers_; ++i) {
-      T* __restrict mask = scratch_[i];
-      covered[static_cast<size_t>(i)] = cpu::load_mask(masks, batch, i, p, count, mask);
+      tiles_[static_cast<size_t>(i)] = cpu::mask_tile(masks, batch, i, p, count, buffer(i));
+      const uint8_t* __restrict mask = tiles_[static_cast<size_t>(i)];
 BLSGAN_INDEPENDENT
-      for (int t = 0; t < count; ++t) overlap[t] += mask[t];
-    }
-    int found = 0;
-#pragma omp simd reduction(+ : found)
-    for (int t = 0; t < count; ++t) {
-      overlap[t] = overlap[t] > T(1) ? T(1) : T(0);
-      found += overlap[t] > T(0) ? 1 : 0;
-    }
-    shared = found;
-    if (target == SupervisorTarget::kExclusive && shared > 0) {
-      for (int64_t i = 0; i < layers_; ++i) {
-        T* __restrict mask = scratch_[i];
-        int left = 0;
-#pragma omp simd reduction(+ : left)
-        for (int t = 0; t < count; ++t) {
-          mask[t] = overlap[t] > T(0) ? T(0) : mask[t];
-          left += mask[t] > T(0) ? 1 : 0;
-        }
-        covered[static_cast<size_t>(i)] = left;
+      for (int t = 0; t < count; ++t) {
+        const uint8_t set = mask[t] != 0 ? 1 : 0;
+        overlap[t] |= any[t] & set;
+        any[t] |= set;
       }
     }
+    shared = cpu::count_set(overlap, count);
+    for (int64_t i = 0; i < layers_; ++i) {
+      const auto index = static_cast<size_t>(i);
+      if (target == SupervisorTarget::kExclusive && shared > 0) {
+        const uint8_t* mask = tiles_[index];
+        uint8_t* left = buffer(i);
+BLSGAN_INDEPENDENT
+        for (int t = 0; t < count; ++t) left[t] = overlap[t] != 0 ? 0 : mask[t];
+        tiles_[index] = left;
+      }
+      covered_[index] = cpu::count_set(tiles_[index], count);
+    }
   }
 
-  T* overlap() { return scratch_[layers_]; }
   // Pixels with a target of 1 in a channel.
-  int count_of(int64_t channel) {
+  int count_of(int64_t channel) const {
     if (channel >= layers_ && zero_real_) return 0;
-    return covered[static_cast<size_t>(channel % layers_)];
+    return covered_[static_cast<size_t>(channel % layers_)];
   }
-  T* of(int64_t channel) {
-    if (channel < layers_) return scratch_[channel];
-    return scratch_[zero_real_ ? layers_ + 1 : channel - layers_];
+  const uint8_t* of(int64_t channel) const {
+    if (channel >= layers_ && zero_real_) return kZeros;
+    return tiles_[static_cast<size_t>(channel % layers_)];
   }
 
-  int shared = 0;            // pixels in the overlap
-  std::vector<int> covered;  // of each mask
+  int shared = 0;          // pixels in the overlap
+  uint8_t overlap[kTile];  // 0 or 1
 
  private:
-  Tiles<T> scratch_;
+  static constexpr uint8_t kZeros[kTile] = {};
+  uint8_t* buffer(int64_t layer) { return buffers_.data() + layer * kTile; }
+
+  std::vector<const uint8_t*> tiles_;
+  std::vector<int> covered_;
+  std::vector<uint8_t> buffers_;
   int64_t layers_;
   bool zero_real_ = false;
 };
@@ -91,52 +93,88 @@ BLSGAN_INDEPENDENT
   return sum;
 }
 
+// What the pixels of one channel that are `inside` add to the linear part of the cross entropy
+// against a target of 1, and to the sum of probabilities. Tiles that lie inside as a whole, or not
+// at all, do not need it: their sums are known.
+template <typename T>
+struct Inside {
+  T negative, p;
+};
+template <typename T>
+BLSGAN_HD Inside<T> sum_inside(const T* __restrict logits, const T* __restrict p,
+                               const uint8_t* __restrict inside, int count) {
+  T negative = T(0), p_sum = T(0);
+#pragma omp simd reduction(+ : negative, p_sum)
+  for (int t = 0; t < count; ++t) {
+    negative += keep_if(inside[t] != 0, cross_entropy(logits[t], T(0), T(1)));
+    p_sum += keep_if(inside[t] != 0, p[t]);
+  }
+  return {negative, p_sum};
+}
+
 template <typename T>
 BLSGAN_HD void forward(const SupervisorLoss& a, int64_t begin, int64_t end) {
-  Targets<T> targets(a.shape.layers);
-  Tiles<T> scratch(3);
-  T *one_plus_e = scratch[1], *shared_one_plus_e = scratch[2];
+  Targets targets(a.shape.layers);
+  Tiles<T> scratch(4);
+  T *__restrict one_plus_e = scratch[1], *__restrict p = scratch[2],
+    *__restrict shared_one_plus_e = scratch[3];
   for (int64_t item = begin; item < end; ++item) {
     const cpu::Span span = cpu::span_of(a.shape, item);
     double sums[kSupervisorSums] = {};
-    for (int64_t p = span.begin; p < span.end; p += kTile) {
-      const int count = span.tile(p);
-      targets.load(a.masks, a.target, span.batch, p, count);
-      const T* overlap = targets.overlap();
+    for (int64_t at = span.begin; at < span.end; at += kTile) {
+      const int count = span.tile(at);
+      targets.load(a.masks, a.target, span.batch, at, count);
       for (int64_t channel = 0; channel < 2 * a.shape.layers; ++channel) {
-        const T* target = targets.of(channel);
-        const T* logits = cpu::load_tile(a.logits, span.batch, channel, p, count, scratch[0]);
-        T linear = T(0), p_and_target = T(0), p_sum = T(0);
-#pragma omp simd reduction(+ : linear, p_and_target, p_sum)
+        const T* __restrict logits =
+            cpu::load_tile(a.logits, span.batch, channel, at, count, scratch[0]);
+        // The cross entropy's linear part if every target were 0, and if every target were 1.
+        T positive = T(0), negative = T(0), p_sum = T(0);
+#pragma omp simd reduction(+ : positive, negative, p_sum)
         for (int t = 0; t < count; ++t) {
           const T z = logits[t];
           const T e = exp_nonpositive(z < T(0) ? z : -z);
           const T inverse = T(1) / (T(1) + e);
           const T value = z < T(0) ? e * inverse : inverse;
           one_plus_e[t] = T(1) + e;
-          linear += cross_entropy(z, T(0), target[t]);
-          p_and_target += value * target[t];
+          p[t] = value;
+          positive += cross_entropy(z, T(0), T(0));
+          negative += cross_entropy(z, T(0), T(1));
           p_sum += value;
         }
-        sums[0] += static_cast<double>(linear) + static_cast<double>(sum_log1p(one_plus_e, count));
+        const T softplus = sum_log1p(one_plus_e, count);
+        const int covered = targets.count_of(channel);
+        T linear = covered == count ? negative : positive;
+        T p_and_target = covered == count ? p_sum : T(0);
+        if (covered > 0 && covered < count) {
+          const uint8_t* __restrict target = targets.of(channel);
+          T mixed = T(0), inside = T(0);
+#pragma omp simd reduction(+ : mixed, inside)
+          for (int t = 0; t < count; ++t) {
+            mixed += cross_entropy(logits[t], T(0), target[t] != 0 ? T(1) : T(0));
+            inside += keep_if(target[t] != 0, p[t]);
+          }
+          linear = mixed;
+          p_and_target = inside;
+        }
+        sums[0] += static_cast<double>(linear) + static_cast<double>(softplus);
+        if (!a.hybrid) continue;
         sums[1] += static_cast<double>(p_and_target);
         sums[2] += static_cast<double>(p_sum);
-        if (!a.hybrid) continue;
-        sums[3] += targets.count_of(channel);
+        sums[3] += covered;
         if (targets.shared == 0) continue;
-        T overlap_linear = T(0), p_in_overlap = T(0);
-#pragma omp simd reduction(+ : overlap_linear, p_in_overlap)
-        for (int t = 0; t < count; ++t) {
-          const bool inside = overlap[t] > T(0);
-          const T inverse = T(1) / one_plus_e[t];
-          const T value = logits[t] < T(0) ? T(1) - inverse : inverse;
-          shared_one_plus_e[t] = inside ? one_plus_e[t] : T(1);
-          overlap_linear += inside ? cross_entropy(logits[t], T(0), T(1)) : T(0);
-          p_in_overlap += inside ? value : T(0);
+        Inside<T> inside{negative, p_sum};
+        T inside_softplus = softplus;
+        if (targets.shared < count) {
+          const uint8_t* __restrict overlap = targets.overlap;
+          inside = sum_inside(logits, p, overlap, count);
+BLSGAN_INDEPENDENT
+          for (int t = 0; t < count; ++t) {
+            shared_one_plus_e[t] = overlap[t] != 0 ? one_plus_e[t] : T(1);
+          }
+          inside_softplus = sum_log1p(shared_one_plus_e, count);
         }
-        sums[4] += static_cast<double>(overlap_linear) +
-                   static_cast<double>(sum_log1p(shared_one_plus_e, count));
-        sums[5] += static_cast<double>(p_in_overlap);
+        sums[4] += static_cast<double>(inside.negative) + static_cast<double>(inside_softplus);
+        sums[5] += static_cast<double>(inside.p);
         sums[6] += targets.shared;
       }
     }
@@ -146,26 +184,35 @@ BLSGAN_HD void forward(const SupervisorLoss& a, int64_t begin, int64_t end) {
 
 template <typename T>
 BLSGAN_HD void backward(const SupervisorLossBackward& a, int64_t begin, int64_t end) {
-  Targets<T> targets(a.shape.layers);
+  Targets targets(a.shape.layers);
   Tiles<T> scratch(2);
   const SupervisorSlopes<T> slopes(a.statistics, cpu::load_scalar<double>(a.grad_loss, 0));
   for (int64_t item = begin; item < end; ++item) {
     const cpu::Span span = cpu::span_of(a.shape, item);
-    for (int64_t p = span.begin; p < span.end; p += kTile) {
-      const int count = span.tile(p);
-      targets.load(a.masks, a.target, span.batch, p, count);
-      const T* __restrict overlap = targets.overlap();
+    for (int64_t at = span.begin; at < span.end; at += kTile) {
+      const int count = span.tile(at);
+      targets.load(a.masks, a.target, span.batch, at, count);
+      const uint8_t* __restrict overlap = targets.overlap;
       for (int64_t channel = 0; channel < 2 * a.shape.layers; ++channel) {
-        const T* __restrict target = targets.of(channel);
+        const uint8_t* __restrict target = targets.of(channel);
         const T* __restrict logits =
-            cpu::load_tile(a.logits, span.batch, channel, p, count, scratch[0]);
+            cpu::load_tile(a.logits, span.batch, channel, at, count, scratch[0]);
         T* __restrict result =
-            cpu::output_tile(a.grad_logits, span.batch, channel, p, scratch[1]);
+            cpu::output_tile(a.grad_logits, span.batch, channel, at, scratch[1]);
+        if (targets.shared == 0) {
 BLSGAN_INDEPENDENT
-        for (int t = 0; t < count; ++t) {
-          result[t] = slopes.at(Sigmoid<T>(logits[t]), target[t], overlap[t]);
+          for (int t = 0; t < count; ++t) {
+            result[t] =
+                slopes.at(SigmoidSlope<T>(logits[t]), target[t] != 0 ? T(1) : T(0));
+          }
+        } else {
+BLSGAN_INDEPENDENT
+          for (int t = 0; t < count; ++t) {
+            result[t] = slopes.at(SigmoidSlope<T>(logits[t]), target[t] != 0 ? T(1) : T(0),
+                                  overlap[t] != 0 ? T(1) : T(0));
+          }
         }
-        cpu::finish_tile<T>(a.grad_logits, span.batch, channel, p, count, result, scratch[1]);
+        cpu::finish_tile<T>(a.grad_logits, span.batch, channel, at, count, result, scratch[1]);
       }
     }
   }

@@ -19,10 +19,15 @@ BLSGAN_HD RowBlock block_of(const Shape& shape, int64_t item) {
   return {item / blocks, begin, std::min<int64_t>(begin + kSynthesisRows, shape.height)};
 }
 
-BLSGAN_HD double shift_of(const SynthesizeOverlap& a, int64_t batch, int64_t layer) {
-  if (layer == 0) return cpu::load_scalar<double>(a.shift_upper, batch);
-  if (layer == 1) return -cpu::load_scalar<double>(a.shift_lower, batch);
-  return 0.0;
+// The shifts of one image's layers, of `a`, the forward or the backward pass.
+template <typename T, typename Args>
+BLSGAN_HD void load_shifts(const Args& a, int64_t batch, std::vector<RowShift<T>>& shifts) {
+  for (size_t i = 0; i < shifts.size(); ++i) {
+    const double shift = i == 0   ? cpu::load_scalar<double>(a.shift_upper, batch)
+                         : i == 1 ? -cpu::load_scalar<double>(a.shift_lower, batch)
+                                  : 0.0;
+    shifts[i] = RowShift<T>::of(shift, a.shape.height);
+  }
 }
 
 // Rows of bytes, 0 or 1, with room on both sides for horizontal windows.
@@ -38,19 +43,19 @@ class ByteRows {
   std::vector<uint8_t> bytes_;
 };
 
-template <typename View_>
-BLSGAN_HD void read_mask_row(const View_& view, int64_t batch, int64_t layer, int64_t row,
-                             int64_t width, float* buffer, uint8_t* __restrict target) {
-  if (view.dtype == DType::kUInt8 && view.stride_pixel == 1) {
-    const uint8_t* __restrict source = static_cast<const uint8_t*>(view.data) +
-                                       batch * view.stride_batch + layer * view.stride_channel +
-                                       row * width;
-BLSGAN_INDEPENDENT
-    for (int64_t x = 0; x < width; ++x) target[x] = source[x] != 0 ? 1 : 0;
-    return;
-  }
-  cpu::load_mask(view, batch, layer, row * width, static_cast<int>(width), buffer);
-  for (int64_t x = 0; x < width; ++x) target[x] = buffer[x] != 0.0f ? 1 : 0;
+// A row of a mask, not zero where it is set: in place where the tensor holds bytes, else in `target`.
+BLSGAN_HD const uint8_t* mask_row(const View& view, int64_t batch, int64_t layer, int64_t row,
+                                  int64_t width, uint8_t* target) {
+  return cpu::mask_tile(view, batch, layer, row * width, static_cast<int>(width), target);
+}
+
+BLSGAN_HD View as_input(const MutableView& output) {
+  View view;
+  view.data = output.data;
+  view.dtype = output.dtype;
+  view.stride_batch = output.stride_batch;
+  view.stride_channel = output.stride_channel;
+  return view;
 }
 
 BLSGAN_HD void write_mask_row(const MutableView& view, int64_t batch, int64_t layer, int64_t row,
@@ -72,16 +77,18 @@ BLSGAN_HD void move_masks(const SynthesizeOverlap& a, int64_t begin, int64_t end
   ByteRows rows(5, width);  // one source row, grown vertically, moved, coverage twice
   std::vector<float> buffer(static_cast<size_t>(width));
   std::vector<T> background_buffer(static_cast<size_t>(width));
+  std::vector<RowShift<T>> shifts(static_cast<size_t>(a.shape.layers));
   for (int64_t item = begin; item < end; ++item) {
     const RowBlock block = block_of(a.shape, item);
+    load_shifts(a, block.batch, shifts);
     double background_sum = 0.0, overlap_sum = 0.0;
     for (int64_t y = block.begin; y < block.end; ++y) {
-      uint8_t *source = rows[0], *grown = rows[1], *moved = rows[2];
+      uint8_t *__restrict grown = rows[1], *__restrict moved = rows[2];
       uint8_t *__restrict any = rows[3], *__restrict shared = rows[4];
       std::memset(any, 0, static_cast<size_t>(width));
       std::memset(shared, 0, static_cast<size_t>(width));
       for (int64_t i = 0; i < a.shape.layers; ++i) {
-        const auto shift = RowShift<T>::of(shift_of(a, block.batch, i), height);
+        const RowShift<T> shift = shifts[static_cast<size_t>(i)];
         // Source rows that decide, grown: those of either row together, which is one range.
         const int64_t last = y - shift.whole + (shift.first_decides() ? 0 : -1);
         const int64_t first = y - shift.whole - (shift.second_decides() ? 1 : 0);
@@ -94,9 +101,10 @@ BLSGAN_HD void move_masks(const SynthesizeOverlap& a, int64_t begin, int64_t end
               (row >= first && row <= last) ||
               (row + 1 >= first && row + 1 <= last && row + 1 >= 0 && row + 1 < height);
           if (row < 0 || row >= height || !reaches) continue;
-          read_mask_row(a.masks, block.batch, i, row, width, buffer.data(), source);
+          const uint8_t* __restrict source =
+              mask_row(a.masks, block.batch, i, row, width, rows[0]);
 BLSGAN_INDEPENDENT
-          for (int64_t x = 0; x < width; ++x) grown[x] |= source[x];
+          for (int64_t x = 0; x < width; ++x) grown[x] |= source[x] != 0 ? 1 : 0;
         }
 BLSGAN_INDEPENDENT
         for (int64_t x = 0; x < width; ++x) moved[x] = grown[x - 1] | grown[x] | grown[x + 1];
@@ -129,15 +137,16 @@ BLSGAN_INDEPENDENT
 // the image's.
 class OverlapRows {
  public:
-  OverlapRows(int64_t width, int64_t height)
+  // Room for a block of `rows` rows and what decides about their rim.
+  OverlapRows(int64_t rows, int64_t width, int64_t height)
       : width_(width),
         height_(height),
-        overlap_(kRows, width),
-        dx_(kRows, width),
-        dy_(kRows, width),
-        norm_(kRows, width),
-        edge_(kRows, width),
-        shared_(kRows) {}
+        overlap_(rows + kHalo, width),
+        dx_(rows + kHalo, width),
+        dy_(rows + kHalo, width),
+        norm_(rows + kHalo, width),
+        edge_(rows + kHalo, width),
+        shared_(static_cast<size_t>(rows + kHalo)) {}
 
   BLSGAN_HD void start(int64_t begin) { first_ = begin - kRimHaloBefore; }
   BLSGAN_HD uint8_t* overlap(int64_t y) { return overlap_[y - first_]; }
@@ -170,8 +179,39 @@ class OverlapRows {
     for (int64_t y = from + 1; y < to; ++y) edges(y);
   }
 
+  // The rim's row y, where `any` is set too: 1 there, 0 elsewhere.
+  BLSGAN_HD void rim(int64_t y, const uint8_t* __restrict any, uint8_t* __restrict target) {
+    std::memset(target, 0, static_cast<size_t>(width_));
+    for (int64_t r = y - kRimBefore; r <= y + kRimBehind; ++r) {
+      const uint8_t* __restrict from = edge(r);
+BLSGAN_INDEPENDENT
+      for (int64_t x = 0; x < width_; ++x) {
+        target[x] |= from[x - 2] | from[x - 1] | from[x] | from[x + 1];
+      }
+    }
+BLSGAN_INDEPENDENT
+    for (int64_t x = 0; x < width_; ++x) target[x] &= any[x];
+  }
+
+  // Reads row y of the masks, 0 or 1 each: which pixels any bone covers, and the overlap, closed.
+  BLSGAN_HD void load(const View& masks, int64_t layers, int64_t batch, int64_t y,
+                      uint8_t* __restrict any, uint8_t* buffer) {
+    uint8_t* __restrict shared = overlap(y);
+    std::memset(any, 0, static_cast<size_t>(width_));
+    std::memset(shared, 0, static_cast<size_t>(width_));
+    for (int64_t i = 0; i < layers; ++i) {
+      const uint8_t* __restrict mask = mask_row(masks, batch, i, y, width_, buffer);
+BLSGAN_INDEPENDENT
+      for (int64_t x = 0; x < width_; ++x) {
+        shared[x] |= any[x] & mask[x];
+        any[x] |= mask[x];
+      }
+    }
+    close(y);
+  }
+
  private:
-  static constexpr int64_t kRows = kSynthesisRows + kRimHaloBefore + kRimHaloBehind;
+  static constexpr int64_t kHalo = kRimHaloBefore + kRimHaloBehind;
 
   BLSGAN_HD int8_t* signed_row(ByteRows& rows, int64_t y) {
     return reinterpret_cast<int8_t*>(rows[y - first_]);
@@ -220,105 +260,156 @@ BLSGAN_INDEPENDENT
   std::vector<int> shared_;
 };
 
+// One row of two layers, moved and composed in one loop; `first` and `second` are the rows of the
+// image that each layer mixes. The masks are 0 or 1.
+template <typename T>
+struct MovedRow {
+  const T *first, *second;
+  const uint8_t* mask;
+  T keep, take;
+  T* layer;
+};
+template <typename T>
+BLSGAN_HD void compose_pair(const MovedRow<T>& upper, const MovedRow<T>& lower, int64_t width,
+                            T inverse_soft, T* __restrict composed) {
+  const T *__restrict first0 = upper.first, *__restrict second0 = upper.second,
+          *__restrict first1 = lower.first, *__restrict second1 = lower.second;
+  const uint8_t *__restrict mask0 = upper.mask, *__restrict mask1 = lower.mask;
+  T *__restrict layer0 = upper.layer, *__restrict layer1 = lower.layer;
+  const T keep0 = upper.keep, take0 = upper.take, keep1 = lower.keep, take1 = lower.take;
+BLSGAN_INDEPENDENT
+  for (int64_t x = 0; x < width; ++x) {
+    const bool c0 = mask0[x] != 0, c1 = mask1[x] != 0;
+    const T value0 = keep_if(c0, keep0 * first0[x] + take0 * second0[x]);
+    const T value1 = keep_if(c1, keep1 * first1[x] + take1 * second1[x]);
+    layer0[x] = value0;
+    layer1[x] = value1;
+    Composition<T> pixel = Composition<T>::empty();
+    pixel.add(value0, c0 ? T(1) : T(0), inverse_soft);
+    pixel.add(value1, c1 ? T(1) : T(0), inverse_soft);
+    composed[x] = clamp_unit(pixel.value());
+  }
+}
+
+// The running composition of a row, of any number of layers.
+template <typename T>
+class ComposedRow {
+ public:
+  explicit ComposedRow(int64_t width)
+      : width_(width), values_(4 * static_cast<size_t>(width)) {}
+
+  BLSGAN_HD void start() {
+    for (int64_t x = 0; x < width_; ++x) {
+      part(0)[x] = T(1);
+      part(1)[x] = T(1);
+      part(2)[x] = T(0);
+      part(3)[x] = T(0);
+    }
+  }
+  BLSGAN_HD void add(const T* __restrict layer, const uint8_t* __restrict mask, T inverse_soft) {
+    T *__restrict tr = part(0), *__restrict co = part(1), *__restrict si = part(2),
+      *__restrict cv = part(3);
+BLSGAN_INDEPENDENT
+    for (int64_t x = 0; x < width_; ++x) {
+      Composition<T> pixel{tr[x], co[x], si[x], cv[x]};
+      pixel.add(layer[x], mask[x] != 0 ? T(1) : T(0), inverse_soft);
+      tr[x] = pixel.transmission;
+      co[x] = pixel.correction;
+      si[x] = pixel.single;
+      cv[x] = pixel.coverage;
+    }
+  }
+  BLSGAN_HD Composition<T> at(int64_t x) { return {part(0)[x], part(1)[x], part(2)[x], part(3)[x]}; }
+
+ private:
+  BLSGAN_HD T* part(int64_t index) { return values_.data() + index * width_; }
+
+  int64_t width_;
+  std::vector<T> values_;
+};
+
 template <typename T>
 BLSGAN_HD void compose(const SynthesizeOverlap& a, int64_t begin, int64_t end) {
   const int64_t width = a.shape.width, height = a.shape.height, layers = a.shape.layers;
   const auto row_size = static_cast<size_t>(width);
+  const int row_count = static_cast<int>(width);
   // Composed rows with one more on either side.
   std::vector<T> composed(row_size * (kSynthesisRows + 2));
-  OverlapRows rows(width, height);
-  ByteRows work(3, width);
-  std::vector<float> mask_buffer(row_size);
-  std::vector<T> first_buffer(row_size), second_buffer(row_size), layer(row_size),
-      transmission(row_size), correction(row_size), single(row_size), coverage(row_size),
-      vertical(row_size + 2), zeros(row_size, T(0));
-  View moved_masks;
-  moved_masks.data = a.shifted_masks.data;
-  moved_masks.dtype = a.shifted_masks.dtype;
-  moved_masks.stride_batch = a.shifted_masks.stride_batch;
-  moved_masks.stride_channel = a.shifted_masks.stride_channel;
+  OverlapRows rows(kSynthesisRows, width, height);
+  ByteRows work(4, width);
+  std::vector<T> buffers(row_size * 7), vertical(row_size + 2), zeros(row_size, T(0));
+  const auto buffer = [&](int64_t index) __attribute__((always_inline)) {
+    return buffers.data() + index * width;
+  };
+  ComposedRow<T> running(layers > 2 ? width : 0);
+  std::vector<RowShift<T>> shifts(static_cast<size_t>(layers));
+  const View moved_masks = as_input(a.shifted_masks), soft = as_input(a.soft_tissue);
   for (int64_t item = begin; item < end; ++item) {
     const RowBlock block = block_of(a.shape, item);
-    View soft;
-    soft.data = a.soft_tissue.data;
-    soft.dtype = a.soft_tissue.dtype;
-    soft.stride_batch = a.soft_tissue.stride_batch;
+    load_shifts(a, block.batch, shifts);
     const T k = clamp_soft_tissue(cpu::load_scalar<T>(soft, block.batch));
     const T inverse_soft = T(1) / (T(1) - k);
 
     const auto composed_row = [&](int64_t y) __attribute__((always_inline)) {
       return composed.data() + row_size * static_cast<size_t>(y - block.begin + 1);
     };
+    const auto source_row = [&](int64_t row, T* target) __attribute__((always_inline)) {
+      if (row < 0 || row >= height) return static_cast<const T*>(zeros.data());
+      return cpu::load_tile(a.image, block.batch, 0, row * width, row_count, target);
+    };
     rows.start(block.begin);
     for (int64_t y = std::max<int64_t>(block.begin - kRimHaloBefore, 0);
          y < std::min(block.end + kRimHaloBehind, height); ++y) {
-      uint8_t *mask = work[0], *__restrict any = work[1];
-      uint8_t* __restrict shared = rows.overlap(y);
-      std::memset(any, 0, row_size);
-      std::memset(shared, 0, row_size);
-      const bool composes = y >= block.begin - 1 && y <= block.end;
-      if (composes) {
-        for (int64_t x = 0; x < width; ++x) {
-          transmission[x] = T(1);
-          correction[x] = T(1);
-          single[x] = T(0);
-          coverage[x] = T(0);
+      rows.load(moved_masks, layers, block.batch, y, work[0], work[1]);
+      if (y < block.begin - 1 || y > block.end) continue;
+      const bool stores = y >= block.begin && y < block.end;
+      // What layer i mixes in this row, and where its row goes: `slot` tells the buffers apart.
+      const auto moved_row = [&](int64_t i, int64_t slot) __attribute__((always_inline)) {
+        const RowShift<T> shift = shifts[static_cast<size_t>(i)];
+        MovedRow<T> row;
+        row.first = source_row(y - shift.whole, buffer(3 * slot));
+        row.second = shift.fraction == T(0)
+                         ? zeros.data()
+                         : source_row(y - shift.whole - 1, buffer(3 * slot + 1));
+        row.mask = mask_row(moved_masks, block.batch, i, y, width, work[1 + slot]);
+        row.keep = T(1) - shift.fraction;
+        row.take = shift.fraction;
+        row.layer = stores ? cpu::output_tile(a.layers, block.batch, i, y * width,
+                                              buffer(3 * slot + 2))
+                           : buffer(3 * slot + 2);
+        return row;
+      };
+      const auto finish = [&](int64_t i, int64_t slot, const T* layer)
+                              __attribute__((always_inline)) {
+        if (stores) {
+          cpu::finish_tile<T>(a.layers, block.batch, i, y * width, row_count, layer,
+                              buffer(3 * slot + 2));
         }
+      };
+      T* __restrict result = composed_row(y);
+      if (layers == 2) {
+        const MovedRow<T> upper = moved_row(0, 0), lower = moved_row(1, 1);
+        compose_pair(upper, lower, width, inverse_soft, result);
+        finish(0, 0, upper.layer);
+        finish(1, 1, lower.layer);
+        continue;
       }
+      running.start();
       for (int64_t i = 0; i < layers; ++i) {
-        read_mask_row(moved_masks, block.batch, i, y, width, mask_buffer.data(), mask);
+        const MovedRow<T> row = moved_row(i, 0);
+        const T *__restrict first = row.first, *__restrict second = row.second;
+        const uint8_t* __restrict mask = row.mask;
+        T* __restrict layer = row.layer;
+        const T keep = row.keep, take = row.take;
 BLSGAN_INDEPENDENT
         for (int64_t x = 0; x < width; ++x) {
-          shared[x] |= any[x] & mask[x];
-          any[x] |= mask[x];
+          layer[x] = keep_if(mask[x] != 0, keep * first[x] + take * second[x]);
         }
-        if (!composes) continue;
-        const auto shift = RowShift<T>::of(shift_of(a, block.batch, i), height);
-        const auto source_row = [&](int64_t row, T* buffer) -> const T* {
-          if (row < 0 || row >= height) return zeros.data();
-          return cpu::load_tile(a.image, block.batch, 0, row * width, static_cast<int>(width),
-                                buffer);
-        };
-        const T* __restrict first = source_row(y - shift.whole, first_buffer.data());
-        const T* __restrict second = shift.fraction == T(0)
-                                         ? first
-                                         : source_row(y - shift.whole - 1, second_buffer.data());
-        T* __restrict value = layer.data();
-        const T keep = T(1) - shift.fraction, take = shift.fraction;
-        if (take == T(0)) {
-BLSGAN_INDEPENDENT
-          for (int64_t x = 0; x < width; ++x) value[x] = mask[x] != 0 ? first[x] : T(0);
-        } else {
-BLSGAN_INDEPENDENT
-          for (int64_t x = 0; x < width; ++x) {
-            const T mixed = keep * first[x] + take * second[x];
-            value[x] = mask[x] != 0 ? mixed : T(0);
-          }
-        }
-        if (y >= block.begin && y < block.end) {
-          cpu::store_tile(a.layers, block.batch, i, y * width, static_cast<int>(width), value);
-        }
-        T *tr = transmission.data(), *co = correction.data(), *si = single.data(),
-          *cv = coverage.data();
-BLSGAN_INDEPENDENT
-        for (int64_t x = 0; x < width; ++x) {
-          Composition<T> pixel{tr[x], co[x], si[x], cv[x]};
-          pixel.add(value[x], static_cast<T>(mask[x]), inverse_soft);
-          tr[x] = pixel.transmission;
-          co[x] = pixel.correction;
-          si[x] = pixel.single;
-          cv[x] = pixel.coverage;
-        }
+        running.add(layer, mask, inverse_soft);
+        finish(i, 0, layer);
       }
-      if (composes) {
-        T* __restrict result = composed_row(y);
 BLSGAN_INDEPENDENT
-        for (int64_t x = 0; x < width; ++x) {
-          result[x] = clamp_unit(
-              Composition<T>{transmission[x], correction[x], single[x], coverage[x]}.value());
-        }
-      }
-      rows.close(y);
+      for (int64_t x = 0; x < width; ++x) result[x] = clamp_unit(running.at(x).value());
     }
     const bool any_overlap =
         rows.any(block.begin - kRimHaloBefore, block.end + kRimHaloBehind - 1);
@@ -329,18 +420,19 @@ BLSGAN_INDEPENDENT
     for (int64_t y = block.begin; y < block.end; ++y) {
       T* row = composed_row(y);
       if (!any_overlap || !rows.any(y - kRimHaloBefore, y + kRimHaloBehind)) {
-        cpu::store_tile(a.composed, block.batch, 0, y * width, static_cast<int>(width), row);
+        cpu::store_tile(a.composed, block.batch, 0, y * width, row_count, row);
         continue;
       }
-      uint8_t* __restrict rim = work[2];
-      std::memset(rim, 0, row_size);
-      for (int64_t r = y - kRimBefore; r <= y + kRimBehind; ++r) {
-        const uint8_t* __restrict edge = rows.edge(r);
+      // Pixels off the bones stay 0.
+      uint8_t *__restrict any = work[0], *__restrict rim = work[3];
+      std::memset(any, 0, row_size);
+      for (int64_t i = 0; i < layers; ++i) {
+        const uint8_t* __restrict mask =
+            mask_row(moved_masks, block.batch, i, y, width, work[1]);
 BLSGAN_INDEPENDENT
-        for (int64_t x = 0; x < width; ++x) {
-          rim[x] |= edge[x - 2] | edge[x - 1] | edge[x] | edge[x + 1];
-        }
+        for (int64_t x = 0; x < width; ++x) any[x] |= mask[x];
       }
+      rows.rim(y, any, rim);
       const T* __restrict above = composed_row(mirrored(y, -1, height));
       const T* __restrict below = composed_row(mirrored(y, 1, height));
       T* __restrict column = vertical.data() + 1;
@@ -350,23 +442,248 @@ BLSGAN_INDEPENDENT
       }
       column[-1] = column[mirrored(0, -1, width)];
       column[width] = column[mirrored(width - 1, 1, width)];
-      // Pixels off the bones stay 0.
-      std::memset(work[1], 0, row_size);
-      for (int64_t i = 0; i < layers; ++i) {
-        read_mask_row(moved_masks, block.batch, i, y, width, mask_buffer.data(), work[0]);
-        uint8_t* __restrict any = work[1];
-        const uint8_t* __restrict mask = work[0];
-BLSGAN_INDEPENDENT
-        for (int64_t x = 0; x < width; ++x) any[x] |= mask[x];
-      }
-      const uint8_t* __restrict any = work[1];
-      T* __restrict result = layer.data();
+      T* __restrict result =
+          cpu::output_tile(a.composed, block.batch, 0, y * width, buffer(6));
 BLSGAN_INDEPENDENT
       for (int64_t x = 0; x < width; ++x) {
         const T blurred = T(0.25) * (column[x - 1] + column[x + 1]) + T(0.5) * column[x];
-        result[x] = (rim[x] & any[x]) != 0 ? blurred : row[x];
+        result[x] = rim[x] != 0 ? blurred : row[x];
       }
-      cpu::store_tile(a.composed, block.batch, 0, y * width, static_cast<int>(width), result);
+      cpu::finish_tile<T>(a.composed, block.batch, 0, y * width, row_count, result, buffer(6));
+    }
+  }
+}
+
+// ---- Backward. The composed image's gradient goes back through the rim's smoothing, the clamp and
+// the composition to the layers, and by the shifts to the image; the soft tissue's gradient goes to
+// the background under the overlap. Every output row gathers what it needs, so nothing of image
+// size is kept between.
+
+// Rows of the gradient with respect to the composition before its clamp, and the composition.
+template <typename T>
+class CompositionGradient {
+ public:
+  CompositionGradient(const SynthesizeOverlapBackward& a, int64_t rows)
+      : a_(a),
+        width_(a.shape.width),
+        height_(a.shape.height),
+        overlap_(rows + 2, width_, height_),
+        any_(rows + 2 + kRimHaloBefore + kRimHaloBehind, width_),
+        work_(3, width_),
+        values_(static_cast<size_t>((4 + a.shape.layers) * width_)),
+        composed_(width_) {}
+
+  // Prepares rows [first, last] of one image.
+  BLSGAN_HD void start(int64_t batch, int64_t first, int64_t last) {
+    batch_ = batch;
+    const T k = clamp_soft_tissue(cpu::load_scalar<T>(a_.soft_tissue, batch));
+    inverse_soft = T(1) / (T(1) - k);
+    // A row's gradient takes from the rows beside it.
+    const int64_t begin = first - 1, end = last + 2;
+    first_ = begin - kRimHaloBefore;
+    overlap_.start(begin);
+    for (int64_t y = std::max<int64_t>(begin - kRimHaloBefore, 0);
+         y < std::min(end + kRimHaloBehind, height_); ++y) {
+      overlap_.load(a_.shifted_masks, a_.shape.layers, batch, y, any_[y - first_], work_[0]);
+    }
+    any_overlap_ = overlap_.any(begin - kRimHaloBefore, end + kRimHaloBehind - 1);
+    if (any_overlap_) overlap_.find_edges(begin - kRimBefore - 1, end + kRimBehind);
+  }
+
+  BLSGAN_HD bool shares(int64_t y) { return overlap_.any(y, y); }
+  BLSGAN_HD const uint8_t* shared(int64_t y) { return overlap_.overlap(y); }
+  BLSGAN_HD const uint8_t* mask(int64_t layer, int64_t y) {
+    return mask_row(a_.shifted_masks, batch_, layer, y, width_, work_[1]);
+  }
+  BLSGAN_HD const T* layer(int64_t index, int64_t y) {
+    return cpu::load_tile(a_.layers, batch_, index, y * width_, static_cast<int>(width_),
+                          row(4 + index));
+  }
+
+  // Row y of the gradient; `composition` holds the row's composition afterwards.
+  BLSGAN_HD const T* gradient(int64_t y) {
+    composed_.start();
+    for (int64_t i = 0; i < a_.shape.layers; ++i) {
+      composed_.add(layer(i, y), mask(i, y), inverse_soft);
+    }
+    T* __restrict result = row(0);
+    if (!any_overlap_ || !overlap_.any(y - 1 - kRimHaloBefore, y + 1 + kRimHaloBehind)) {
+      const T* __restrict grad = composed_gradient(y);
+BLSGAN_INDEPENDENT
+      for (int64_t x = 0; x < width_; ++x) result[x] = grad[x];
+    } else {
+      smoothed_gradient(y, result);
+    }
+BLSGAN_INDEPENDENT
+    for (int64_t x = 0; x < width_; ++x) {
+      const T value = composed_.at(x).value();
+      result[x] = keep_if(!(value < T(0)) & !(value > T(1)), result[x]);
+    }
+    return result;
+  }
+  BLSGAN_HD Composition<T> composition(int64_t x) { return composed_.at(x); }
+
+  T inverse_soft = T(1);
+
+ private:
+  BLSGAN_HD T* row(int64_t index) { return values_.data() + index * width_; }
+  BLSGAN_HD const T* composed_gradient(int64_t y) {
+    return cpu::load_tile(a_.grad_composed, batch_, 0, y * width_, static_cast<int>(width_),
+                          row(1));
+  }
+
+  // The transpose of the rim's smoothing: a pixel on the rim gives its gradient to the pixels that
+  // it was smoothed from, mirrored at the image's ends as they were.
+  BLSGAN_HD void smoothed_gradient(int64_t y, T* __restrict result) {
+    T *__restrict given = row(2), *__restrict across = row(3);
+    for (int64_t x = 0; x < width_; ++x) {
+      result[x] = T(0);
+      given[x] = T(0);
+    }
+    for (int64_t from = std::max<int64_t>(y - 1, 0); from <= std::min(y + 1, height_ - 1);
+         ++from) {
+      const T weight = static_cast<T>(smoothing_weight(from, y, height_));
+      uint8_t* __restrict rim = work_[2];
+      overlap_.rim(from, any_[from - first_], rim);
+      const T* __restrict grad = composed_gradient(from);
+BLSGAN_INDEPENDENT
+      for (int64_t x = 0; x < width_; ++x) given[x] += keep_if(rim[x] != 0, weight * grad[x]);
+      if (from == y) {
+BLSGAN_INDEPENDENT
+        for (int64_t x = 0; x < width_; ++x) result[x] = keep_if(rim[x] == 0, grad[x]);
+      }
+    }
+    for (int64_t x = 0; x < width_; ++x) {
+      const T left = x > 0 ? given[x - 1] : T(0), right = x + 1 < width_ ? given[x + 1] : T(0);
+      across[x] = T(0.5) * given[x] + T(0.25) * (left + right);
+    }
+    across[mirrored(0, -1, width_)] += T(0.25) * given[0];
+    across[mirrored(width_ - 1, 1, width_)] += T(0.25) * given[width_ - 1];
+BLSGAN_INDEPENDENT
+    for (int64_t x = 0; x < width_; ++x) result[x] += across[x];
+  }
+
+  const SynthesizeOverlapBackward& a_;
+  int64_t width_, height_, batch_ = 0, first_ = 0;
+  OverlapRows overlap_;
+  ByteRows any_, work_;
+  std::vector<T> values_;
+  ComposedRow<T> composed_;
+  bool any_overlap_ = false;
+};
+
+template <typename T>
+BLSGAN_HD void image_gradient(const SynthesizeOverlapBackward& a, int64_t begin, int64_t end) {
+  const int64_t width = a.shape.width, height = a.shape.height, layers = a.shape.layers;
+  const auto row_size = static_cast<size_t>(width);
+  const int row_count = static_cast<int>(width);
+  CompositionGradient<T> rows(a, kSynthesisRows + 1);
+  std::vector<T> result(row_size * kSynthesisRows), moved(row_size), buffer(row_size);
+  std::vector<RowShift<T>> shifts(static_cast<size_t>(layers));
+  for (int64_t item = begin; item < end; ++item) {
+    const RowBlock block = block_of(a.shape, item);
+    load_shifts(a, block.batch, shifts);
+    std::fill(result.begin(), result.end(), T(0));
+    for (int64_t i = 0; i < layers; ++i) {
+      // Rows of the layer that were mixed from rows of this block.
+      const RowShift<T> shift = shifts[static_cast<size_t>(i)];
+      const int64_t first = std::max<int64_t>(block.begin + shift.whole, 0);
+      const int64_t last = std::min<int64_t>(
+          block.end - 1 + shift.whole + (shift.fraction > T(0) ? 1 : 0), height - 1);
+      if (first > last) continue;
+      rows.start(block.batch, first, last);
+      for (int64_t y = first; y <= last; ++y) {
+        const T* __restrict grad = rows.gradient(y);
+        const T* __restrict grad_layer =
+            cpu::load_tile(a.grad_layers, block.batch, i, y * width, row_count, buffer.data());
+        for (int64_t x = 0; x < width; ++x) moved[x] = T(1);
+        for (int64_t j = 0; j < layers; ++j) {
+          if (j == i) continue;
+          const T* __restrict other = rows.layer(j, y);
+          const uint8_t* __restrict mask = rows.mask(j, y);
+BLSGAN_INDEPENDENT
+          for (int64_t x = 0; x < width; ++x) moved[x] *= T(1) - keep_if(mask[x] != 0, other[x]);
+        }
+        const uint8_t* __restrict mask = rows.mask(i, y);
+BLSGAN_INDEPENDENT
+        for (int64_t x = 0; x < width; ++x) {
+          const T slope = moved[x] * rows.composition(x).correction;
+          moved[x] = keep_if(mask[x] != 0, grad_layer[x] + grad[x] * slope);
+        }
+        const auto give = [&](int64_t row, T weight) __attribute__((always_inline)) {
+          if (row < block.begin || row >= block.end) return;
+          T* __restrict target = result.data() + (row - block.begin) * width;
+BLSGAN_INDEPENDENT
+          for (int64_t x = 0; x < width; ++x) target[x] += weight * moved[x];
+        };
+        give(y - shift.whole, T(1) - shift.fraction);
+        if (shift.fraction > T(0)) give(y - shift.whole - 1, shift.fraction);
+      }
+    }
+    for (int64_t y = block.begin; y < block.end; ++y) {
+      cpu::store_tile(a.grad_image, block.batch, 0, y * width, row_count,
+                      result.data() + (y - block.begin) * width);
+    }
+  }
+}
+
+// What the soft tissue's gradient is made of: that of the composition, and the mean it was.
+template <typename T>
+BLSGAN_HD void soft_tissue_sums(const SynthesizeOverlapBackward& a, int64_t begin, int64_t end) {
+  const int64_t width = a.shape.width;
+  CompositionGradient<T> rows(a, kSynthesisRows);
+  std::vector<T> buffer(static_cast<size_t>(width));
+  for (int64_t item = begin; item < end; ++item) {
+    const RowBlock block = block_of(a.shape, item);
+    rows.start(block.batch, block.begin, block.end - 1);
+    double slope_sum = 0.0, background_sum = 0.0, overlap_sum = 0.0;
+    for (int64_t y = block.begin; y < block.end; ++y) {
+      if (!rows.shares(y)) continue;
+      const T* __restrict grad = rows.gradient(y);
+      const uint8_t* __restrict shared = rows.shared(y);
+      const T* __restrict background = cpu::load_tile(
+          a.background, block.batch, 0, y * width, static_cast<int>(width), buffer.data());
+      for (int64_t x = 0; x < width; ++x) {
+        if (shared[x] == 0) continue;
+        const T slope = rows.composition(x).soft_tissue_gradient(rows.inverse_soft);
+        slope_sum += static_cast<double>(grad[x] * slope);
+        background_sum += static_cast<double>(background[x]);
+        overlap_sum += 1.0;
+      }
+    }
+    double* sums = a.partials + item * kSynthesisBackwardSums;
+    sums[0] = slope_sum;
+    sums[1] = background_sum;
+    sums[2] = overlap_sum;
+  }
+}
+
+template <typename T>
+BLSGAN_HD void background_gradient(const SynthesizeOverlapBackward& a, int64_t begin,
+                                   int64_t end) {
+  const int64_t width = a.shape.width;
+  ByteRows work(3, width);
+  std::vector<T> result(static_cast<size_t>(width));
+  for (int64_t item = begin; item < end; ++item) {
+    const RowBlock block = block_of(a.shape, item);
+    const T share = static_cast<T>(a.shares[block.batch]);
+    for (int64_t y = block.begin; y < block.end; ++y) {
+      uint8_t *__restrict any = work[1], *__restrict shared = work[2];
+      std::memset(any, 0, static_cast<size_t>(width));
+      std::memset(shared, 0, static_cast<size_t>(width));
+      for (int64_t i = 0; i < a.shape.layers; ++i) {
+        const uint8_t* __restrict mask =
+            mask_row(a.shifted_masks, block.batch, i, y, width, work[0]);
+BLSGAN_INDEPENDENT
+        for (int64_t x = 0; x < width; ++x) {
+          shared[x] |= any[x] & mask[x];
+          any[x] |= mask[x];
+        }
+      }
+BLSGAN_INDEPENDENT
+      for (int64_t x = 0; x < width; ++x) result[x] = keep_if(shared[x] != 0, share);
+      cpu::store_tile(a.grad_background, block.batch, 0, y * width, static_cast<int>(width),
+                      result.data());
     }
   }
 }
@@ -382,6 +699,31 @@ BLSGAN_CLONES void compose_narrow(const SynthesizeOverlap& a, int64_t begin, int
 }
 BLSGAN_CLONES void compose_wide(const SynthesizeOverlap& a, int64_t begin, int64_t end) {
   compose<double>(a, begin, end);
+}
+
+BLSGAN_CLONES void image_gradient_narrow(const SynthesizeOverlapBackward& a, int64_t begin,
+                                         int64_t end) {
+  image_gradient<float>(a, begin, end);
+}
+BLSGAN_CLONES void image_gradient_wide(const SynthesizeOverlapBackward& a, int64_t begin,
+                                       int64_t end) {
+  image_gradient<double>(a, begin, end);
+}
+BLSGAN_CLONES void soft_tissue_sums_narrow(const SynthesizeOverlapBackward& a, int64_t begin,
+                                           int64_t end) {
+  soft_tissue_sums<float>(a, begin, end);
+}
+BLSGAN_CLONES void soft_tissue_sums_wide(const SynthesizeOverlapBackward& a, int64_t begin,
+                                         int64_t end) {
+  soft_tissue_sums<double>(a, begin, end);
+}
+BLSGAN_CLONES void background_gradient_narrow(const SynthesizeOverlapBackward& a, int64_t begin,
+                                              int64_t end) {
+  background_gradient<float>(a, begin, end);
+}
+BLSGAN_CLONES void background_gradient_wide(const SynthesizeOverlapBackward& a, int64_t begin,
+                                            int64_t end) {
+  background_gradient<double>(a, begin, end);
 }
 
 }  // namespace
@@ -403,6 +745,30 @@ void run_cpu(const SynthesizeOverlap& args, const CpuContext& context) {
     cpu::store_scalar(args.soft_tissue, b, count > 0.0 ? clamp_soft_tissue(sum / count) : 0.0);
   }
   cpu::for_items(synthesis_items(shape), context, args, compose_narrow, compose_wide);
+}
+
+void run_cpu(const SynthesizeOverlapBackward& args, const CpuContext& context) {
+  const Shape& shape = args.shape;
+  const int64_t items = synthesis_items(shape), plane = shape.batch * shape.pixels();
+  if (args.grad_image.data != nullptr) {
+    cpu::advise_large_pages(args.grad_image, plane);
+    cpu::for_items(items, context, args, image_gradient_narrow, image_gradient_wide);
+  }
+  if (args.grad_background.data == nullptr) return;
+  cpu::advise_large_pages(args.grad_background, plane);
+  cpu::for_items(items, context, args, soft_tissue_sums_narrow, soft_tissue_sums_wide);
+  const int64_t blocks = synthesis_blocks(shape);
+  for (int64_t b = 0; b < shape.batch; ++b) {
+    double sums[kSynthesisBackwardSums] = {};
+    for (int64_t item = b * blocks; item < (b + 1) * blocks; ++item) {
+      for (int k = 0; k < kSynthesisBackwardSums; ++k) {
+        sums[k] += args.partials[item * kSynthesisBackwardSums + k];
+      }
+    }
+    args.shares[b] = mean_gradient_share(
+        sums[0] + cpu::load_scalar<double>(args.grad_soft_tissue, b), sums[1], sums[2]);
+  }
+  cpu::for_items(items, context, args, background_gradient_narrow, background_gradient_wide);
 }
 
 }  // namespace blsgan

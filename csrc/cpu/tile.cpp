@@ -216,6 +216,10 @@ BLSGAN_CLONES int convert_mask_wide(const View& view, int64_t batch, int64_t cha
                                     int count, double* buffer) {
   return read_mask_any(view, batch, channel, p, count, buffer);
 }
+BLSGAN_CLONES void convert_mask_bytes(const View& view, int64_t batch, int64_t channel, int64_t p,
+                                      int count, uint8_t* buffer) {
+  read_mask_any(view, batch, channel, p, count, buffer);
+}
 BLSGAN_CLONES void write_tile(const MutableView& view, int64_t batch, int64_t channel, int64_t p,
                               int count, const float* values) {
   write_any(view, batch, channel, p, count, values);
@@ -253,6 +257,15 @@ int load_mask(const View& view, int64_t batch, int64_t channel, int64_t p, int c
 int load_mask(const View& view, int64_t batch, int64_t channel, int64_t p, int count,
               double* buffer) {
   return convert_mask_wide(view, batch, channel, p, count, buffer);
+}
+
+const uint8_t* mask_tile(const View& view, int64_t batch, int64_t channel, int64_t p, int count,
+                         uint8_t* buffer) {
+  if (view.dtype == DType::kUInt8 && view.stride_pixel == 1) {
+    return address<UInt8>(view, batch, channel, p);
+  }
+  convert_mask_bytes(view, batch, channel, p, count, buffer);
+  return buffer;
 }
 
 void store_tile(const MutableView& view, int64_t batch, int64_t channel, int64_t p, int count,

@@ -49,11 +49,29 @@ int load_mask(const View& view, int64_t batch, int64_t channel, int64_t p, int c
               float* buffer);
 int load_mask(const View& view, int64_t batch, int64_t channel, int64_t p, int count,
               double* buffer);
+// The same as bytes that are not zero where the mask is set: the tensor's own memory where it holds
+// bytes, else `buffer`.
+const uint8_t* mask_tile(const View& view, int64_t batch, int64_t channel, int64_t p, int count,
+                         uint8_t* buffer);
 void store_tile(const MutableView& view, int64_t batch, int64_t channel, int64_t p, int count,
                 const float* values);
 void store_tile(const MutableView& view, int64_t batch, int64_t channel, int64_t p, int count,
                 const double* values);
 void store_zeros(const MutableView& view, int64_t batch, int64_t channel, int64_t p, int count);
+
+// Whether a tile of mask bytes is set anywhere, and how often.
+BLSGAN_HD bool any_set(const uint8_t* __restrict mask, int count) {
+  uint8_t some = 0;
+#pragma omp simd reduction(| : some)
+  for (int t = 0; t < count; ++t) some |= mask[t];
+  return some != 0;
+}
+BLSGAN_HD int count_set(const uint8_t* __restrict mask, int count) {
+  int set = 0;
+#pragma omp simd reduction(+ : set)
+  for (int t = 0; t < count; ++t) set += mask[t] != 0 ? 1 : 0;
+  return set;
+}
 
 // Where to write results that store_tile would only copy: the tensor itself, or `buffer`.
 inline float* output_tile(const MutableView& view, int64_t batch, int64_t channel, int64_t p,

@@ -35,9 +35,33 @@ struct Cover {
   }
 };
 
-// The softmax over the covering bones, kept as its shift and its inverse sum.
+// The softmax over the covering bones. For N = 2 the shares themselves, where both bones cover.
 template <typename T, int N>
 struct Softmax {
+  static_assert(N == 2);
+  T first[kLanes], second[kLanes];
+
+  template <typename Inputs>
+  __device__ __forceinline__ void prepare(const Inputs& inputs) {
+    T logits0[kLanes], logits1[kLanes];
+    inputs.logits_of(0, logits0);
+    inputs.logits_of(1, logits1);
+#pragma unroll
+    for (int t = 0; t < kLanes; ++t) {
+      const PairShares<T> pair(logits0[t], logits1[t]);
+      first[t] = pair.first;
+      second[t] = pair.second;
+    }
+  }
+
+  __device__ __forceinline__ T share(int layer, T, int t) const {
+    return layer == 0 ? first[t] : second[t];
+  }
+};
+
+// For any number of layers its shift and its inverse sum.
+template <typename T>
+struct Softmax<T, 0> {
   T largest[kLanes], inverse_sum[kLanes];
 
   template <typename Inputs>
@@ -47,7 +71,7 @@ struct Softmax {
       largest[t] = -static_cast<T>(INFINITY);
       inverse_sum[t] = T(0);
     }
-#pragma unroll kUnroll<N>
+#pragma unroll 1
     for (int i = 0; i < inputs.layers(); ++i) {
       T logits[kLanes];
       inputs.logits_of(i, logits);
@@ -57,7 +81,7 @@ struct Softmax {
         if (is_set(mask, t) && logits[t] > largest[t]) largest[t] = logits[t];
       }
     }
-#pragma unroll kUnroll<N>
+#pragma unroll 1
     for (int i = 0; i < inputs.layers(); ++i) {
       T logits[kLanes];
       inputs.logits_of(i, logits);
@@ -71,7 +95,7 @@ struct Softmax {
     for (int t = 0; t < kLanes; ++t) inverse_sum[t] = T(1) / inverse_sum[t];
   }
 
-  __device__ __forceinline__ T share(T logit, int t) const {
+  __device__ __forceinline__ T share(int, T logit, int t) const {
     return exp_nonpositive(logit - largest[t]) * inverse_sum[t];
   }
 };
@@ -168,7 +192,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T, N>) forward(SplitAttenuat
         inputs.logits_of(i, logits);
 #pragma unroll
         for (int t = 0; t < kLanes; ++t) {
-          const T inside = T(1) - split_transmission(softmax.share(logits[t], t), total[t]);
+          const T inside = T(1) - split_transmission(softmax.share(i, logits[t], t), total[t]);
           const T value = is_set(cover.shared, t) ? inside : image[t];
           layer[t] = is_set(mask, t) ? value : T(0);
         }
@@ -219,7 +243,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T, N>) backward(SplitAttenua
           for (int t = 0; t < kLanes; ++t) {
             if (!is_set(mask, t)) continue;
             if (is_set(cover.shared, t)) {
-              const T share = softmax.share(logits[t], t);
+              const T share = softmax.share(i, logits[t], t);
               gathered[t] += grad[t] * split_transmission(share, total[t]) * share;
             } else {
               gathered[t] += grad[t];
@@ -238,7 +262,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T, N>) backward(SplitAttenua
 #pragma unroll
           for (int t = 0; t < kLanes; ++t) {
             if (!is_set(mask & cover.shared, t)) continue;
-            const T share = softmax.share(logits[t], t);
+            const T share = softmax.share(i, logits[t], t);
             const T slope = grad[t] * split_transmission(share, total[t]);
             result[t] = total[t] * share * (slope - gathered[t]);
           }

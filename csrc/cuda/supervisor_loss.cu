@@ -109,7 +109,7 @@ __global__ void __launch_bounds__(kThreads) backward(SupervisorLossBackward a) {
         T grad[kLanes];
 #pragma unroll
         for (int t = 0; t < kLanes; ++t) {
-          grad[t] = slopes.at(Sigmoid<T>(logits[half][t]), is_set(target, t) ? T(1) : T(0),
+          grad[t] = slopes.at(SigmoidSlope<T>(logits[half][t]), is_set(target, t) ? T(1) : T(0),
                               is_set(overlap, t) ? T(1) : T(0));
         }
         store(a.grad_logits, at, i + half * layers, grad);

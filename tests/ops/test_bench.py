@@ -42,6 +42,37 @@ def test_a_csv_row_for_each_variant_and_phase_and_a_plot(tmp_path):
     # 2x2x128x128: layers and truth twice, masks twice, one gradient; float32 and bool.
     assert int(full["bytes_moved"]) == 2 * 128 * 128 * ((16 + 2) + (16 + 2 + 8))
     assert (tmp_path / "layer.png").read_bytes().startswith(b"\x89PNG")
+    for row in rows:
+        mine = row["variant"] == "blsgan"
+        assert (row["kernel_ms"] != "") is mine
+        assert (row["cached_ms"] != "") is mine
+        assert not mine or (float(row["cached_ms"]) > 0 and float(row["kernel_ms"]) >= 0)
+    table = (tmp_path / "layer.md").read_text(encoding="utf-8").splitlines()
+    eager = next(r for r in rows if r["phase"] == "full" and r["variant"] == "eager")
+    assert table[0].startswith("| op | dtype | 2x2x128x128: ms | eager |")
+    cells = [cell.strip() for cell in table[2].strip("|").split("|")]
+    assert cells[:2] == ["`layer_loss`", "float32"]
+    ratio = float(eager["slower_than_blsgan"])
+    assert float(cells[3].rstrip("x")) == pytest.approx(ratio, abs=0.06)
+    assert cells[4] == "-"
+
+
+def test_a_dtype_without_baselines_is_compared_with_the_first(tmp_path):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "pairs.csv"
+    code = run_blsgan(["bench", "ops", "--quick", "--op", "synthesize_overlap", "--size",
+                       "training", "--dtype", "float32", "--dtype", "float16", "--without",
+                       "compile", "--threads", "1", "-o", str(path)])
+    assert code == 0
+    with path.open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["phase"] == "full"]
+    assert [(row["dtype"], row["variant"]) for row in rows] == [
+        ("float32", "blsgan"), ("float32", "eager"), ("float16", "blsgan")
+    ]
+    half = path.with_suffix(".md").read_text(encoding="utf-8").splitlines()[3].split("|")
+    expected = float(rows[1]["p50_ms"]) / float(rows[2]["p50_ms"])
+    assert half[2].strip() == "float16"
+    assert float(half[4].strip().rstrip("x")) == pytest.approx(expected, rel=0.01, abs=0.06)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +115,8 @@ def test_quantiles_and_turns():
         {"a": lambda: order.append("a"), "b": lambda: order.append("b")},
         torch.device("cpu"), 0.0, warm_up=1, least=3,
     )
-    assert order == ["a", "b"] * 4
+    # Each measured call after one that is not.
+    assert order == ["a", "b"] + ["a", "a", "b", "b"] * 3
     assert {name: len(runs) for name, runs in times.items()} == {"a": 3, "b": 3}
 
 
@@ -97,6 +129,25 @@ def test_bytes_are_the_tensors_sizes():
         results = result if isinstance(result, tuple) else (result,)
         images = [t for t in (*args, *results) if t.dim() == 4]
         assert case.bytes_moved(joint)[0] == sum(t.numel() * t.itemsize for t in images), case.name
+
+
+def test_the_generators_objective_is_a_handful_of_operators():
+    from blsgan import ops
+    from blsgan.ops import reference
+
+    joint = Joint((2, 2, 16, 16))
+    layers, logits = joint.layers.requires_grad_(), joint.supervisor_logits.requires_grad_()
+    k, masks, image, truth = joint.soft_tissue, joint.masks, joint.image, joint.true_layers
+
+    def objective(module):
+        loss = module.supervisor_loss(logits, masks) + module.reconstruction_loss(
+            layers, masks, k, image) + module.layer_loss(layers, truth, masks)
+        loss.backward()
+
+    ours = benchmark.count_dispatches(lambda: objective(ops))
+    # Three losses forward and backward, two sums, the gradient's seed, three gradients that add up.
+    assert 6 <= ours <= 12
+    assert benchmark.count_dispatches(lambda: objective(reference)) > 10 * ours
 
 
 def test_the_gpu_script_says_that_there_is_no_gpu():

@@ -80,10 +80,11 @@ def _fake_backward(
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     statistics = output[1]
     ctx.mark_non_differentiable(statistics)
+    ctx.set_materialize_grads(False)  # no zeros are written for the statistics
     ctx.save_for_backward(*inputs, statistics)
 
 
-def _backward(ctx: Any, grad_loss: Tensor, grad_statistics: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad_loss: Tensor, grad_statistics: None) -> tuple[Tensor | None, ...]:
     need_grad_image = ctx.needs_input_grad[3]
     grad_layers, grad_soft_tissue, grad_image = _call_backward(
         grad_loss, *ctx.saved_tensors, need_grad_image

@@ -91,11 +91,12 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     logits, masks, target, _ = inputs
     statistics = output[1]
     ctx.mark_non_differentiable(statistics)
+    ctx.set_materialize_grads(False)  # no zeros are written for the statistics
     ctx.save_for_backward(logits, masks, statistics)
     ctx.target = target
 
 
-def _backward(ctx: Any, grad_loss: Tensor, grad_statistics: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad_loss: Tensor, grad_statistics: None) -> tuple[Tensor | None, ...]:
     return _call_backward(grad_loss, *ctx.saved_tensors, ctx.target), None, None, None
 
 
