@@ -75,7 +75,11 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.save_for_backward(*inputs, statistics)
 
 
-def _backward(ctx: Any, grad_loss: Tensor, grad_statistics: None) -> tuple[Tensor | None, ...]:
+def _backward(
+    ctx: Any, grad_loss: Tensor | None, grad_statistics: None
+) -> tuple[Tensor | None, ...]:
+    if grad_loss is None:
+        return (None,) * 3
     need_grad_true_layers = ctx.needs_input_grad[1]
     grad_layers, grad_true_layers = _call_backward(
         grad_loss, *ctx.saved_tensors, need_grad_true_layers

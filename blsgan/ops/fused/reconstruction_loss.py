@@ -84,7 +84,11 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.save_for_backward(*inputs, statistics)
 
 
-def _backward(ctx: Any, grad_loss: Tensor, grad_statistics: None) -> tuple[Tensor | None, ...]:
+def _backward(
+    ctx: Any, grad_loss: Tensor | None, grad_statistics: None
+) -> tuple[Tensor | None, ...]:
+    if grad_loss is None:
+        return (None,) * 4
     need_grad_image = ctx.needs_input_grad[3]
     grad_layers, grad_soft_tissue, grad_image = _call_backward(
         grad_loss, *ctx.saved_tensors, need_grad_image

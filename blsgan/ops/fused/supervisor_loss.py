@@ -96,7 +96,11 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.target = target
 
 
-def _backward(ctx: Any, grad_loss: Tensor, grad_statistics: None) -> tuple[Tensor | None, ...]:
+def _backward(
+    ctx: Any, grad_loss: Tensor | None, grad_statistics: None
+) -> tuple[Tensor | None, ...]:
+    if grad_loss is None:
+        return (None,) * 4
     return _call_backward(grad_loss, *ctx.saved_tensors, ctx.target), None, None, None
 
 
