@@ -19,18 +19,15 @@ from numpy.typing import NDArray
 
 from blsgan import backends
 from blsgan.errors import BlsganError, InputError, WeightsError
-from blsgan.geometry import bone_width_px, bounding_box
+from blsgan.geometry import (
+    SAME_SCALE,
+    TYPICAL_BONE_WIDTH_PX,
+    bone_width_px,
+    bounding_box,
+)
 
 Float32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
-
-TYPICAL_BONE_WIDTH_PX = 165.0
-"""Width of a bone across the joint's axis in the public dataset's 256x256 images: median over 1194
-images of the two bones' geometric mean (90th percentile of the chords); the range is 124 to 223."""
-
-SAME_SCALE = (0.70, 1.45)
-"""Bones whose width is within these multiples of the typical one are not resampled; the dataset's
-own images lie between 0.75 and 1.35."""
 
 MAX_SCALE = 4.0
 """A smaller picture is enlarged at most this much: there is no detail to be had from more."""
@@ -291,7 +288,7 @@ class _Joint:
                 f"[2,{image.shape[0]},{image.shape[1]}] (upper, lower)."
             )
         masks = _as_masks(masks)
-        image, notes = _as_unit_interval(image)
+        image, notes = as_unit_interval(image)
         covered = masks[0] | masks[1]
         if covered.all():
             raise InputError("the masks cover every pixel; no background is left around the bones.")
@@ -394,7 +391,11 @@ def _as_masks(masks: NDArray[Any]) -> Bool:
     return np.ascontiguousarray(masks)
 
 
-def _as_unit_interval(image: NDArray[Any]) -> tuple[Float32, tuple[str, ...]]:
+def as_unit_interval(image: NDArray[Any]) -> tuple[Float32, tuple[str, ...]]:
+    """An image as float32 in [0,1], and what a user should know about how it was read.
+
+    Raises :class:`InputError` for another dtype, NaN or infinity, and values outside [0,1].
+    """
     if image.dtype in (np.uint8, np.uint16):
         full = np.iinfo(image.dtype).max
         notes: tuple[str, ...] = ()
