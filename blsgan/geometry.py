@@ -12,14 +12,6 @@ Bool = NDArray[np.bool_]
 GRID_PX = 256
 """Side of the public dataset's pictures, and of the square grid that the mask segmenter works on."""
 
-TYPICAL_BONE_WIDTH_PX = 165.0
-"""Width of a bone across the joint's axis in the public dataset's 256x256 images: median over 1194
-images of the two bones' geometric mean (90th percentile of the chords); the range is 124 to 223."""
-
-SAME_SCALE = (0.70, 1.45)
-"""Bones whose width is within these multiples of the typical one are not resampled; the dataset's
-own images lie between 0.75 and 1.35."""
-
 
 def bounding_box(mask: Bool) -> tuple[int, int, int, int]:
     """Top, left, bottom, right (past the end) of the True pixels of mask [H,W], which has some."""

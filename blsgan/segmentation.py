@@ -19,14 +19,8 @@ from numpy.typing import NDArray
 
 from blsgan import backends
 from blsgan.errors import InputError, NoJointError, WeightsError
-from blsgan.geometry import (
-    GRID_PX,
-    SAME_SCALE,
-    TYPICAL_BONE_WIDTH_PX,
-    bone_width_px,
-    bounding_box,
-)
-from blsgan.separation import as_unit_interval
+from blsgan.geometry import GRID_PX, bone_width_px, bounding_box
+from blsgan.separation import SAME_SCALE, TYPICAL_BONE_WIDTH_PX, as_unit_interval
 
 Float32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
@@ -304,8 +298,8 @@ def _refuse(confidence: Confidence) -> None:
     elif confidence.width_ratio > GREATEST_WIDTH_RATIO:
         reason = f"one bone is {confidence.width_ratio:.1f} times as wide as the other"
     if reason is not None:
-        raise NoJointError(f"this is no finger joint: {reason}; give a radiograph of one joint that "
-                           "stands upright and fills the picture.")
+        raise NoJointError(f"this is no finger joint: {reason}; give a radiograph of one joint "
+                           "that stands upright and fills the picture.")
 
 
 def _doubts(confidence: Confidence) -> tuple[str, ...]:

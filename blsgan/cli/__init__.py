@@ -23,6 +23,7 @@ from blsgan.errors import BlsganError, debugging, unexpected
 
 COMMANDS = {
     "separate": ("blsgan.cli.separate", "Take the overlapping bones of radiographs apart."),
+    "segment": ("blsgan.cli.segment", "Predict the masks of both bones."),
     "demo": ("blsgan.cli.demo", "Separate a joint phantom and show how well it went."),
     "evaluate": ("blsgan.cli.evaluate", "Measure quality on the public dataset."),
     "jsn": ("blsgan.cli.jsn", "Measure joint space narrowing between two visits."),

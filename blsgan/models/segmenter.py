@@ -16,7 +16,6 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blsgan.geometry import GRID_PX
 from blsgan.models.lite import ResidualBlock
 
 _FOLD = 2

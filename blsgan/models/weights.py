@@ -2,7 +2,7 @@
 
 A set of weights ``NAME`` is ``NAME.safetensors`` (its metadata rebuild the network),
 ``NAME.onnx`` (inputs ``image``, ``masks``, outputs ``share_logits``, ``soft_tissue``; batch, height
-and width are free; a segmenter's: ``image`` and ``mask_logits``) and ``NAME.json``, the card: name, architecture, the SHA-256 of both files and
+and width are free) and ``NAME.json``, the card: name, architecture, the SHA-256 of both files and
 how they were trained. ``blsgan.backends`` reads them without torch.
 """
 
@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from torch import Tensor, nn
 
 from blsgan.errors import WeightsError
-from blsgan.geometry import GRID_PX
 from blsgan.io.atomic import atomic_paths
 from blsgan.models.generator import Generator
 from blsgan.models.registry import build_generator
-from blsgan.models.segmenter import SegmenterNetwork
 
 OPSET = 20  # newer ones emit operators that engine builders parse and then fail on
 
@@ -45,33 +42,6 @@ def load_generator(path: str | Path, data: bytes | None = None) -> Generator:
             the architecture that its metadata name.
     """
     path = Path(path)
-    architecture, configuration, tensors = _read(path, data)
-    try:
-        generator = build_generator(architecture, configuration)
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from error
-    _fill(generator, tensors, path, architecture)
-    return generator.eval()
-
-
-def load_segmenter(path: str | Path, data: bytes | None = None) -> SegmenterNetwork:
-    """:func:`load_generator` for the network that predicts masks; raises as it does."""
-    path = Path(path)
-    architecture, configuration, tensors = _read(path, data)
-    if architecture != SegmenterNetwork.architecture:
-        raise WeightsError(f"{path}: is of the architecture '{architecture}', not a segmenter; "
-                           "give weights that `blsgan train-segmenter` wrote")
-    try:
-        network = SegmenterNetwork(**configuration)
-    except (TypeError, ValueError) as error:
-        raise WeightsError(f"{path}: no segmenter can be built from {configuration}: "
-                           f"{error}") from error
-    _fill(network, tensors, path, architecture)
-    return network.eval()
-
-
-def _read(path: Path, data: bytes | None) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
-    """Architecture, configuration and tensors of a file."""
     try:
         data = path.read_bytes() if data is None else data
         tensors = load_tensors(data)
@@ -86,15 +56,16 @@ def _read(path: Path, data: bytes | None) -> tuple[str, dict[str, Any], dict[str
                            "`blsgan train` wrote") from error
     if not isinstance(configuration, dict):
         raise WeightsError(f"{path}: its metadata give no configuration of '{architecture}'")
-    return architecture, configuration, tensors
-
-
-def _fill(network: nn.Module, tensors: dict[str, Tensor], path: Path, architecture: str) -> None:
     try:
-        network.load_state_dict(tensors)
+        generator = build_generator(architecture, configuration)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    try:
+        generator.load_state_dict(tensors)
     except RuntimeError as error:
         raise WeightsError(f"{path}: its tensors are not those of the architecture "
                            f"'{architecture}' that its metadata name") from error
+    return generator.eval()
 
 
 def _split(data: bytes) -> tuple[dict[str, Any], bytes]:
@@ -104,8 +75,8 @@ def _split(data: bytes) -> tuple[dict[str, Any], bytes]:
     return header, data[end:]
 
 
-def safetensors_bytes(generator: Generator | SegmenterNetwork) -> bytes:
-    """The network as one safetensors file; the same weights give the same bytes."""
+def safetensors_bytes(generator: Generator) -> bytes:
+    """The generator as one safetensors file; the same weights give the same bytes."""
     metadata = {
         "configuration": json.dumps(generator.configuration(), sort_keys=True),
         "architecture": generator.architecture,
@@ -139,36 +110,14 @@ def export_onnx(generator: Generator, path: Path) -> None:
     Raises:
         WeightsError: the exporter's packages are not installed.
     """
+    check_exporter()
+    import onnx
+
     batch = torch.export.Dim("batch", min=1)
     # The network halves its grid three times.
     rows, columns = torch.export.Dim("rows_8", min=2), torch.export.Dim("columns_8", min=2)
     shapes = {0: batch, 2: 8 * rows, 3: 8 * columns}
-    _export(
-        generator, path, {
-            "image": (torch.rand(2, 1, 48, 64), shapes),
-            "masks": ((torch.rand(2, 2, 48, 64) > 0.5).float(), shapes),
-        }, ("share_logits", "soft_tissue"),
-    )
-
-
-def export_segmenter(network: SegmenterNetwork, path: Path) -> None:
-    """Writes the segmenter as ONNX: a free batch on its fixed grid.
-
-    Raises:
-        WeightsError: the exporter's packages are not installed.
-    """
-    example = torch.rand(2, 1, GRID_PX, GRID_PX)
-    shapes = {0: torch.export.Dim("batch", min=1)}
-    _export(network, path, {"image": (example, shapes)}, ("mask_logits",))
-
-
-def _export(
-    network: nn.Module, path: Path, inputs: Mapping[str, tuple[Tensor, Mapping[int, Any]]],
-    outputs: Sequence[str],
-) -> None:
-    check_exporter()
-    import onnx
-
+    example = torch.rand(2, 1, 48, 64), (torch.rand(2, 2, 48, 64) > 0.5).float()
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -177,10 +126,9 @@ def _export(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                network.eval(), tuple(example for example, _ in inputs.values()), dynamo=True,
-                opset_version=OPSET, verbose=False, input_names=list(inputs),
-                output_names=list(outputs),
-                dynamic_shapes={name: dict(shapes) for name, (_, shapes) in inputs.items()},
+                generator.eval(), example, dynamo=True, opset_version=OPSET, verbose=False,
+                input_names=["image", "masks"], output_names=["share_logits", "soft_tissue"],
+                dynamic_shapes={"image": shapes, "masks": shapes},
             )
     finally:
         for logger, level in zip(loggers, levels, strict=True):
@@ -214,31 +162,16 @@ def save_weights(
         WeightsError: the exporter is not installed.
         OutputError: the folder cannot be written.
     """
-    return _save(generator, lambda path: export_onnx(generator, path), folder, name, card)
-
-
-def save_segmenter(
-    network: SegmenterNetwork, folder: str | Path, name: str, card: Mapping[str, Any]
-) -> Path:
-    """:func:`save_weights` for a segmenter; ``Segmenter.from_pretrained`` takes the card."""
-    return _save(network, lambda path: export_segmenter(network, path), folder, name,
-                 {"task": "segmentation", **card})
-
-
-def _save(
-    network: Generator | SegmenterNetwork, export: Callable[[Path], None], folder: str | Path,
-    name: str, card: Mapping[str, Any],
-) -> Path:
     folder = Path(folder)
     targets = [folder / f"{name}{suffix}" for suffix in (".safetensors", ".onnx", ".json")]
     with atomic_paths(targets) as (tensors, graph, text):
-        tensors.write_bytes(safetensors_bytes(network))
-        export(graph)
+        tensors.write_bytes(safetensors_bytes(generator))
+        export_onnx(generator, graph)
         fields = {
             "name": name,
-            "architecture": network.architecture,
-            "configuration": network.configuration(),
-            "parameters": sum(parameter.numel() for parameter in network.parameters()),
+            "architecture": generator.architecture,
+            "configuration": generator.configuration(),
+            "parameters": sum(parameter.numel() for parameter in generator.parameters()),
             "sha256": {
                 target.name: hashlib.sha256(written.read_bytes()).hexdigest()
                 for target, written in zip(targets[:2], (tensors, graph), strict=True)

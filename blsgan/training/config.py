@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,8 +20,6 @@ PRESETS = Path(__file__).resolve().parent / "presets"
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Steps = Annotated[int, Field(ge=1)]
-
-_Config = TypeVar("_Config", bound=BaseModel)
 
 
 class _Strict(BaseModel):
@@ -121,32 +119,14 @@ def load_config(preset: str | Path, changes: Sequence[str] = ()) -> TrainingConf
     path = Path(preset)
     if not path.suffix and str(preset) in preset_names():
         path = PRESETS / f"{preset}.yaml"
-    unreadable = f"preset '{preset}' is neither one of {', '.join(preset_names())} nor a"
-    config = read_config(TrainingConfig, path, changes, unreadable=unreadable)
-    rows, columns = config.data.crop
-    if min(rows, columns) < 16 or rows % 16 or columns % 16:
-        raise UsageError(f"{path}: key 'data.crop' is {rows}x{columns}; rows and columns must be "
-                         "multiples of 16")
-    return config
-
-
-def read_config(
-    model: type[_Config], path: Path | None, changes: Sequence[str], *, unreadable: str
-) -> _Config:
-    """A configuration of any kind from a YAML file (none: the defaults) with changes, checked.
-
-    ``unreadable`` begins the sentence about a file that is not there. Raises as
-    :func:`load_config` does.
-    """
-    fields = {}
-    if path is not None:
-        try:
-            fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UsageError(f"{unreadable} readable YAML file ({error.strerror})") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            reason = str(error).splitlines()[0]
-            raise UsageError(f"{path}: is not a YAML file ({reason})") from error
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"preset '{preset}' is neither one of {', '.join(preset_names())} nor a "
+                         f"readable YAML file ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"{path}: is not a YAML file ({reason})") from error
     if fields is None:
         fields = {}
     if not isinstance(fields, dict):
@@ -154,17 +134,21 @@ def read_config(
     for change in changes:
         _apply(fields, change)
     try:
-        return model.model_validate(fields)
+        config = TrainingConfig.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         known = ""
         if first["type"] == "extra_forbidden":
-            names = _known_keys(model, first["loc"][:-1])
+            names = _known_keys(first["loc"][:-1])
             known = f"; known keys there: {', '.join(names)}" if names else ""
-        source = f"{path}: " if path is not None else ""
-        raise UsageError(f"{source}key '{key}': {first['msg'].lower()} (got "
+        raise UsageError(f"{path}: key '{key}': {first['msg'].lower()} (got "
                          f"{first['input']!r}){known}") from error
+    rows, columns = config.data.crop
+    if min(rows, columns) < 16 or rows % 16 or columns % 16:
+        raise UsageError(f"{path}: key 'data.crop' is {rows}x{columns}; rows and columns must be "
+                         "multiples of 16")
+    return config
 
 
 def _apply(fields: dict[str, Any], change: str) -> None:
@@ -194,8 +178,8 @@ def _number(text: str) -> str | float:
         return text
 
 
-def _known_keys(config: type[BaseModel], location: Sequence[str | int]) -> list[str]:
-    model: Any = config
+def _known_keys(location: Sequence[str | int]) -> list[str]:
+    model: Any = TrainingConfig
     for part in location:
         model = model.model_fields[part].annotation
     return list(model.model_fields)

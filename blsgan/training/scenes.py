@@ -96,7 +96,9 @@ class Scenes:
     ) -> None:
         self._joints = [_on_grid(image) for image in images]
         self._shares = (phantom_share, negative_share)
-        self._phantoms = [_phantom(_POOL_SEED + n) for n in range(_PHANTOMS if phantom_share else 0)]
+        self._phantoms = [
+            _phantom(_POOL_SEED + n) for n in range(_PHANTOMS if phantom_share else 0)
+        ]
         self._hands = [
             hand_phantom(_POOL_SEED + n, GRID_PX) for n in range(_HANDS if negative_share else 0)
         ]
@@ -307,7 +309,7 @@ def _noise(rng: np.random.Generator) -> Array:
 
 
 def clouds(rng: np.random.Generator, size: int = GRID_PX) -> Array:
-    """A texture whose amplitude falls as 1/f^a, a in 0.7..2.2, as in natural images: [size,size]."""
+    """A texture whose amplitude falls as 1/f^a, as natural images' does, a in 0.7..2.2."""
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None])
     frequency[0, 0] = np.inf
     spectrum = np.fft.rfft2(rng.standard_normal((size, size))) * frequency ** -rng.uniform(0.7, 2.2)

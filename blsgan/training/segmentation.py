@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from blsgan import __version__
@@ -30,9 +30,10 @@ from blsgan.data.splits import is_validation, select
 from blsgan.errors import InputError, UsageError
 from blsgan.io.atomic import check_writable_folder
 from blsgan.models.segmenter import SegmenterNetwork
-from blsgan.models.weights import check_exporter, save_segmenter
+from blsgan.models.segmenter_files import save_segmenter
+from blsgan.models.weights import check_exporter
 from blsgan.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from blsgan.training.config import OptimiserConfig, Positive, Share, Steps, read_config
+from blsgan.training.config import Positive, Share, Steps, _apply
 from blsgan.training.loop import (
     CHECKPOINTS,
     CONFIG_FILE,
@@ -73,7 +74,7 @@ class SceneConfig(_Strict):
     phantom_share: Share = Field(default=0.08, description="of them: phantoms")
     negative_share: Share = Field(default=0.2, description="of them: pictures without a joint")
     validation: Annotated[int, Field(ge=1)] = Field(
-        default=96, description="validation joints, and a quarter as many negatives, in a validation"
+        default=96, description="validation joints in a validation, and a quarter as many negatives"
     )
 
 
@@ -92,6 +93,22 @@ class SegmentationLossConfig(_Strict):
     )
 
 
+class SegmentationOptimiserConfig(_Strict):
+    """AdamW with a linear warm-up and a cosine decay; the gradient's norm is clipped."""
+
+    learning_rate: Positive = 2e-3
+    final_share: Share = Field(
+        default=0.01, description="learning rate at the end / at its highest"
+    )
+    warm_up_steps: Steps = 150
+    betas: tuple[Share, Share] = (0.9, 0.99)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.02
+    clip_norm: Positive = 1.0
+    ema_decay: Share = Field(
+        default=0.998, description="of the averaged weights, the ones that ship"
+    )
+
+
 class SegmentationConfig(_Strict):
     """A whole run; the defaults are those of the shipped weights."""
 
@@ -104,9 +121,7 @@ class SegmentationConfig(_Strict):
     keep_checkpoints: Steps = 3
     model: SegmenterModelConfig = SegmenterModelConfig()
     data: SceneConfig = SceneConfig()
-    optimiser: OptimiserConfig = OptimiserConfig(
-        learning_rate=2e-3, final_share=0.01, clip_norm=1.0, ema_decay=0.998
-    )
+    optimiser: SegmentationOptimiserConfig = SegmentationOptimiserConfig()
     loss: SegmentationLossConfig = SegmentationLossConfig()
 
     def dump(self) -> str:
@@ -122,8 +137,27 @@ def segmentation_config(
     Raises:
         UsageError: no such file, not YAML, an unknown key or a value out of range.
     """
-    path = Path(path) if path is not None else None
-    return read_config(SegmentationConfig, path, changes, unreadable=f"{path} is not a")
+    fields: Any = {}
+    if path is not None:
+        try:
+            fields = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UsageError(f"{path}: is not a readable YAML file ({error.strerror})") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(f"{path}: is not a YAML file ({reason})") from error
+        if not isinstance(fields, dict):
+            raise UsageError(f"{path}: is not a configuration (keys and values)")
+    for change in changes:
+        _apply(fields, change)
+    try:
+        return SegmentationConfig.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        source = f"{path}: " if path is not None else ""
+        raise UsageError(f"{source}key '{key}': {first['msg'].lower()} (got "
+                         f"{first['input']!r})") from error
 
 
 def segmentation_run_config(run: str | Path) -> SegmentationConfig:
