@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 Bool = NDArray[np.bool_]
 
 GRID_PX = 256
-"""Side of the public dataset's pictures, and of the square grid that the mask segmenter works on."""
+"""Side of the public dataset's pictures, and of the grid that the mask segmenter works on."""
 
 
 def bounding_box(mask: Bool) -> tuple[int, int, int, int]:

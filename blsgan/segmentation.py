@@ -28,6 +28,8 @@ Bool = NDArray[np.bool_]
 BORDER_PX = 3
 """Grid pixels on either side of a predicted border whose entropy is measured."""
 
+_MOST_LOOKS = 3  # the size of what is small is first told badly, then well
+
 MIN_BONE_SHARE = 0.01
 """Of the grid: a smaller region is not taken for a bone."""
 
@@ -174,8 +176,10 @@ class Segmenter:
         side = float(max(height, width))
         window = _Window((height - side) / 2, (width - side) / 2, side)
         looks = [(window, self._look(image, window))]
-        closer = _closer_window(looks[0][1], window)
-        if closer is not None:
+        while len(looks) < _MOST_LOOKS:
+            closer = _closer_window(looks[-1][1], looks[-1][0])
+            if closer is None:
+                break
             looks.append((closer, self._look(image, closer)))
         window, logits = looks[-1]
         confidence = _judge(logits)

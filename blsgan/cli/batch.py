@@ -1,4 +1,4 @@
-"""What ``separate`` and ``segment`` share: from a name to a work list, and through it to a summary."""
+"""What ``separate`` and ``segment`` share: the work list, and the way through it to a summary."""
 
 from __future__ import annotations
 
