@@ -3,8 +3,8 @@
     python benchmarks/evaluate_segmentation.py --data Data -o benchmarks/results
 
 Writes segmentation.json and segmentation.csv. ``--check`` ends with status 1 when a target is
-missed: Dice 0.975 and HD95 4 px for each bone, Dice 0.65 of overlaps of 150 px and more, at most 1 %
-refused.
+missed: Dice 0.975 and HD95 4 px for each bone, Dice 0.65 of overlaps of 150 px and more, at most
+1 % refused.
 """
 
 from __future__ import annotations

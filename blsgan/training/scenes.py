@@ -9,6 +9,7 @@ masks, so that the network learns to say "there is no joint" instead of finding 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -96,12 +97,6 @@ class Scenes:
     ) -> None:
         self._joints = [_on_grid(image) for image in images]
         self._shares = (phantom_share, negative_share)
-        self._phantoms = [
-            _phantom(_POOL_SEED + n) for n in range(_PHANTOMS if phantom_share else 0)
-        ]
-        self._hands = [
-            hand_phantom(_POOL_SEED + n, GRID_PX) for n in range(_HANDS if negative_share else 0)
-        ]
 
     def draw(self, count: int, seed: Sequence[int]) -> SceneBatch:
         """``count`` samples; the same seed gives the same batch."""
@@ -122,15 +117,17 @@ class Scenes:
         if drawn < negative:
             image = self._negative(rng)
             return _tone(image, rng), np.zeros((2, GRID_PX, GRID_PX), np.float32)
-        pool = self._phantoms if drawn < negative + phantom else self._joints
-        joint = pool[rng.integers(len(pool))]
+        if drawn < negative + phantom:
+            joint = _phantom(int(rng.integers(_PHANTOMS)))
+        else:
+            joint = self._any_joint(rng)
         image, masks = _move(joint, rng)
         image, masks = _cut(image, masks, rng)
         return _tone(image, rng), masks
 
     def _negative(self, rng: np.random.Generator) -> Array:
         makers: tuple[tuple[float, Callable[[np.random.Generator], Array]], ...] = (
-            (0.08, _noise), (0.16, clouds), (0.16, shapes), (0.06, _flat), (0.14, self._hand),
+            (0.08, _noise), (0.16, clouds), (0.16, shapes), (0.06, _flat), (0.14, _hand),
             (0.14, self._mosaic), (0.16, self._shaft), (0.10, self._sideways),
         )
         shares = np.cumsum([share for share, _ in makers])
@@ -139,13 +136,6 @@ class Scenes:
 
     def _any_joint(self, rng: np.random.Generator) -> _Joint:
         return self._joints[rng.integers(len(self._joints))]
-
-    def _hand(self, rng: np.random.Generator) -> Array:
-        """A whole hand, a part of it with several joints, or one turned."""
-        hand = self._hands[rng.integers(len(self._hands))]
-        zoom = float(np.exp(rng.uniform(np.log(0.7), np.log(1.7))))
-        shift = rng.uniform(-30, 30, 2)
-        return _warp(hand, _matrix(zoom, rng.uniform(-40, 40), shift), cv2.BORDER_CONSTANT)
 
     def _mosaic(self, rng: np.random.Generator) -> Array:
         """Joints as small as in a picture of a whole hand, side by side and one above another."""
@@ -201,7 +191,9 @@ def _on_grid(image: JointImage) -> _Joint:
     return _Joint(picture, masks)
 
 
-def _phantom(seed: int) -> _Joint:
+@functools.cache
+def _phantom(index: int) -> _Joint:
+    seed = _POOL_SEED + index
     phantom = joint_phantom(seed, GRID_PX, overlap=seed % 3 > 0)
     return _Joint(np.rint(255 * phantom.image).astype(np.uint8), phantom.masks[:2])
 
@@ -299,6 +291,19 @@ def _tone(image: Array, rng: np.random.Generator) -> Array:
         values = values + rng.uniform(0, 0.06) * noise
     values = np.where(image > 0, values, 0)
     return np.clip(values, 0, 1).astype(np.float32)
+
+
+def _hand(rng: np.random.Generator) -> Array:
+    """A whole hand, a part of it with several joints, or one turned."""
+    hand = _whole_hand(int(rng.integers(_HANDS)))
+    zoom = float(np.exp(rng.uniform(np.log(0.7), np.log(1.7))))
+    shift = rng.uniform(-30, 30, 2)
+    return _warp(hand, _matrix(zoom, rng.uniform(-40, 40), shift), cv2.BORDER_CONSTANT)
+
+
+@functools.cache
+def _whole_hand(index: int) -> Array:
+    return hand_phantom(_POOL_SEED + index, GRID_PX)
 
 
 def _noise(rng: np.random.Generator) -> Array:
