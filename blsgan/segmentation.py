@@ -33,19 +33,15 @@ _MOST_LOOKS = 3  # the size of what is small is first told badly, then well
 MIN_BONE_SHARE = 0.01
 """Of the grid: a smaller region is not taken for a bone."""
 
-# What is refused and what is doubted, measured on validation joints (docs/how-to/segment.md).
-LEAST_AGREEMENT = 0.70
-DOUBTFUL_AGREEMENT = 0.95
-GREATEST_ENTROPY = 0.75
-DOUBTFUL_ENTROPY = 0.50
-MOST_STRAY = 0.25
-DOUBTFUL_STRAY = 0.02
-GREATEST_GAP = 0.35
-DOUBTFUL_GAP = 0.15
-GREATEST_OVERLAP = 0.5
-DOUBTFUL_OVERLAP = 0.25
-GREATEST_WIDTH_RATIO = 3.0
-DOUBTFUL_WIDTH_RATIO = 1.8
+# What is doubted lies just outside, what is refused far outside what the shipped weights give on
+# 255 images of validation joints: agreement >= 0.967, entropy <= 0.40 bits, stray <= 0.003, gap <=
+# 0.085, overlap <= 0.13 (one image 0.24), width ratio <= 1.27.
+DOUBTFUL_AGREEMENT, LEAST_AGREEMENT = 0.96, 0.80
+DOUBTFUL_ENTROPY, GREATEST_ENTROPY = 0.42, 0.65
+DOUBTFUL_STRAY, MOST_STRAY = 0.02, 0.25
+DOUBTFUL_GAP, GREATEST_GAP = 0.12, 0.35
+DOUBTFUL_OVERLAP, GREATEST_OVERLAP = 0.18, 0.50
+DOUBTFUL_WIDTH_RATIO, GREATEST_WIDTH_RATIO = 1.5, 3.0
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,7 @@ class TestJudgement:
         assert (confidence.flip_agreement, confidence.stray, confidence.gap) == (1, 0, 0)
         assert confidence.border_entropy < 0.01
         assert confidence.score > 0.99
-        assert confidence.overlap == pytest.approx(600 / (141 * 120))
+        assert confidence.overlap == pytest.approx(600 / (120 * 140))
         assert confidence.width_ratio == pytest.approx(140 / 120)
 
     @pytest.mark.parametrize(("answer", "message"), [
@@ -196,7 +196,7 @@ class TestJudgement:
     @pytest.mark.parametrize(("answer", "mirrored", "doubt"), [
         (logits((0, 60, 90, 200), LOWER), None, "far apart"),
         (logits([UPPER, (200, 10, 240, 40)], LOWER), None, "several pieces"),
-        (logits(UPPER, LOWER), logits((0, 66, 120, 206), (115, 76, 256, 196)), "mirror image"),
+        (logits(UPPER, LOWER), logits((0, 70, 120, 210), (115, 80, 256, 200)), "mirror image"),
         (logits((0, 20, 120, 240), LOWER), None, "differ much in width"),
     ])
     def test_doubts_are_said_and_masks_given(self, picture, answer, mirrored, doubt):
@@ -234,8 +234,11 @@ def test_full_resolution_is_where_the_grid_says():
     planes = np.full((2, GRID_PX, GRID_PX), -1, np.float32)
     planes[:, :100, 50:] = 1
     full = segmentation._at_full_resolution([(window, planes)], (4 * GRID_PX, 4 * GRID_PX)) > 0
-    assert full[0, :400, 200:].all()
-    assert full[0].sum() == 400 * (4 * GRID_PX - 200)
+    expected = np.zeros_like(full[0])
+    expected[:400, 200:] = True
+    differs = np.argwhere(full[0] != expected)  # the corner of the bone is rounded
+    assert len(differs) <= 4
+    assert (np.abs(differs - (399, 200)) <= 2).all()
 
 
 def test_segmenting_imports_no_torch():

@@ -160,3 +160,23 @@ class TestLoss:
         empty = SceneBatch(batch.image, torch.zeros_like(batch.masks), batch.border)
         logits = torch.full((1, 2, 64, 64), -3.0)
         assert self.loss(logits, empty, dice=1, overlap_dice=1) == self.loss(logits, empty)
+
+
+def test_every_key_is_in_the_reference():
+    from pathlib import Path
+
+    page = Path(__file__).parents[2] / "docs/reference/segmenter-training.md"
+    rows = {line.split("`")[1]: line for line in page.read_text(encoding="utf-8").splitlines()
+            if line.startswith("| `")}
+
+    def keys(values, prefix=""):
+        for name, value in values.items():
+            if isinstance(value, dict):
+                yield from keys(value, f"{prefix}{name}.")
+            else:
+                yield prefix + name, value
+
+    documented = {key: row.split("|")[2].strip() for key, row in rows.items()}
+    assert documented == {
+        key: str(value) for key, value in keys(segmentation_config().model_dump(mode="json"))
+    }
