@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE",
               help="Change one key (optimiser.learning_rate=1e-3); repeatable.")
 @click.option("--steps", type=click.IntRange(min=1), help="Short for --set steps=N.")
+@click.option("--init", help="Weights to start from, by name (segmenter) or path; random otherwise.")
 @click.option("--resume", is_flag=True, help="Go on with the run in the output folder.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option("--dry-run", is_flag=True,
               help="Print the resolved configuration and the model's size, train nothing.")
 def command(
     root: Path, run: Path, config_path: Path | None, changes: tuple[str, ...], steps: int | None,
-    resume: bool, device: str, dry_run: bool,
+    init: str | None, resume: bool, device: str, dry_run: bool,
 ) -> None:
     """Train the mask segmenter on the public dataset's layout.
 
@@ -53,9 +54,9 @@ def command(
     if steps is not None:
         changes = (*changes, f"steps={steps}")
     if resume:
-        if config_path is not None or changes:
+        if config_path is not None or changes or init is not None:
             raise UsageError("--resume goes on with the run's own configuration; leave out "
-                             "--config, --set and --steps, or start another run")
+                             "--config, --set, --steps and --init, or start another run")
         config = segmentation_run_config(run)
     else:
         config = segmentation_config(config_path, changes)
@@ -66,7 +67,7 @@ def command(
     from rich.console import Console
 
     with _Bar(Console(stderr=True), config.steps) as bar:
-        card = train_segmenter(root, run, config, resume=resume, device=device,
+        card = train_segmenter(root, run, config, resume=resume, init=init, device=device,
                                report=bar.report, warn=bar.warn)
     click.echo(f"wrote {card}")
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import json
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -262,9 +263,11 @@ def _monai_scores() -> Callable[[Bool, Bool], tuple[float, float]]:
             torch.from_numpy(mask[None, None].astype(np.float32)) for mask in (predicted, drawn)
         )
         overlap = compute_dice(first, second, include_background=True)
-        distance = compute_hausdorff_distance(
-            first, second, include_background=True, percentile=95
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # MONAI's, about MONAI's own calls
+            distance = compute_hausdorff_distance(
+                first, second, include_background=True, percentile=95
+            )
         return float(overlap), float(distance)
 
     return score

@@ -25,12 +25,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from blsgan import __version__
+from blsgan.backends import SEGMENTATION, WeightsFile, find_weights
 from blsgan.data.layout import JointImage, load_root
 from blsgan.data.splits import is_validation, select
-from blsgan.errors import InputError, UsageError
+from blsgan.errors import InputError, UsageError, WeightsError
 from blsgan.io.atomic import check_writable_folder
 from blsgan.models.segmenter import SegmenterNetwork
-from blsgan.models.segmenter_files import save_segmenter
+from blsgan.models.segmenter_files import load_segmenter, save_segmenter
 from blsgan.models.weights import check_exporter
 from blsgan.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from blsgan.training.config import Positive, Share, Steps, _apply
@@ -73,6 +74,9 @@ class SceneConfig(_Strict):
     batch: Annotated[int, Field(ge=1)] = Field(default=8, description="pictures in a step")
     phantom_share: Share = Field(default=0.08, description="of them: phantoms")
     negative_share: Share = Field(default=0.2, description="of them: pictures without a joint")
+    composite_share: Share = Field(
+        default=0.25, description="of them: synthetic overlaps of joints without one"
+    )
     validation: Annotated[int, Field(ge=1)] = Field(
         default=96, description="validation joints in a validation, and a quarter as many negatives"
     )
@@ -247,7 +251,10 @@ class SegmentationTrainer:
                              "joints")
         data = config.data
         self._scenes = Scenes(
-            training, phantom_share=data.phantom_share, negative_share=data.negative_share
+            training,
+            phantom_share=data.phantom_share,
+            negative_share=data.negative_share,
+            composite_share=data.composite_share,
         )
         self._validation = _held_out(validation, data.validation)
         torch.manual_seed(config.seed)
@@ -264,6 +271,21 @@ class SegmentationTrainer:
             self._parameters, lr=optimiser.learning_rate, betas=optimiser.betas,
             weight_decay=optimiser.weight_decay,
         )
+
+    def start_from(self, weights: Path) -> None:
+        """Replaces the random first weights by those of a ``.safetensors`` file.
+
+        Raises:
+            WeightsError: the file cannot be read or is no segmenter's.
+            InputError: it is of another size than the configuration's model.
+        """
+        given = load_segmenter(weights)
+        try:
+            for module in (self.network, self.average):
+                module.load_state_dict(given.state_dict())
+        except RuntimeError as error:
+            raise InputError(f"{weights}: is not of the configuration's model "
+                             f"({self.config.model.widths}, {self.config.model.blocks})") from error
 
     def train_step(self) -> Tensor:
         """One step; the loss stays on the device."""
@@ -369,6 +391,7 @@ def train_segmenter(
     config: SegmentationConfig,
     *,
     resume: bool = False,
+    init: str | Path | None = None,
     device: str = "cpu",
     report: Report | None = None,
     warn: Warn | None = None,
@@ -380,6 +403,7 @@ def train_segmenter(
         run: the run's folder; it must be new unless ``resume``.
         config: the configuration; on resuming the run's own (:func:`segmentation_run_config`).
         resume: go on from the newest whole checkpoint.
+        init: weights to start from instead of random ones: a name, a file or a folder.
         device: a torch device (``cpu``, ``cuda``, ``cuda:1``).
         report: called after every tenth step and every validation.
         warn: called with a sentence about anything a user should know.
@@ -389,7 +413,7 @@ def train_segmenter(
 
     Raises:
         InputError: the dataset is not one, or no checkpoint can be used.
-        WeightsError: what writes weights is not installed.
+        WeightsError: ``init`` cannot be read, or what writes weights is not installed.
         UsageError: the folder holds a run already, is in use, or the device is not there.
         DivergedError: the loss is not finite.
         OutputError: the folder cannot be written.
@@ -404,20 +428,27 @@ def train_segmenter(
                          "another folder")
     if resume and not (run / CONFIG_FILE).exists():
         raise UsageError(f"{run}: holds no run to resume (no {CONFIG_FILE})")
+    first = _first_weights(init) if init is not None else None
     run.mkdir(parents=True, exist_ok=True)
     with _locked(run):
         trainer = SegmentationTrainer(config, images, target)
         if resume:
             trainer.restore(load_checkpoint(run / CHECKPOINTS, warn))
         else:
+            environment = _environment(root)
+            if first is not None:
+                trainer.start_from(first.path)
+                environment["init"] = {"file": first.path.name, "sha256": first.sha256}
             save_checkpoint(run / CHECKPOINTS, trainer.checkpoint(), config.keep_checkpoints)
-            _write(run / ENVIRONMENT_FILE, json.dumps(_environment(root), indent=2) + "\n")
+            _write(run / ENVIRONMENT_FILE, json.dumps(environment, indent=2) + "\n")
             _write(run / CONFIG_FILE, config.dump())
         metrics = _metrics_until(run / METRICS_FILE, trainer.step)
         _loop(trainer, run, metrics, report)
+        environment = json.loads((run / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
         card = {
             "trained": {
                 "config": config.model_dump(mode="json"),
+                "init": environment.get("init"),
                 "training_joints": len({i.joint for i in images if not is_validation(i.joint)}),
                 "validation_joints": len({i.joint for i in images if is_validation(i.joint)}),
                 "steps": trainer.step,
@@ -430,6 +461,13 @@ def train_segmenter(
             "limits": "one upright finger joint in the picture, like those of the training joints",
         }
         return save_segmenter(trainer.average, run / WEIGHTS, config.name, card)
+
+
+def _first_weights(init: str | Path) -> WeightsFile:
+    weights = find_weights(init, SEGMENTATION)
+    if weights.safetensors is None:
+        raise WeightsError(f"weights '{weights.name}' have no .safetensors file to start from")
+    return weights.load(weights.safetensors)
 
 
 def _loop(

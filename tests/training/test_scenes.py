@@ -1,5 +1,7 @@
 """What the segmenter sees: joints with their masks, and pictures that have none."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,8 @@ from blsgan.training.scenes import BORDER_PX, Scenes
 
 @pytest.fixture(scope="module")
 def joints(dataset):
-    return Scenes(load_root(dataset), phantom_share=0.2, negative_share=0.3)
+    images = load_root(dataset)
+    return Scenes(images, phantom_share=0.1, negative_share=0.3, composite_share=0.1)
 
 
 def test_the_same_seed_gives_the_same_batch_and_another_one_another(joints):
@@ -23,9 +26,9 @@ def test_the_same_seed_gives_the_same_batch_and_another_one_another(joints):
 
 
 def test_values_shapes_and_shares(joints):
-    batch = joints.draw(60, (1, 0))
-    assert batch.image.shape == (60, 1, GRID_PX, GRID_PX)
-    assert batch.masks.shape == (60, 2, GRID_PX, GRID_PX)
+    batch = joints.draw(40, (1, 0))
+    assert batch.image.shape == (40, 1, GRID_PX, GRID_PX)
+    assert batch.masks.shape == (40, 2, GRID_PX, GRID_PX)
     assert batch.border.shape == batch.image.shape
     for values in vars(batch).values():
         assert 0 <= values.min() <= values.max() <= 1
@@ -60,13 +63,27 @@ def test_the_border_is_where_a_bone_begins_and_not_where_the_picture_ends(joints
     assert border[50, 50 - BORDER_PX] == 1
 
 
-@pytest.mark.parametrize("kind", range(40))
-def test_negatives_are_pictures(joints, kind):
-    picture = joints._negative(np.random.default_rng(kind))
-    assert picture.shape == (GRID_PX, GRID_PX)
-    assert np.isfinite(picture).all()
-    assert picture.min() >= -0.1
-    assert picture.max() <= 1.1
+def test_negatives_are_pictures(joints):
+    for seed in range(40):
+        picture = joints._negative(np.random.default_rng(seed))
+        assert picture.shape == (GRID_PX, GRID_PX)
+        assert np.isfinite(picture).all()
+        assert -0.1 <= picture.min() <= picture.max() <= 1.1
+
+
+def test_composites_are_made_of_joints_apart_and_overlap(joints):
+    assert len(joints._apart) == 4  # of each joint the visit without overlap
+    made = [scenes._composite(joints._apart[n % 4], np.random.default_rng(n)) for n in range(8)]
+    overlaps = [np.count_nonzero(joint.masks.all(axis=0)) for joint in made]
+    assert max(overlaps) > 200
+    black = [(joint.image[~joint.masks.any(axis=0)] == 0).mean() for joint in made]
+    assert min(black) < 0.5 < max(black)  # some on their soft tissue, some on nothing
+
+
+def test_joints_without_a_background_are_not_composed(dataset):
+    images = [replace(image, background=None) for image in load_root(dataset)]
+    scenes_without = Scenes(images, phantom_share=0, negative_share=0, composite_share=1)
+    assert scenes_without.draw(1, (0,)).masks.max() == 1
 
 
 def test_validation_takes_every_joint_as_it_is(joints, dataset):
