@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE",
               help="Change one key (optimiser.learning_rate=1e-3); repeatable.")
 @click.option("--steps", type=click.IntRange(min=1), help="Short for --set steps=N.")
-@click.option("--init", help="Weights to start from, by name (segmenter) or path; random otherwise.")
+@click.option("--init",
+              help="Weights to start from, by name (segmenter) or path; random otherwise.")
 @click.option("--resume", is_flag=True, help="Go on with the run in the output folder.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option("--dry-run", is_flag=True,

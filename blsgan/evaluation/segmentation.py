@@ -238,14 +238,14 @@ def evaluate_separation(
             continue
         layers = [separator(image, pair_of_masks).layers for pair_of_masks in (masks, predicted)]
         both = predicted[0] & predicted[1]
-        for kind, bone, truth, region in known:
-            errors = [region_mse(answer[bone], truth, region) for answer in layers]
+        for kind, bone, layer, region in known:
+            errors = [region_mse(answer[bone], layer, region) for answer in layers]
             inside = region & both
             evaluation.separation.append({
                 "joint": joint.joint, "truth": kind, "bone": BONES[bone],
                 "drawn_psnr_db": psnr_db(errors[0]), "predicted_psnr_db": psnr_db(errors[1]),
                 "predicted_psnr_db_where_both_overlap":
-                    psnr_db(region_mse(layers[1][bone], truth, inside)) if inside.any() else None,
+                    psnr_db(region_mse(layers[1][bone], layer, inside)) if inside.any() else None,
             })
 
 

@@ -149,12 +149,13 @@ def draw_masks(
     """Draw the whole picture [H,W] beside itself with the outlines of both masks [2,H,W]."""
     from PIL import Image, ImageDraw
 
-    view = _fit(0, 0, *image.shape, _OVERLAY_PX)
+    height, width = image.shape
+    view = _fit(0, 0, height, width, _OVERLAY_PX)
     white = max(float(image.max()), 1e-6)
     tiles = [_grey_tile(image, view, white) for _ in range(2)]
     _outline(tiles[1], masks, view)
-    width = 2 * _MARGIN_PX + 2 * _OVERLAY_PX + _GAP_PX
-    page = Image.new("RGB", (width, 2 * _MARGIN_PX + view.height + 34), _BACKGROUND)
+    page_width = 2 * _MARGIN_PX + 2 * _OVERLAY_PX + _GAP_PX
+    page = Image.new("RGB", (page_width, 2 * _MARGIN_PX + view.height + 34), _BACKGROUND)
     for index, tile in enumerate(tiles):
         x = _MARGIN_PX + index * (_OVERLAY_PX + _GAP_PX)
         page.paste(tile, (x + (_OVERLAY_PX - view.width) // 2, _MARGIN_PX))

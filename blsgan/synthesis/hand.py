@@ -68,8 +68,8 @@ def hand_phantom(seed: int, size: int = 512) -> np.ndarray:
         radius = rng.uniform(0.022, 0.036, 2)
         inside = 1 - ((x - centre[0]) / radius[0]) ** 2 - ((y - centre[1]) / radius[1]) ** 2
         bones += 0.5 * np.sqrt(np.maximum(inside, 0))
-    for start, end in (((0.45, 0.9), (0.43, 1.2)), ((0.56, 0.9), (0.57, 1.2))):
-        bones = np.maximum(bones, _tube(x, y, np.array(start), np.array(end), 0.05))
+    for wrist, elbow in (((0.45, 0.9), (0.43, 1.2)), ((0.56, 0.9), (0.57, 1.2))):  # radius, ulna
+        bones = np.maximum(bones, _tube(x, y, np.array(wrist), np.array(elbow), 0.05))
     mesh = cv2.GaussianBlur(rng.standard_normal((size, size)).astype(np.float32), (0, 0), 1.2)
     attenuation = tissue + bones * (1 + 0.15 * mesh / max(float(mesh.std()), 1e-6))
     attenuation += 0.006 * rng.standard_normal((size, size))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import cv2
 import numpy as np
@@ -26,8 +26,7 @@ from blsgan.synthesis.hand import hand_phantom
 from blsgan.synthesis.overlap import CROP_PX, synthesize_overlap
 from blsgan.synthesis.phantoms import joint_phantom
 
-Array = NDArray[np.float32]
-Kind = Literal["joint", "phantom", "negative"]
+Array = NDArray[Any]  # float32; OpenCV's stubs know no more
 
 TURN_DEGREES = 15.0
 BORDER_PX = 3
@@ -398,5 +397,5 @@ def _flat(rng: np.random.Generator) -> Array:
     return np.clip(picture, 0, 1).astype(np.float32)
 
 
-def _standardised(plane: NDArray[np.floating]) -> NDArray[np.floating]:
+def _standardised(plane: Array) -> Array:
     return (plane - plane.mean()) / max(float(plane.std()), 1e-9)

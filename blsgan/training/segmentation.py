@@ -75,7 +75,7 @@ class SceneConfig(_Strict):
     phantom_share: Share = Field(default=0.08, description="of them: phantoms")
     negative_share: Share = Field(default=0.2, description="of them: pictures without a joint")
     composite_share: Share = Field(
-        default=0.25, description="of them: synthetic overlaps of joints without one"
+        default=0.0, description="of them: synthetic overlaps of joints without one"
     )
     validation: Annotated[int, Field(ge=1)] = Field(
         default=96, description="validation joints in a validation, and a quarter as many negatives"
@@ -342,7 +342,7 @@ class SegmentationTrainer:
 
     def checkpoint(self) -> Checkpoint:
         """Everything needed to go on from here."""
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for prefix, module in (("network", self.network), ("average", self.average)):
             tensors |= {f"{prefix}.{k}": v.cpu() for k, v in module.state_dict().items()}
         for index, state in self._optimiser.state_dict()["state"].items():
