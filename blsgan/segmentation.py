@@ -28,6 +28,8 @@ Bool = NDArray[np.bool_]
 BORDER_PX = 3
 """Grid pixels on either side of a predicted border whose entropy is measured."""
 
+_FINEST = 4  # image pixels for each grid pixel that a window is resampled from, at most about
+
 _MOST_LOOKS = 3  # the size of what is small is first told badly, then well
 
 MIN_BONE_SHARE = 0.01
@@ -204,6 +206,10 @@ def _resample(image: Float32, window: _Window) -> Float32:
     """The window on the grid, float32 [256,256]; what lies outside the image is 0."""
     from PIL import Image
 
+    factor = int(window.side // (_FINEST * GRID_PX))
+    if factor > 1:  # a square around a long picture would take more memory than the picture
+        image = np.asarray(Image.fromarray(image).reduce(factor), dtype=np.float32)
+        window = _Window(window.top / factor, window.left / factor, window.side / factor)
     height, width = image.shape
     top, left = math.floor(window.top), math.floor(window.left)
     bottom = math.ceil(window.top + window.side)

@@ -47,6 +47,7 @@ def judged(images):
     return evaluation
 
 
+@pytest.mark.slow
 def test_phantoms_are_segmented_well_and_separated_as_well(judged):
     figures = judged.summary()
     assert (figures["images"], figures["joints"], figures["refused"]) == (6, 3, 0)
@@ -60,6 +61,7 @@ def test_phantoms_are_segmented_well_and_separated_as_well(judged):
     assert synthetic["drawn_psnr_db"]["mean"] > synthetic["predicted_psnr_db"]["mean"] - 1
 
 
+@pytest.mark.slow
 def test_files_name_no_joint(judged, images, tmp_path):
     table, text = judged.write(tmp_path, {"split": "val"})
     content = json.loads(text.read_text())

@@ -74,6 +74,13 @@ class TestPhantoms:
         for predicted, drawn in zip(found.masks, phantom.masks, strict=True):
             assert dice(predicted, drawn) > 0.98
 
+    def test_a_large_picture_is_reduced_first(self, segmenter):
+        phantom = joint_phantom(5)
+        block = np.ones((9, 9), np.float32)
+        found = segmenter(np.kron(phantom.image, block)[:, 400:])
+        for predicted, drawn in zip(found.masks, phantom.masks, strict=True):
+            assert dice(predicted, np.kron(drawn, block)[:, 400:] > 0) > 0.97
+
     def test_any_aspect_and_dtype(self, segmenter):
         phantom = joint_phantom(4, 512)
         image = np.rint(65535 * phantom.image[120:420, 40:]).astype(np.uint16)

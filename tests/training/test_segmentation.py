@@ -60,6 +60,7 @@ def test_a_run_leaves_everything_a_user_needs(finished, tiny):
     np.testing.assert_allclose(*outputs, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_ends_with_the_same_bytes(finished, dataset, tiny, tmp_path):
     def stop(progress):
         if progress.validation is not None and progress.step == 3:
@@ -87,6 +88,7 @@ def test_it_starts_from_given_weights(finished, dataset, tiny, tmp_path):
         train_segmenter(dataset, tmp_path / "run", tiny, init="none")
 
 
+@pytest.mark.slow
 def test_it_learns(dataset, tmp_path):
     config = segmentation_config(None, (
         "steps=20", "precision=float32", "model.widths=[8, 12, 16, 16]",
