@@ -317,7 +317,7 @@ def _tone(image: Array, rng: np.random.Generator) -> Array:
     if rng.random() < 0.25:
         values = cv2.GaussianBlur(values, (0, 0), rng.uniform(0.4, 1.6))
     if rng.random() < 0.4:
-        noise = rng.standard_normal(image.shape, dtype=np.float32)
+        noise: Array = rng.standard_normal(image.shape, dtype=np.float32)
         if rng.random() < 0.5:
             noise = 2 * cv2.GaussianBlur(noise, (0, 0), 0.7)
         values = values + rng.uniform(0, 0.06) * noise
@@ -339,7 +339,7 @@ def _whole_hand(index: int) -> Array:
 
 
 def _noise(rng: np.random.Generator) -> Array:
-    noise = rng.standard_normal((GRID_PX, GRID_PX), dtype=np.float32)
+    noise: Array = rng.standard_normal((GRID_PX, GRID_PX), dtype=np.float32)
     if rng.random() < 0.5:
         noise = _standardised(cv2.GaussianBlur(noise, (0, 0), rng.uniform(0.5, 6)))
     return np.clip(0.5 + rng.uniform(0.05, 0.35) * noise, 0, 1).astype(np.float32)
@@ -360,7 +360,7 @@ def shapes(rng: np.random.Generator, size: int = GRID_PX) -> Array:
     The "dead leaves" model of natural images (Lee, Mumford & Huang, IJCV 2001), with power-law
     sizes.
     """
-    picture = np.full((size, size), rng.uniform(0, 0.6), np.float32)
+    picture: Array = np.full((size, size), rng.uniform(0, 0.6), np.float32)
     for _ in range(int(rng.integers(2, 60))):
         centre = tuple(int(v) for v in rng.uniform(-0.1, 1.1, 2) * size)
         radius = int(np.clip(size * 0.03 * rng.pareto(1.3) + 3, 3, size * 0.5))
