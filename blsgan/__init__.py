@@ -6,7 +6,8 @@
 
 ``image`` is float32 [H,W] in [0,1] (or uint8, uint16), ``masks`` bool [2,H,W] (upper, lower bone).
 ``joint.upper`` and ``joint.lower`` are the layers, float32 [H,W]: zero outside their bone, exactly
-the image outside the overlap, and together exactly the image inside it.
+the image outside the overlap, and together exactly the image inside it. Without masks,
+``blsgan.Segmenter.from_pretrained()(image).masks`` predicts them.
 
 Importing this package loads none of its dependencies: the names below come with their first use.
 """
@@ -17,12 +18,18 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["Separation", "Separator", "__version__"]
+__all__ = ["Segmentation", "Segmenter", "Separation", "Separator", "__version__"]
 
 if TYPE_CHECKING:
+    from blsgan.segmentation import Segmentation, Segmenter
     from blsgan.separation import Separation, Separator
 
-_LAZY = {"Separator": "blsgan.separation", "Separation": "blsgan.separation"}
+_LAZY = {
+    "Segmentation": "blsgan.segmentation",
+    "Segmenter": "blsgan.segmentation",
+    "Separation": "blsgan.separation",
+    "Separator": "blsgan.separation",
+}
 
 
 def __getattr__(name: str) -> Any:

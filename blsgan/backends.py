@@ -1,9 +1,10 @@
-"""Runtimes for the generator: ONNX Runtime, OpenVINO or torch behind one small interface.
+"""Runtimes for the networks: ONNX Runtime, OpenVINO or torch behind one small interface.
 
-A backend maps ``image`` float32 [B,1,H,W] in [0,1] and ``masks`` float32 [B,2,H,W] in {0,1} to
-``share_logits`` float32 [B,2,H,W] and ``soft_tissue`` float32 [B]. The network halves H and W three
-times, so they must be multiples of 8. Which weights a backend runs is settled first
-(:func:`find_weights`), by hash.
+There are two tasks. Separation maps ``image`` float32 [B,1,H,W] in [0,1] and ``masks`` float32
+[B,2,H,W] in {0,1} to ``share_logits`` float32 [B,2,H,W] and ``soft_tissue`` float32 [B]; the
+network halves H and W three times, so they must be multiples of 8. Segmentation maps ``image``
+float32 [B,1,256,256] to ``mask_logits`` float32 [B,2,256,256]. Which weights a backend runs is
+settled first (:func:`find_weights`), by hash.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,24 +22,54 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blsgan.errors import BackendError, UsageError, WeightsError
+from blsgan.geometry import GRID_PX
 
 Float32 = NDArray[np.float32]
 
 WEIGHTS_FOLDER = Path(__file__).resolve().parent / "weights"
 DEFAULT_WEIGHTS = "lite"
-INPUTS = ("image", "masks")
-OUTPUTS = ("share_logits", "soft_tissue")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a network is for.
+
+    Attributes:
+        name: as weights' cards say it.
+        weights: name of the ones that ship for it.
+        inputs: channels of each input [B,C,H,W].
+        outputs: names.
+        grid_px: H and W of the inputs, None where they are free.
+    """
+
+    name: str
+    weights: str
+    inputs: Mapping[str, int]
+    outputs: tuple[str, ...]
+    grid_px: int | None = None
+
+    def describe(self) -> str:
+        """What such a network maps to what, for messages."""
+        size = f"{self.grid_px},{self.grid_px}" if self.grid_px else "H,W"
+        inputs = ", ".join(f"{name} [B,{count},{size}]" for name, count in self.inputs.items())
+        return f"{inputs} to {', '.join(self.outputs)}"
+
+
+SEPARATION = Task(
+    "separation", DEFAULT_WEIGHTS, {"image": 1, "masks": 2}, ("share_logits", "soft_tissue")
+)
+SEGMENTATION = Task("segmentation", "segmenter", {"image": 1}, ("mask_logits",), GRID_PX)
 
 
 class Backend(Protocol):
-    """What :class:`blsgan.separation.Separator` needs of a runtime."""
+    """What :class:`blsgan.Separator` and :class:`blsgan.Segmenter` need of a runtime."""
 
     name: str
     version: str
     weights: WeightsFile
 
-    def run(self, image: Float32, masks: Float32) -> tuple[Float32, Float32]:
-        """Share logits [B,2,H,W] and soft tissue [B] for a batch of crops."""
+    def run(self, *inputs: Float32) -> tuple[Float32, ...]:
+        """The task's outputs for a batch of its inputs, each in the order of its names."""
         ...
 
 
@@ -82,14 +113,16 @@ class Weights:
         return WeightsFile(self.name, self.architecture or "unknown", path, sha256, data)
 
 
-def find_weights(path_or_name: os.PathLike[str] | str | None = None) -> Weights:
-    """Find weights by name ("lite", shipped with the package) or by path.
+def find_weights(
+    path_or_name: os.PathLike[str] | str | None = None, task: Task = SEPARATION
+) -> Weights:
+    """Find weights by name ("lite", shipped with the package) or by path; the task's by default.
 
     A path may be the card (``NAME.json``), ``NAME.onnx`` or ``NAME.safetensors``; its neighbours of
-    the same stem are found with it, and hashes are checked where there is a card. Raises
-    :class:`WeightsError`.
+    the same stem are found with it, and hashes are checked where there is a card. In a folder the
+    only card counts, or the only one of ``task``. Raises :class:`WeightsError`.
     """
-    text = os.fspath(path_or_name) if path_or_name is not None else DEFAULT_WEIGHTS
+    text = os.fspath(path_or_name) if path_or_name is not None else task.weights
     path = Path(text)
     if path_or_name is None or (path.name == text and not path.suffix and not path.exists()):
         path = WEIGHTS_FOLDER / f"{text}.json"
@@ -102,6 +135,9 @@ def find_weights(path_or_name: os.PathLike[str] | str | None = None) -> Weights:
     if path.is_dir():
         cards = sorted(path.glob("*.json"))
         cards = [card for card in cards if card.with_suffix(".onnx").exists()] or cards
+        if len(cards) > 1:
+            named = [(card, _read_card(card).get("task", SEPARATION.name)) for card in cards]
+            cards = [card for card, name in named if name == task.name] or cards
         if len(cards) != 1:
             raise WeightsError(
                 f"{path} holds {len(cards)} weights cards (*.json); name the weights file itself."
@@ -149,7 +185,10 @@ class OnnxBackend:
 
     name = "onnx"
 
-    def __init__(self, weights: Weights, threads: int | None = None) -> None:
+    def __init__(
+        self, weights: Weights, threads: int | None = None, task: Task = SEPARATION
+    ) -> None:
+        self._task = task
         self.weights = weights.load(_onnx_file(weights))
         onnxruntime = _import("onnxruntime", self.name)
         self.version = str(onnxruntime.__version__)
@@ -164,14 +203,15 @@ class OnnxBackend:
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise _unloadable(self.weights, error) from error
         _check_signature(
+            task,
             self.weights,
             {port.name: list(port.shape) for port in self._session.get_inputs()},
             {port.name: list(port.shape) for port in self._session.get_outputs()},
         )
 
-    def run(self, image: Float32, masks: Float32) -> tuple[Float32, Float32]:
-        logits, soft_tissue = self._session.run(list(OUTPUTS), {"image": image, "masks": masks})
-        return logits, soft_tissue
+    def run(self, *inputs: Float32) -> tuple[Float32, ...]:
+        named = dict(zip(self._task.inputs, inputs, strict=True))
+        return tuple(self._session.run(list(self._task.outputs), named))
 
 
 class OpenVinoBackend:
@@ -179,7 +219,10 @@ class OpenVinoBackend:
 
     name = "openvino"
 
-    def __init__(self, weights: Weights, threads: int | None = None) -> None:
+    def __init__(
+        self, weights: Weights, threads: int | None = None, task: Task = SEPARATION
+    ) -> None:
+        self._task = task
         self.weights = weights.load(_onnx_file(weights))
         openvino = _import("openvino", self.name)
         self.version = str(openvino.__version__).split("-", maxsplit=1)[0]
@@ -192,6 +235,7 @@ class OpenVinoBackend:
         try:
             model = core.read_model(self.weights.data, b"")
             _check_signature(
+                task,
                 self.weights,
                 {port.any_name: _openvino_shape(port) for port in model.inputs},
                 {port.any_name: _openvino_shape(port) for port in model.outputs},
@@ -202,10 +246,10 @@ class OpenVinoBackend:
         except Exception as error:
             raise _unloadable(self.weights, error) from error
 
-    def run(self, image: Float32, masks: Float32) -> tuple[Float32, Float32]:
-        outputs = self._model({"image": image, "masks": masks})
+    def run(self, *inputs: Float32) -> tuple[Float32, ...]:
+        outputs = self._model(dict(zip(self._task.inputs, inputs, strict=True)))
         # Copies: the runtime reuses its output memory in the next call.
-        return np.array(outputs["share_logits"]), np.array(outputs["soft_tissue"])
+        return tuple(np.array(outputs[name]) for name in self._task.outputs)
 
 
 class TorchBackend:
@@ -213,7 +257,9 @@ class TorchBackend:
 
     name = "torch"
 
-    def __init__(self, weights: Weights, threads: int | None = None) -> None:
+    def __init__(
+        self, weights: Weights, threads: int | None = None, task: Task = SEPARATION
+    ) -> None:
         if weights.safetensors is None:
             raise WeightsError(
                 f"weights {weights.name!r} have no .safetensors file, which the torch backend "
@@ -222,21 +268,23 @@ class TorchBackend:
         torch = _import("torch", self.name)
         self.weights = weights.load(weights.safetensors)
         self.version = str(torch.__version__)
-        from blsgan.models import load_generator
+        from blsgan.models import load_generator, load_segmenter
 
+        load = load_segmenter if task is SEGMENTATION else load_generator
         if threads is not None:
             torch.set_num_threads(threads)
         self._torch = torch
-        self._generator = load_generator(weights.safetensors, self.weights.data)
+        self._network = load(weights.safetensors, self.weights.data)
 
-    def run(self, image: Float32, masks: Float32) -> tuple[Float32, Float32]:
+    def run(self, *inputs: Float32) -> tuple[Float32, ...]:
         torch = self._torch
         with torch.inference_mode():
-            logits, soft_tissue = self._generator(torch.from_numpy(image), torch.from_numpy(masks))
-        return logits.float().numpy(), soft_tissue.float().numpy()
+            outputs = self._network(*(torch.from_numpy(plane) for plane in inputs))
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        return tuple(output.float().numpy() for output in outputs)
 
 
-_BACKENDS: dict[str, tuple[str, Callable[[Weights, int | None], Backend]]] = {
+_BACKENDS: dict[str, tuple[str, Callable[[Weights, int | None, Task], Backend]]] = {
     # In the order "auto" tries them: ONNX Runtime is up in half of OpenVINO's time (which is a
     # little faster once warm), torch takes seconds.
     "onnx": ("onnxruntime", OnnxBackend),
@@ -263,8 +311,9 @@ def create(
     name: str = "auto",
     path_or_name: os.PathLike[str] | str | None = None,
     threads: int | None = None,
+    task: Task = SEPARATION,
 ) -> Backend:
-    """Load weights into the backend ``name`` ("auto", "onnx", "openvino", "torch").
+    """Load a task's weights into the backend ``name`` ("auto", "onnx", "openvino", "torch").
 
     Raises :class:`UsageError` for an unknown name, :class:`BackendError` when it cannot run here,
     :class:`WeightsError` when the weights cannot be used.
@@ -273,14 +322,14 @@ def create(
         raise UsageError(f"backend {name!r} is unknown; choose one of {', '.join(NAMES)}.")
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}; give a whole number from 1 on.")
-    weights = find_weights(path_or_name)
+    weights = find_weights(path_or_name, task)
     if name != "auto":
-        return _BACKENDS[name][1](weights, threads)
+        return _BACKENDS[name][1](weights, threads, task)
     reasons = available()
     for candidate, (_, factory) in _BACKENDS.items():
         file = weights.safetensors if candidate == "torch" else weights.onnx
         if reasons[candidate] is None and file is not None:
-            return factory(weights, threads)
+            return factory(weights, threads, task)
     raise BackendError(
         "no backend can run here: "
         + "; ".join(reason for reason in reasons.values() if reason)
@@ -329,23 +378,21 @@ def _openvino_shape(port: Any) -> list[int | None]:
 
 
 def _check_signature(
-    weights: WeightsFile, inputs: dict[str, list[Any]], outputs: dict[str, list[Any]]
+    task: Task,
+    weights: WeightsFile,
+    inputs: dict[str, list[Any]],
+    outputs: dict[str, list[Any]],
 ) -> None:
-    """Refuse a network of another architecture before it computes what only looks like layers."""
-    fits = (
-        set(inputs) == set(INPUTS)
-        and set(outputs) >= set(OUTPUTS)
-        and len(inputs["image"]) == 4
-        and len(inputs["masks"]) == 4
-        and inputs["image"][1] == 1
-        and inputs["masks"][1] == 2
-        and not any(isinstance(size, int) for size in inputs["image"][2:])
-    )
+    """Refuse a network of another architecture before it computes what only looks like a result."""
+    fits = set(inputs) == set(task.inputs) and set(outputs) >= set(task.outputs)
+    for name, channels in task.inputs.items() if fits else ():
+        shape = inputs[name]
+        sizes = [size if isinstance(size, int) else None for size in shape[2:]]
+        fits &= len(shape) == 4 and shape[1] == channels and sizes == [task.grid_px] * 2
     if not fits:
         raise WeightsError(
             f"{weights.path} is of another architecture: it maps {_ports(inputs)} to "
-            f"{_ports(outputs)}, not image [B,1,H,W], masks [B,2,H,W] to share_logits, "
-            "soft_tissue; give weights of a separation network."
+            f"{_ports(outputs)}, not {task.describe()}; give weights of a {task.name} network."
         )
 
 

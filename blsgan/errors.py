@@ -33,6 +33,10 @@ class InputError(BlsganError, ValueError):
     """The data cannot be used: a damaged file, masks of another size, a constant image."""
 
 
+class NoJointError(InputError):
+    """The picture shows no finger joint that masks could be predicted for."""
+
+
 class UsageError(BlsganError, ValueError):
     """The command or call itself is wrong: an unknown option value, a missing argument."""
 

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 Bool = NDArray[np.bool_]
 
+GRID_PX = 256
+"""Side of the public dataset's pictures, and of the grid that the mask segmenter works on."""
+
 
 def bounding_box(mask: Bool) -> tuple[int, int, int, int]:
     """Top, left, bottom, right (past the end) of the True pixels of mask [H,W], which has some."""

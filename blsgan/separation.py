@@ -291,7 +291,7 @@ class _Joint:
                 f"[2,{image.shape[0]},{image.shape[1]}] (upper, lower)."
             )
         masks = _as_masks(masks)
-        image, notes = _as_unit_interval(image)
+        image, notes = as_unit_interval(image)
         covered = masks[0] | masks[1]
         if covered.all():
             raise InputError("the masks cover every pixel; no background is left around the bones.")
@@ -394,7 +394,11 @@ def _as_masks(masks: NDArray[Any]) -> Bool:
     return np.ascontiguousarray(masks)
 
 
-def _as_unit_interval(image: NDArray[Any]) -> tuple[Float32, tuple[str, ...]]:
+def as_unit_interval(image: NDArray[Any]) -> tuple[Float32, tuple[str, ...]]:
+    """An image as float32 in [0,1], and what a user should know about how it was read.
+
+    Raises :class:`InputError` for another dtype, NaN or infinity, and values outside [0,1].
+    """
     if image.dtype in (np.uint8, np.uint16):
         full = np.iinfo(image.dtype).max
         notes: tuple[str, ...] = ()

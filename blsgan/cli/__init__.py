@@ -23,6 +23,7 @@ from blsgan.errors import BlsganError, debugging, unexpected
 
 COMMANDS = {
     "separate": ("blsgan.cli.separate", "Take the overlapping bones of radiographs apart."),
+    "segment": ("blsgan.cli.segment", "Predict the masks of both bones."),
     "demo": ("blsgan.cli.demo", "Separate a joint phantom and show how well it went."),
     "evaluate": ("blsgan.cli.evaluate", "Measure quality on the public dataset."),
     "jsn": ("blsgan.cli.jsn", "Measure joint space narrowing between two visits."),
@@ -30,6 +31,9 @@ COMMANDS = {
     "reader-study": ("blsgan.cli.reader_study", "Let readers tell separated bones from real ones."),
     "export-dicom": ("blsgan.cli.export_dicom", "Write results as DICOM objects."),
     "train": ("blsgan.cli.train", "Train a generator on the public dataset."),
+    "train-segmenter": (
+        "blsgan.cli.train_segmenter", "Train the mask segmenter on the public dataset."
+    ),
     "doctor": ("blsgan.cli.doctor", "Check what can run here, and say why something cannot."),
     "info": ("blsgan.cli.info", "Show versions, compiled kernels, backends and weights."),
     "bench": ("blsgan.cli.bench", "Time the kernels on this machine."),

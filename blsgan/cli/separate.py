@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +15,25 @@ import click
 import numpy as np
 
 from blsgan import __version__, backends
-from blsgan.errors import BlsganError, InputError, UsageError, debugging, unexpected
+from blsgan.cli import segment
+from blsgan.cli.batch import run_all, work_list
+from blsgan.errors import InputError, UsageError
 from blsgan.geometry import bounding_box
 from blsgan.io import results
 from blsgan.io.atomic import check_writable_folder
 from blsgan.io.files import read_file
-from blsgan.io.listing import (
-    DEFAULT_MASK_PATTERN,
-    Item,
-    check_mask_pattern,
-    find_mask,
-    list_folder,
-    name_results,
-)
+from blsgan.io.listing import DEFAULT_MASK_PATTERN, Item
 from blsgan.io.masks import BONES, decode_masks
 from blsgan.io.panel import draw_panel
+from blsgan.io.predicted import prediction_of
 from blsgan.io.radiograph import (
-    SUFFIXES,
     Radiograph,
     anonymous_name,
     decode_radiograph,
     is_path_private,
 )
 from blsgan.io.spacing import user_spacing
+from blsgan.segmentation import Segmenter
 from blsgan.separation import Separation, Separator
 
 
@@ -74,6 +69,10 @@ class Outcome:
     separation: Separation | None
     renamed: bool = False
 
+    @property
+    def fresh(self) -> bool:
+        return self.separation is not None
+
 
 @click.command()
 @click.argument("image", type=click.Path(path_type=Path))
@@ -98,6 +97,13 @@ class Outcome:
 )
 @click.option("--overwrite", is_flag=True, help="Separate again what is finished.")
 @click.option("--weights", help="Name or file of the weights.  [default: lite]")
+@click.option(
+    "--require-masks", is_flag=True, help="An image without masks is an error: predict none."
+)
+@click.option(
+    "--segmenter",
+    help="Name or file of the weights that predict missing masks.  [default: segmenter]",
+)
 @click.option(
     "--backend",
     type=click.Choice(backends.NAMES),
@@ -126,6 +132,8 @@ def command(
     mask_pattern: str,
     overwrite: bool,
     weights: str | None,
+    require_masks: bool,
+    segmenter: str | None,
     backend: str,
     threads: int | None,
     bit_depth: int | None,
@@ -136,32 +144,66 @@ def command(
 
     IMAGE is a radiograph (PNG, JPEG, TIFF, BMP, DICOM), a folder of them, or a list file of the
     public dataset. Writes NAME_upper, NAME_lower, NAME_reconstruction, NAME_residual,
-    NAME_panel.png and NAME.json; results that are complete and up to date are skipped.
+    NAME_panel.png and NAME.json; results that are complete and up to date are skipped. Where an
+    image has no masks, they are predicted and written as well, as `blsgan segment` does.
     """
     spacing = None if pixel_spacing is None else (pixel_spacing, pixel_spacing)
     if spacing is not None:
         user_spacing(*spacing)  # a wrong one is one error, not one for each file
-    items, single = _work_list(image, upper_mask, lower_mask, output, mask_pattern)
+    items, single = work_list(
+        image,
+        output,
+        masks=(upper_mask, lower_mask),
+        pattern=mask_pattern,
+        need_masks=require_masks,
+    )
     check_writable_folder(output)
     options = Options(file_format, bit_depth, invert, spacing)
     separator = Separator.from_pretrained(weights, backend, threads=threads)
+
+    @functools.cache
+    def load_segmenter() -> Segmenter:
+        return Segmenter.from_pretrained(segmenter, backend, threads=threads)
+
+    def work(item: Item) -> Outcome:
+        return separate_item(
+            separator,
+            item,
+            output,
+            options,
+            overwrite=overwrite,
+            segmenter=None if require_masks else load_segmenter,
+        )
+
     if single:
-        outcome = separate_item(separator, items[0], output, options, overwrite=overwrite)
-        _report_one(items[0], outcome)
+        _report_one(items[0], work(items[0]))
         return 0
-    return _separate_all(separator, items, output, options, overwrite=overwrite)
+    return run_all(items, work, output, doing="separating", done="separated")
 
 
 def separate_item(
-    separator: Separator, item: Item, output: Path, options: Options, *, overwrite: bool = False
+    separator: Separator,
+    item: Item,
+    output: Path,
+    options: Options,
+    *,
+    overwrite: bool = False,
+    segmenter: Callable[[], Segmenter] | None = None,
 ) -> Outcome:
     """Read, separate and write one joint; every error names its file.
 
     The result lands in ``output / item.folder``; that of a DICOM file, whose path may tell who the
     patient is, in ``output`` itself under a name made of hashes. An up to date result is left
-    alone, and ``separation`` is None, unless ``overwrite``.
+    alone, and ``separation`` is None, unless ``overwrite``. Where the item has neither mask,
+    ``segmenter`` gives what predicts and writes them; without it that is an error.
     """
     started = time.perf_counter()
+    if item.upper is None and item.lower is None and segmenter is not None:
+        masks_options = segment.Options(options.bit_depth, options.invert)
+        predicted = segment.segment_item(
+            segmenter(), item, output, masks_options, overwrite=overwrite
+        )
+        item = replace(item, upper=predicted.files[0], lower=predicted.files[1])
     upper, lower = _require_masks(item)
     image_file = read_file(item.image, what="image")
     mask_files = (read_file(upper, what="mask"), read_file(lower, what="mask"))
@@ -173,12 +215,7 @@ def separate_item(
             "lower_mask": {"sha256": mask_files[1].sha256},
         },
         "options": options.record(),
-        "weights": {
-            "name": separator.weights.name,
-            "architecture": separator.weights.architecture,
-            "file": separator.weights.path.name,
-            "sha256": separator.weights.sha256,
-        },
+        "weights": segment.weights_record(separator.weights),
     }
     folder, name = output / item.folder, item.name
     file_name: str | None = item.image.name
@@ -217,10 +254,12 @@ def separate_item(
         pixel_mm=radiograph.pixel_spacing.column_mm if radiograph.pixel_spacing else None,
         caption=_caption(radiograph, separation, error_mse),
     )
+    prediction = prediction_of(*mask_files)
     record = {
         "schema": results.SCHEMA,
         "name": name,
         **described,
+        "masks": _masks_record(prediction),
         "image": {
             "file": file_name,
             "format": radiograph.format,
@@ -245,7 +284,7 @@ def separate_item(
             "separate": _milliseconds(read, separated),
             "draw": _milliseconds(separated, time.perf_counter()),
         },
-        "notes": [*radiograph.notes, *separation.notes],
+        "notes": [*radiograph.notes, *_masks_notes(prediction), *separation.notes],
     }
     files = results.write_result(
         folder,
@@ -258,69 +297,6 @@ def separate_item(
         pixel_spacing=radiograph.pixel_spacing,
     )
     return Outcome(files, record, separation, private)
-
-
-def _work_list(
-    image: Path, upper: Path | None, lower: Path | None, output: Path, pattern: str
-) -> tuple[list[Item], bool]:
-    """The joints to separate, and whether a single file was named."""
-    check_mask_pattern(pattern)
-    given = [path for path in (upper, lower) if path is not None]
-    if image.is_dir():
-        if given:
-            raise UsageError(
-                f"{image} is a folder, so --upper-mask and --lower-mask cannot name its masks; use "
-                "--mask-pattern."
-            )
-        return list_folder(image, pattern, exclude=output), False
-    if _is_list_file(image):
-        if given:
-            raise UsageError(
-                f"{image} is a list that names its own masks; leave out the mask options."
-            )
-        from blsgan.data.layout import load_list
-
-        entries = load_list(image)
-        if not entries:
-            raise InputError(f"{image} is an empty list; give one with images.")
-        root = _common_root(image.parent, [entry.image.parent for entry in entries])
-        return name_results(
-            (entry.image, entry.upper, entry.lower, Path(os.path.relpath(entry.image.parent, root)))
-            for entry in entries
-        ), False
-    if len(given) == 1:
-        raise UsageError("one mask was given; give both --upper-mask and --lower-mask.")
-    if not given:
-        read_file(image, what="image")  # a missing image is what to complain about first
-        upper, lower = (find_mask(image, bone, pattern) for bone in BONES)
-        if upper is None or lower is None:
-            missing = [
-                bone for bone, path in zip(BONES, (upper, lower), strict=True) if path is None
-            ]
-            raise UsageError(
-                f"no {' and '.join(missing)} mask was found beside {image} "
-                f"({pattern.format(stem=image.stem, bone=missing[0])}); give --upper-mask and "
-                "--lower-mask, or --mask-pattern."
-            )
-    return name_results([(image, upper, lower, Path())]), True
-
-
-def _common_root(root: Path, folders: list[Path]) -> Path:
-    """``root`` if all folders lie below it, else the deepest folder that they share."""
-    relative = [os.path.relpath(folder, root) for folder in folders]
-    if not any(path.startswith(os.pardir) for path in relative):
-        return root
-    return Path(os.path.commonpath([folder.absolute() for folder in folders]))
-
-
-def _is_list_file(path: Path) -> bool:
-    if path.suffix.lower() in SUFFIXES or not path.is_file():
-        return False
-    try:
-        with path.open("rb") as stream:
-            return stream.read(64).lstrip()[:1] in (b"[", b"{")
-    except OSError:
-        return False
 
 
 def _require_masks(item: Item) -> tuple[Path, Path]:
@@ -346,69 +322,6 @@ def _protect_inputs(folder: Path, name: str, file_format: str, inputs: Iterable[
             )
 
 
-def _separate_all(
-    separator: Separator, items: list[Item], output: Path, options: Options, *, overwrite: bool
-) -> int:
-    done = skipped = 0
-    notes: Counter[str] = Counter()
-    renamed: list[tuple[Path, Path]] = []
-    failures: list[str] = []
-    with _progress(items) as steps:
-        for item in steps:
-            try:
-                outcome = separate_item(separator, item, output, options, overwrite=overwrite)
-            except BlsganError as error:
-                failures.append(str(error))
-                continue
-            except MemoryError:
-                failures.append(f"{item.image} does not fit into memory; crop it.")
-                continue
-            except Exception as error:
-                # A bug: it must neither cost the other files nor pass for an error of this one's.
-                if debugging():
-                    raise
-                failures.append(f"{item.image}: {unexpected(error)}")
-                continue
-            if outcome.separation is None:
-                skipped += 1
-            else:
-                done += 1
-                notes.update(set(outcome.record["notes"]))
-            if outcome.renamed:
-                renamed.append((item.image, outcome.files[-2]))
-    click.echo(
-        f"{done} separated, {skipped} already finished, {len(failures)} failed; results in {output}"
-    )
-    for note, count in notes.most_common():
-        click.echo(f"note ({count} of {done}): {note}")
-    for image, panel in renamed:
-        click.echo(f"{image} became {panel}")
-    for failure in failures:
-        click.echo(f"failed: {failure}", err=True)
-    return 1 if failures else 0
-
-
-@contextmanager
-def _progress(items: list[Item]) -> Iterator[Iterable[Item]]:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("separating"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield progress.track(items)
-
-
 def _report_one(item: Item, outcome: Outcome) -> None:
     record, panel = outcome.record, outcome.files[-2]
     if outcome.renamed:
@@ -429,6 +342,21 @@ def _report_one(item: Item, outcome: Outcome) -> None:
         if k is not None or "do not overlap" not in note:
             click.echo(f"note: {note}")
     click.echo(f"wrote {panel} and {len(outcome.files) - 1} more files")
+
+
+def _masks_record(prediction: dict[str, Any] | None) -> dict[str, Any]:
+    """Whether the masks were given or predicted, and how far they can be trusted."""
+    if prediction is None:
+        return {"source": "given"}
+    fields = ("weights", "confidence", "doubtful", "doubts")
+    return {"source": "predicted", **{name: prediction.get(name) for name in fields}}
+
+
+def _masks_notes(prediction: dict[str, Any] | None) -> list[str]:
+    if prediction is None:
+        return []
+    doubts = [f"doubtful masks: {why}" for why in prediction.get("doubts") or ()]
+    return ["the masks were predicted, nobody drew them", *doubts]
 
 
 def _reconstruction_mse(separation: Separation, masks: np.ndarray) -> float:

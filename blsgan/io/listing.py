@@ -23,7 +23,7 @@ _SKIPPED_FOLDERS = frozenset({"background"})  # the public dataset's soft-tissue
 
 @dataclass(frozen=True)
 class Item:
-    """One joint to separate. ``folder`` (relative) and ``name`` say where its results go."""
+    """One joint. ``folder`` (relative) and ``name`` say where its results go."""
 
     image: Path
     upper: Path | None
@@ -186,8 +186,10 @@ def _inside(folder: Path) -> Path:
 def _is_result(name: str, siblings: set[str]) -> bool:
     """Whether ``name`` is a picture that an earlier run wrote beside its input."""
     stem = Path(name).stem
-    for kind in ("upper", "lower", "reconstruction", "residual", "panel"):
+    for kind in ("upper", "lower", "reconstruction", "residual", "panel", "overlay"):
         if stem.endswith(f"_{kind}"):
             base = stem[: -len(kind) - 1]
+            if base.endswith("_mask"):  # of blsgan segment
+                return {f"{base}.json", f"{base}_overlay.png"} <= siblings
             return {f"{base}.json", f"{base}_panel.png"} <= siblings
     return False

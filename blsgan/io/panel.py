@@ -26,6 +26,7 @@ _INK = (24, 28, 34)
 _MUTED = (96, 104, 116)
 _FRAME = (255, 255, 255)
 _TILE_PX = 288
+_OVERLAY_PX = 512
 _GAP_PX = 12
 _MARGIN_PX = 18
 _BAR_PX = 14
@@ -139,6 +140,26 @@ def draw_panel(
         y += view.height + _GAP_PX
     _colour_bar(page, draw, columns[4] + _TILE_PX + 14, _MARGIN_PX + _TITLE_PX, rows[0], reach)
     _legend(draw, columns[0], y, caption)
+    return page
+
+
+def draw_masks(
+    image: NDArray[np.float32], masks: NDArray[np.bool_], *, caption: str = ""
+) -> Image.Image:
+    """Draw the whole picture [H,W] beside itself with the outlines of both masks [2,H,W]."""
+    from PIL import Image, ImageDraw
+
+    height, width = image.shape
+    view = _fit(0, 0, height, width, _OVERLAY_PX)
+    white = max(float(image.max()), 1e-6)
+    tiles = [_grey_tile(image, view, white) for _ in range(2)]
+    _outline(tiles[1], masks, view)
+    page_width = 2 * _MARGIN_PX + 2 * _OVERLAY_PX + _GAP_PX
+    page = Image.new("RGB", (page_width, 2 * _MARGIN_PX + view.height + 34), _BACKGROUND)
+    for index, tile in enumerate(tiles):
+        x = _MARGIN_PX + index * (_OVERLAY_PX + _GAP_PX)
+        page.paste(tile, (x + (_OVERLAY_PX - view.width) // 2, _MARGIN_PX))
+    _legend(ImageDraw.Draw(page), _MARGIN_PX, _MARGIN_PX + view.height + _GAP_PX, caption)
     return page
 
 

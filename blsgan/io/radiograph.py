@@ -46,12 +46,15 @@ def is_path_private(file: FileBytes) -> bool:
     return dicom.is_dicom(file)
 
 
-def anonymous_name(image_sha256: str, mask_sha256s: tuple[str, str]) -> str:
+def anonymous_name(image_sha256: str, mask_sha256s: tuple[str, str] | None = None) -> str:
     """What the results of a DICOM file are called: by its content and that of its two masks.
 
     One radiograph of a hand shows many joints, each with masks of its own; they share the first
-    twelve digits, which are the file's SHA-256.
+    twelve digits, which are the file's SHA-256. Masks that are predicted from it (None) need no
+    more than these.
     """
+    if mask_sha256s is None:
+        return f"anonymous-{image_sha256[:12]}"
     masks = hashlib.sha256("".join(mask_sha256s).encode()).hexdigest()
     return f"anonymous-{image_sha256[:12]}-{masks[:8]}"
 

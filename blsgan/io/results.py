@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,12 +88,7 @@ def write_result(
             current = targets[-2]
             panel.save(panel_path, format="PNG", compress_level=4)
             current = targets[-1]
-            outputs = {
-                target.name: hash_file(path)
-                for target, path in zip(targets[:-1], temporaries, strict=False)
-            }
-            text = json.dumps({**record, "outputs": outputs}, indent=2, allow_nan=False)
-            record_path.write_text(text + "\n", encoding="utf-8")
+            write_record(record_path, record, targets[:-1], temporaries[:-1])
         except OSError as error:
             raise output_error(current, error) from error
     for path in stale:
@@ -104,7 +99,7 @@ def write_result(
 
 def _stale_files(folder: Path, name: str, file_format: str) -> list[Path]:
     """Files that the record in ``folder`` names, as it wrote them, and the new one will not."""
-    outputs = (_read_record(folder / f"{name}.json") or {}).get("outputs")
+    outputs = (read_record(folder / f"{name}.json") or {}).get("outputs")
     if not isinstance(outputs, dict):
         return []
     ours = {file for other in FORMATS for file in result_names(name, other)}
@@ -140,8 +135,12 @@ def is_finished(folder: Path, name: str, file_format: str, expected: Mapping[str
     Judged by content: the record must carry every field of ``expected`` (input hashes, weights,
     options), and every output must have the hash the record gives it.
     """
-    files = [folder / file for file in result_names(name, file_format)]
-    record = _read_record(files[-1])
+    return is_complete([folder / file for file in result_names(name, file_format)], expected)
+
+
+def is_complete(files: Sequence[Path], expected: Mapping[str, Any]) -> bool:
+    """:func:`is_finished` for any files of which the last is the JSON record of the others."""
+    record = read_record(files[-1])
     if record is None or any(record.get(key) != value for key, value in expected.items()):
         return False
     outputs = record.get("outputs")
@@ -153,7 +152,22 @@ def is_finished(folder: Path, name: str, file_format: str, expected: Mapping[str
         return False
 
 
-def _read_record(path: Path) -> dict[str, Any] | None:
+def write_record(
+    path: Path,
+    record: Mapping[str, Any],
+    targets: Sequence[Path],
+    temporaries: Sequence[Path],
+) -> None:
+    """Write the JSON record that completes a result: ``outputs`` are the hashes of the others."""
+    outputs = {
+        target.name: hash_file(temporary)
+        for target, temporary in zip(targets, temporaries, strict=True)
+    }
+    text = json.dumps({**record, "outputs": outputs}, indent=2, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
     """The record of an earlier result, or None where there is none that can be understood."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))

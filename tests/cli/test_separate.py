@@ -208,7 +208,7 @@ class TestFolder:
         bad = folder / "00055_R_2/a.png"
         bad.write_bytes(bad.read_bytes()[:200])
         (folder / "00054_L_13/nomask.png").write_bytes(b"x")
-        status, stdout, stderr = separate(folder, "-o", tmp_path / "out")
+        status, stdout, stderr = separate(folder, "-o", tmp_path / "out", "--require-masks")
         assert status == 1
         assert "2 separated, 0 already finished, 2 failed" in stdout
         assert f"failed: {bad} is damaged" in stderr

@@ -21,7 +21,11 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-WEIGHTS = {"lite.onnx", "lite.safetensors", "lite.json"}
+WEIGHTS = {
+    f"{name}.{ending}"
+    for name in ("lite", "segmenter")
+    for ending in ("onnx", "safetensors", "json")
+}
 NATIVE_WORKS = """
 import importlib.util, numpy as np, blsgan
 assert importlib.util.find_spec("torch") is None, "this environment has a torch"

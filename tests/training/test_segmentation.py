@@ -1,0 +1,195 @@
+"""A run of the segmenter learns, resumes to the same bytes, and says what stops it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from blsgan import backends
+from blsgan.cli import main
+from blsgan.data.layout import load_root
+from blsgan.errors import InputError, UsageError, WeightsError
+from blsgan.models.segmenter_files import segmenter_bytes
+from blsgan.training import segmentation
+from blsgan.training.loop import DivergedError
+from blsgan.training.scenes import SceneBatch
+from blsgan.training.segmentation import (
+    SegmentationLossConfig,
+    segmentation_config,
+    segmentation_loss,
+    segmentation_run_config,
+    train_segmenter,
+)
+
+TINY = (
+    "steps=6", "validate_every=3", "checkpoint_every=2", "precision=float32",
+    "model.widths=[4, 6, 8]", "model.blocks=[1, 1, 1]", "data.batch=2", "data.validation=4",
+    "data.phantom_share=0", "optimiser.warm_up_steps=2",
+)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return segmentation_config(None, TINY)
+
+
+@pytest.fixture(scope="module")
+def finished(dataset, tiny, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    reports = []
+    card = train_segmenter(dataset, run, tiny, report=reports.append)
+    return run, card, reports
+
+
+def test_a_run_leaves_everything_a_user_needs(finished, tiny):
+    run, card, reports = finished
+    assert segmentation_run_config(run) == tiny
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [3, 6]
+    assert all(0 <= line["upper_dice"] <= 1 for line in lines)
+    assert [r.step for r in reports if r.validation is not None] == [3, 6]
+    fields = json.loads(card.read_text())
+    assert fields["trained"]["training_joints"] == 1
+    assert fields["trained"]["steps"] == 6
+    image = np.random.default_rng(0).random((2, 1, 256, 256), np.float32)
+    outputs = [
+        backends.create(name, card.parent, task=backends.SEGMENTATION).run(image)[0]
+        for name in ("onnx", "torch")
+    ]
+    np.testing.assert_allclose(*outputs, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_ends_with_the_same_bytes(finished, dataset, tiny, tmp_path):
+    def stop(progress):
+        if progress.validation is not None and progress.step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_segmenter(dataset, tmp_path / "run", tiny, report=stop)
+    card = train_segmenter(
+        dataset, tmp_path / "run", segmentation_run_config(tmp_path / "run"), resume=True
+    )
+    for ending in (".safetensors", ".onnx"):
+        assert card.with_suffix(ending).read_bytes() == (
+            finished[1].with_suffix(ending).read_bytes()
+        )
+
+
+def test_it_starts_from_given_weights(finished, dataset, tiny, tmp_path):
+    kept = finished[1].with_suffix(".safetensors")
+    trainer = segmentation.SegmentationTrainer(tiny, load_root(dataset), torch.device("cpu"))
+    trainer.start_from(kept)
+    assert segmenter_bytes(trainer.network) == segmenter_bytes(trainer.average) == kept.read_bytes()
+    with pytest.raises(InputError, match="not of the configuration's model"):
+        trainer.start_from(backends.WEIGHTS_FOLDER / "segmenter.safetensors")
+    with pytest.raises(WeightsError, match="no weights called 'none'"):
+        train_segmenter(dataset, tmp_path / "run", tiny, init="none")
+
+
+@pytest.mark.slow
+def test_it_learns(dataset, tmp_path):
+    config = segmentation_config(None, (
+        "steps=20", "precision=float32", "model.widths=[8, 12, 16, 16]",
+        "model.blocks=[1, 1, 1, 1]", "data.batch=2", "data.negative_share=0",
+        "data.phantom_share=0", "optimiser.warm_up_steps=5", "optimiser.learning_rate=5e-3",
+    ))
+    trainer = segmentation.SegmentationTrainer(config, load_root(dataset), torch.device("cpu"))
+    losses = [float(trainer.train_step()) for _ in range(20)]
+    assert np.mean(losses[-5:]) < 0.85 * np.mean(losses[:5])
+
+
+def test_a_run_is_refused_where_it_cannot_be(finished, dataset, tiny, tmp_path):
+    with pytest.raises(UsageError, match="holds a run already"):
+        train_segmenter(dataset, finished[0], tiny)
+    with pytest.raises(UsageError, match="holds no run to resume"):
+        train_segmenter(dataset, tmp_path / "new", tiny, resume=True)
+    with pytest.raises(InputError, match="holds none of the dataset's list files"):
+        train_segmenter(tmp_path, tmp_path / "new", tiny)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(dataset, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(segmentation, "segmentation_loss",
+                        lambda logits, *rest: logits.sum() * float("nan"))
+    with pytest.raises(DivergedError, match="not finite at step 2"):
+        train_segmenter(dataset, tmp_path / "run", tiny)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ("data.bacth=3", "key 'data.bacth'"), ("steps=0", "key 'steps'"), ("steps", "is not key=value"),
+])
+def test_wrong_keys(change, message):
+    with pytest.raises(UsageError, match=message):
+        segmentation_config(None, (change,))
+
+
+def test_files_of_configurations(tmp_path, tiny):
+    path = tmp_path / "mine.yaml"
+    path.write_text(tiny.dump())
+    assert segmentation_config(path) == tiny
+    path.write_text("[")
+    with pytest.raises(UsageError, match="not a YAML file"):
+        segmentation_config(path)
+    with pytest.raises(UsageError, match="not a readable YAML file"):
+        segmentation_config(tmp_path / "none.yaml")
+
+
+def test_dry_run(tmp_path, capsys):
+    assert main(["train-segmenter", "--data", "none", "-o", str(tmp_path), "--dry-run"]) == 0
+    assert "# 1,107,624 parameters; 4000 steps of 8 pictures" in capsys.readouterr().out
+
+
+class TestLoss:
+    def batch(self, overlap=40):
+        masks = torch.zeros(1, 2, 64, 64)
+        masks[:, 0, : 30 + overlap // 4, 10:50] = 1
+        masks[:, 1, 30:, 12:52] = 1
+        return SceneBatch(torch.zeros(1, 1, 64, 64), masks, torch.zeros(1, 1, 64, 64))
+
+    def loss(self, logits, batch, **weights):
+        fields = {"border": 0, "overlap": 0, "dice": 0, "overlap_dice": 0, **weights}
+        return float(segmentation_loss(logits, batch, SegmentationLossConfig(**fields)))
+
+    def test_plain_bce(self):
+        batch = self.batch()
+        logits = torch.randn(1, 2, 64, 64)
+        expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, batch.masks)
+        assert self.loss(logits, batch) == pytest.approx(float(expected), rel=1e-5)
+
+    def test_a_perfect_answer_costs_nothing_and_every_term_counts(self):
+        batch = self.batch()
+        right = 40 * (2 * batch.masks - 1)
+        everything = {"border": 4, "overlap": 4, "dice": 1, "overlap_dice": 0.5}
+        assert self.loss(right, batch, **everything) == pytest.approx(0, abs=1e-5)
+        wrong = right.clone()
+        wrong[:, 0, 30:40, 10:50] *= -1  # the overlap is missed
+        base = self.loss(wrong, batch)
+        for term in ("overlap", "dice", "overlap_dice"):
+            assert self.loss(wrong, batch, **{term: 1.0}) > base + 0.01
+
+    def test_a_picture_without_a_joint_has_no_dice(self):
+        batch = self.batch()
+        empty = SceneBatch(batch.image, torch.zeros_like(batch.masks), batch.border)
+        logits = torch.full((1, 2, 64, 64), -3.0)
+        assert self.loss(logits, empty, dice=1, overlap_dice=1) == self.loss(logits, empty)
+
+
+def test_every_key_is_in_the_reference():
+    from pathlib import Path
+
+    page = Path(__file__).parents[2] / "docs/reference/segmenter-training.md"
+    rows = {line.split("`")[1]: line for line in page.read_text(encoding="utf-8").splitlines()
+            if line.startswith("| `")}
+
+    def keys(values, prefix=""):
+        for name, value in values.items():
+            if isinstance(value, dict):
+                yield from keys(value, f"{prefix}{name}.")
+            else:
+                yield prefix + name, value
+
+    documented = {key: row.split("|")[2].strip() for key, row in rows.items()}
+    assert documented == {
+        key: str(value) for key, value in keys(segmentation_config().model_dump(mode="json"))
+    }
