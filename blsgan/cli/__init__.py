@@ -27,6 +27,7 @@ COMMANDS = {
     "evaluate": ("blsgan.cli.evaluate", "Measure quality on the public dataset."),
     "jsn": ("blsgan.cli.jsn", "Measure joint space narrowing between two visits."),
     "train": ("blsgan.cli.train", "Train a generator on the public dataset."),
+    "export": ("blsgan.cli.export", "Write weights as one ONNX model, compared with torch."),
     "doctor": ("blsgan.cli.doctor", "Check what can run here, and say why something cannot."),
     "info": ("blsgan.cli.info", "Show versions, compiled kernels, backends and weights."),
     "bench": ("blsgan.cli.bench", "Time the kernels on this machine."),

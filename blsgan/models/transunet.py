@@ -117,6 +117,7 @@ class TransUNetGenerator(Generator):
     """
 
     architecture = "transunet"
+    size_multiple = 32
 
     def __init__(
         self,
