@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from blsgan.errors import UsageError
 
 if TYPE_CHECKING:
     from blsgan.deploy.export import Exported
@@ -35,9 +38,31 @@ class _Batch(click.ParamType):
 @click.option(
     "-o",
     "--output",
-    required=True,
     type=click.Path(dir_okay=False, path_type=Path),
     help="The model, NAME.onnx; its report NAME.parity.json is written beside it.",
+)
+@click.option(
+    "--triton",
+    "repository",
+    metavar="REPO",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Also, or instead, put the model into this repository of NVIDIA Triton.",
+)
+@click.option("--triton-name", help="What Triton's clients ask for.  [default: the model's name]")
+@click.option(
+    "--triton-batch",
+    type=click.IntRange(1),
+    default=32,
+    show_default=True,
+    help="Requests that Triton puts into one batch, at most.",
+)
+@click.option(
+    "--triton-delay",
+    type=click.IntRange(0),
+    default=2000,
+    show_default=True,
+    metavar="US",
+    help="Microseconds that a request waits for others.",
 )
 @click.option(
     "--opset",
@@ -60,24 +85,64 @@ class _Batch(click.ParamType):
     help="Height and width in pixels.  [default: dynamic]",
 )
 def command(
-    weights: str, output: Path, opset: int, batch: int | None, size: tuple[int, int] | None
+    weights: str,
+    output: Path | None,
+    repository: Path | None,
+    triton_name: str | None,
+    triton_batch: int,
+    triton_delay: int,
+    opset: int,
+    batch: int | None,
+    size: tuple[int, int] | None,
 ) -> None:
     """Write WEIGHTS (a name or a file; default: lite) as one ONNX model of the whole separation.
 
     Image and masks go in; layers, reconstruction, k and the share logits come out. The model is
     checked, run by ONNX Runtime and compared with torch on noise and on phantoms; only if they
     agree is it written.
+
+    With --triton alone, a WEIGHTS that is a model already (.engine, .plan, or .onnx without
+    .safetensors beside it) goes into the repository as it is.
     """
     from rich.console import Console
 
     from blsgan.deploy.export import export
 
-    with Console(stderr=True).status(f"exporting {weights} and comparing it with torch"):
-        done = export(weights, output, opset=opset, batch=batch, size=size)
-    _print(done)
+    if output is None and repository is None:
+        raise UsageError("nothing is to be written; give -o NAME.onnx, --triton REPO, or both.")
+
+    def serve(model: Path) -> None:
+        if repository is not None:
+            from blsgan.deploy.triton import write_repository
+
+            files = write_repository(
+                model,
+                repository,
+                name=triton_name,
+                max_batch=triton_batch,
+                max_delay_us=triton_delay,
+            )
+            click.echo(f"wrote {', '.join(map(str, files))}")
+
+    if output is None and _is_model(Path(weights)):
+        serve(Path(weights))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder, f"{Path(weights).stem}.onnx") if output is None else output
+        with Console(stderr=True).status(f"exporting {weights} and comparing it with torch"):
+            done = export(weights, target, opset=opset, batch=batch, size=size)
+        _print(done, kept=output is not None)
+        serve(target)
 
 
-def _print(done: Exported) -> None:
+def _is_model(path: Path) -> bool:
+    """Whether the file is what ``export`` or ``build-engine`` writes, and no weights."""
+    if path.suffix == ".onnx":
+        return path.is_file() and not path.with_suffix(".safetensors").exists()
+    return path.suffix in (".engine", ".plan")
+
+
+def _print(done: Exported, *, kept: bool) -> None:
     cases = done.report["cases"]
     worst = {
         name: max(case["outputs"][name]["max_abs_error"] for case in cases)
@@ -85,7 +150,7 @@ def _print(done: Exported) -> None:
     }
     batches = sorted({case["batch"] for case in cases})
     click.echo(
-        f"{done.model}: {done.model.stat().st_size / 1e6:.1f} MB, opset "
+        f"{done.model if kept else done.model.name}: {done.model.stat().st_size / 1e6:.1f} MB, opset "
         f"{done.report['onnx']['opset']}, SHA-256 {done.report['onnx']['sha256'][:12]}..."
     )
     click.echo(
@@ -93,4 +158,5 @@ def _print(done: Exported) -> None:
         f"{', '.join(map(str, batches))}: "
         + ", ".join(f"{name} {error:.1e}" for name, error in worst.items())
     )
-    click.echo(f"wrote {done.model}, {done.report_path}")
+    if kept:
+        click.echo(f"wrote {done.model}, {done.report_path}")
