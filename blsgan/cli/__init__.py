@@ -30,7 +30,7 @@ COMMANDS = {
     "export": ("blsgan.cli.export", "Write weights as one ONNX model, compared with torch."),
     "doctor": ("blsgan.cli.doctor", "Check what can run here, and say why something cannot."),
     "info": ("blsgan.cli.info", "Show versions, compiled kernels, backends and weights."),
-    "bench": ("blsgan.cli.bench", "Time the kernels on this machine."),
+    "bench": ("blsgan.cli.bench", "Time the kernels and the runtimes on this machine."),
 }
 """Command -> (module that holds it as ``command``, help in one line)."""
 

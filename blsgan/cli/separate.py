@@ -75,6 +75,20 @@ class Outcome:
     renamed: bool = False
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """What became of one joint among many: a sentence where it failed, plain values otherwise.
+
+    ``became`` names the panel where the result's name is not the input's.
+    """
+
+    image: str
+    failure: str | None = None
+    skipped: bool = False
+    notes: tuple[str, ...] = ()
+    became: str | None = None
+
+
 @click.command()
 @click.argument("image", type=click.Path(path_type=Path))
 @click.option("--upper-mask", type=click.Path(path_type=Path), help="Mask of the upper bone.")
@@ -117,6 +131,17 @@ class Outcome:
     type=float,
     help="Side of a pixel in mm.  [default: from DICOM]",
 )
+@click.option(
+    "--ray",
+    "on_ray",
+    is_flag=True,
+    help="Work on the processes of a Ray cluster ($RAY_ADDRESS; without it, of this machine).",
+)
+@click.option(
+    "--ray-workers",
+    type=click.IntRange(1),
+    help="Processes on Ray, of --threads threads.  [default: the cluster's cores]",
+)
 def command(
     image: Path,
     upper_mask: Path | None,
@@ -131,6 +156,8 @@ def command(
     bit_depth: int | None,
     invert: bool,
     pixel_spacing: float | None,
+    on_ray: bool,
+    ray_workers: int | None,
 ) -> int:
     """Take the overlapping bones of IMAGE apart.
 
@@ -144,12 +171,33 @@ def command(
     items, single = _work_list(image, upper_mask, lower_mask, output, mask_pattern)
     check_writable_folder(output)
     options = Options(file_format, bit_depth, invert, spacing)
+    if ray_workers is not None and not on_ray:
+        raise UsageError("--ray-workers was given without --ray; give both.")
+    if on_ray:
+        if single:
+            raise UsageError(f"{image} is one radiograph; --ray is for a folder or a list.")
+        from blsgan.cli.separate_ray import separate_on_ray
+
+        attempts = separate_on_ray(
+            items,
+            output,
+            options,
+            overwrite=overwrite,
+            weights=weights,
+            backend=backend,
+            threads=threads or 1,
+            workers=ray_workers,
+        )
+        return _separate_all(attempts, len(items), output)
     separator = Separator.from_pretrained(weights, backend, threads=threads)
     if single:
         outcome = separate_item(separator, items[0], output, options, overwrite=overwrite)
         _report_one(items[0], outcome)
         return 0
-    return _separate_all(separator, items, output, options, overwrite=overwrite)
+    attempts = (
+        attempt_item(separator, item, output, options, overwrite=overwrite) for item in items
+    )
+    return _separate_all(attempts, len(items), output)
 
 
 def separate_item(
@@ -346,50 +394,64 @@ def _protect_inputs(folder: Path, name: str, file_format: str, inputs: Iterable[
             )
 
 
-def _separate_all(
-    separator: Separator, items: list[Item], output: Path, options: Options, *, overwrite: bool
-) -> int:
+def _separate_all(attempts: Iterable[Attempt], count: int, output: Path) -> int:
+    """Wait for ``count`` attempts, say what became of them, and return the exit status."""
     done = skipped = 0
     notes: Counter[str] = Counter()
-    renamed: list[tuple[Path, Path]] = []
+    renamed: list[Attempt] = []
     failures: list[str] = []
-    with _progress(items) as steps:
-        for item in steps:
-            try:
-                outcome = separate_item(separator, item, output, options, overwrite=overwrite)
-            except BlsganError as error:
-                failures.append(str(error))
+    with _progress(attempts, count) as steps:
+        for attempt in steps:
+            if attempt.failure is not None:
+                failures.append(attempt.failure)
                 continue
-            except MemoryError:
-                failures.append(f"{item.image} does not fit into memory; crop it.")
-                continue
-            except Exception as error:
-                # A bug: it must neither cost the other files nor pass for an error of this one's.
-                if debugging():
-                    raise
-                failures.append(f"{item.image}: {unexpected(error)}")
-                continue
-            if outcome.separation is None:
+            if attempt.skipped:
                 skipped += 1
             else:
                 done += 1
-                notes.update(set(outcome.record["notes"]))
-            if outcome.renamed:
-                renamed.append((item.image, outcome.files[-2]))
+                notes.update(set(attempt.notes))
+            if attempt.became is not None:
+                renamed.append(attempt)
     click.echo(
         f"{done} separated, {skipped} already finished, {len(failures)} failed; results in {output}"
     )
-    for note, count in notes.most_common():
-        click.echo(f"note ({count} of {done}): {note}")
-    for image, panel in renamed:
-        click.echo(f"{image} became {panel}")
+    for note, number in notes.most_common():
+        click.echo(f"note ({number} of {done}): {note}")
+    for attempt in renamed:
+        click.echo(f"{attempt.image} became {attempt.became}")
     for failure in failures:
         click.echo(f"failed: {failure}", err=True)
     return 1 if failures else 0
 
 
+def attempt_item(
+    separator: Separator, item: Item, output: Path, options: Options, *, overwrite: bool = False
+) -> Attempt:
+    """:func:`separate_item`, but what goes wrong with this joint is told, not raised."""
+    try:
+        outcome = separate_item(separator, item, output, options, overwrite=overwrite)
+    except BlsganError as error:
+        return Attempt(str(item.image), failure=str(error))
+    except MemoryError:
+        return Attempt(
+            str(item.image), failure=f"{item.image} does not fit into memory; crop it."
+        )
+    except Exception as error:
+        # A bug: it must neither cost the other files nor pass for an error of this one's.
+        if debugging():
+            raise
+        return Attempt(str(item.image), failure=f"{item.image}: {unexpected(error)}")
+    skipped = outcome.separation is None
+    return Attempt(
+        str(item.image),
+        skipped=skipped,
+        notes=() if skipped else tuple(outcome.record["notes"]),
+        became=str(outcome.files[-2]) if outcome.renamed else None,
+    )
+
+
 @contextmanager
-def _progress(items: list[Item]) -> Iterator[Iterable[Item]]:
+def _progress(attempts: Iterable[Attempt], count: int) -> Iterator[Iterable[Attempt]]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -406,7 +468,7 @@ def _progress(items: list[Item]) -> Iterator[Iterable[Item]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield progress.track(items)
+        yield progress.track(attempts, total=count)
 
 
 def _report_one(item: Item, outcome: Outcome) -> None:

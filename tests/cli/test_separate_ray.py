@@ -1,0 +1,120 @@
+"""`blsgan separate --ray` on a local Ray: a worker killed in mid-run costs nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from blsgan.cli import main
+from blsgan.cli.separate_ray import SeparateJoints
+from blsgan.io import results
+
+COUNT = 48
+
+
+def test_the_map_batches_class(network, write_joint, tmp_path):
+    """What a user's own Ray Data pipeline calls; no Ray needed for that."""
+    joint = write_joint(tmp_path / "in")
+    rows = {
+        "image": np.array([str(joint.image), str(tmp_path / "missing.png")]),
+        "upper": np.array([str(joint.upper), ""]),
+        "lower": np.array([str(joint.lower), ""]),
+        "folder": np.array(["a/b", "."]),
+        "name": np.array(["joint", "missing"]),
+    }
+    separate = SeparateJoints(tmp_path / "out", weights=str(network))
+    first, second = separate(rows), separate(rows)
+    assert (tmp_path / "out/a/b/joint.json").is_file()
+    assert (first["skipped"].tolist(), second["skipped"].tolist()) == ([False, False], [True, False])
+    assert first["failure"][0] == ""
+    assert "has no upper and lower mask" in first["failure"][1]
+    assert isinstance(json.loads(first["notes"][0]), list)
+
+
+def test_options_that_need_each_other(write_joint, tmp_path, capfd):
+    joint = write_joint(tmp_path / "in")
+    out = str(tmp_path / "out")
+    assert main(["separate", str(tmp_path / "in"), "-o", out, "--ray-workers", "2"]) == 2
+    assert "without --ray" in capfd.readouterr().err
+    assert main(["separate", str(joint.image), "-o", out, "--ray"]) == 2
+    assert "--ray is for a folder or a list" in capfd.readouterr().err
+
+
+@pytest.fixture
+def cluster(tmp_path_factory):
+    """A Ray of two cores on this machine, with little memory."""
+    ray = pytest.importorskip("ray", reason="Ray is in the extra 'ray'")
+    pytest.importorskip("ray.data", reason="Ray Data is in the extra 'ray'")
+    ray.init(
+        num_cpus=2, object_store_memory=80 * 2**20, include_dashboard=False, log_to_driver=False,
+        logging_level="ERROR",
+    )  # fmt: skip
+    yield ray
+    ray.shutdown()
+
+
+def workers() -> list[int]:
+    """Processes that separate for this test's Ray, by the title Ray gives them."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            title = (folder / "cmdline").read_bytes()
+        except OSError:  # it ended
+            continue
+        if title.startswith(b"ray::") and b"SeparateJoints" in title:
+            found.append(int(folder.name))
+    return found
+
+
+def kill_one(out: Path, seen: dict[str, object]) -> None:
+    """When some joints are done, SIGKILL one worker, and remember what was there."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        done = {path: path.stat().st_mtime_ns for path in out.glob("*.json")}
+        alive = workers()
+        if len(done) >= 3 and len(alive) == 2:
+            os.kill(alive[0], signal.SIGKILL)
+            seen.update(done=done, killed=alive[0])
+            return
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_loses_nothing_and_repeats_nothing(
+    cluster, network, write_joint, tmp_path, capfd
+):
+    joints = tmp_path / "in"
+    for index in range(COUNT):
+        write_joint(joints, f"joint{index:02d}")
+    out = tmp_path / "out"
+    seen: dict[str, object] = {}
+    killer = threading.Thread(target=kill_one, args=(out, seen))
+    killer.start()
+    arguments = ["separate", joints, "-o", out, "--weights", network, "--ray", "--threads", "1"]
+    status = main(list(map(str, arguments)))
+    killer.join()
+    captured = capfd.readouterr()
+    assert status == 0, captured.err
+    assert "killed" in seen, "no two workers were seen at work"
+    assert 3 <= len(seen["done"]) < COUNT, "the kill came too late to mean anything"
+
+    # Nothing lost: every joint is there, whole. Each is counted once.
+    for index in range(COUNT):
+        assert results.is_finished(out, f"joint{index:02d}", "png", {"name": f"joint{index:02d}"})
+    words = captured.out.split()
+    separated, already = int(words[0]), int(words[2])
+    assert separated + already == COUNT
+    assert "0 failed" in captured.out
+    # Nothing twice: what was finished when the worker died was not made again.
+    assert {path: path.stat().st_mtime_ns for path in seen["done"]} == seen["done"]
+
+    # A second run finds everything done.
+    assert main(list(map(str, arguments))) == 0
+    assert f"0 separated, {COUNT} already finished, 0 failed" in capfd.readouterr().out
