@@ -16,6 +16,7 @@
 #include "joint.h"
 #include "raster.h"
 #include "resample.h"
+#include "sha256.h"
 
 using namespace blsgan::runner;
 
@@ -215,6 +216,18 @@ void bones_are_as_wide_as_they_are() {
   }
 }
 
+void hashes_are_the_standards() {
+  const auto hash_of = [](const std::string& content) {
+    return sha256(Bytes(content.begin(), content.end()));
+  };
+  CHECK(hash_of("") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+  CHECK(hash_of("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+  CHECK(hash_of("abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq") ==
+        "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1");
+  CHECK(hash_of(std::string(1000000, 'a')) ==
+        "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
+}
+
 void all_files_or_none() {
   std::string folder = (std::filesystem::temp_directory_path() / "blsgan-XXXXXX").string();
   CHECK(mkdtemp(folder.data()) != nullptr);
@@ -249,6 +262,7 @@ int main() {
   layers_keep_their_promises();
   joints_that_are_none();
   bones_are_as_wide_as_they_are();
+  hashes_are_the_standards();
   all_files_or_none();
   return report("runner");
 }
