@@ -101,8 +101,8 @@ def command(
     checked, run by ONNX Runtime and compared with torch on noise and on phantoms; only if they
     agree is it written.
 
-    With --triton alone, a WEIGHTS that is a model already (.engine, .plan, or .onnx without
-    .safetensors beside it) goes into the repository as it is.
+    With --triton alone, a WEIGHTS that is a model already (.engine, or .onnx without .safetensors
+    beside it) goes into the repository as it is.
     """
     from rich.console import Console
 
@@ -139,7 +139,7 @@ def _is_model(path: Path) -> bool:
     """Whether the file is what ``export`` or ``build-engine`` writes, and no weights."""
     if path.suffix == ".onnx":
         return path.is_file() and not path.with_suffix(".safetensors").exists()
-    return path.suffix in (".engine", ".plan")
+    return path.suffix == ".engine"
 
 
 def _print(done: Exported, *, kept: bool) -> None:
@@ -149,8 +149,9 @@ def _print(done: Exported, *, kept: bool) -> None:
         for name in cases[0]["outputs"]
     }
     batches = sorted({case["batch"] for case in cases})
+    name = done.model if kept else done.model.name
     click.echo(
-        f"{done.model if kept else done.model.name}: {done.model.stat().st_size / 1e6:.1f} MB, opset "
+        f"{name}: {done.model.stat().st_size / 1e6:.1f} MB, opset "
         f"{done.report['onnx']['opset']}, SHA-256 {done.report['onnx']['sha256'][:12]}..."
     )
     click.echo(

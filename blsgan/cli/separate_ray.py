@@ -1,9 +1,10 @@
 """Batch separation on Ray Data, for archives beyond one machine.
 
-A worker is a process of its own with a separator of its own; what crosses between them are paths and
-sentences, never pictures, so every machine must see the files under the same paths. A worker that
-dies is started again and its joints are tried again. Results appear whole, under their final names,
-and a finished one is recognised by its content: so nothing is lost, and nothing is done twice.
+A worker is a process of its own with a separator of its own; what crosses between them are paths
+and sentences, never pictures, so every machine must see the files under the same paths. A worker
+that dies is started again and its joints are tried again. Results appear whole, under their final
+names, and a finished one is recognised by its content: so nothing is lost, and nothing is done
+twice.
 """
 
 from __future__ import annotations
@@ -158,8 +159,8 @@ def _connect(ray: Any) -> None:
             ray.init(**quiet)
         except ConnectionError as error:
             raise BackendError(
-                f"no Ray cluster answers at RAY_ADDRESS={os.environ['RAY_ADDRESS']}; start one with "
-                "`ray start --head`, or unset the variable to use this machine."
+                f"no Ray cluster answers at RAY_ADDRESS={os.environ['RAY_ADDRESS']}; start one "
+                "with `ray start --head`, or unset the variable to use this machine."
             ) from error
         return
     ray.init(object_store_memory=_OBJECT_STORE_BYTES, include_dashboard=False, **quiet)

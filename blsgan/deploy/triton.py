@@ -24,8 +24,8 @@ MAX_DELAY_US = 2000
 """How long a request waits for others: far less than a joint takes on a CPU."""
 
 _VERSION = "1"
-_PLAN_SUFFIXES = (".engine", ".plan")
-_TYPES = {"float32": "TYPE_FP32", "float16": "TYPE_FP16", "int64": "TYPE_INT64", "bool": "TYPE_BOOL"}
+_CHANNELS = {"image": 1, "masks": 2, "layers": 2, "reconstruction": 1, "share_logits": 2}
+_TYPES = {"float32": "TYPE_FP32", "float16": "TYPE_FP16"}
 
 Shape = tuple[int, ...]
 """Sizes of a tensor, the batch first; -1 where a size is free."""
@@ -79,7 +79,8 @@ def write_repository(
 
     Raises:
         UsageError: a name or number that cannot be.
-        InputError: a file that is no model, or an engine whose manifest is missing.
+        InputError: a file that is no model, or an engine that Triton does not run.
+        WeightsError: an engine whose manifest is missing or describes another one.
         OutputError: the repository cannot be written.
     """
     name = model.stem if name is None else name
@@ -91,10 +92,7 @@ def write_repository(
         raise UsageError(f"the largest batch is {max_batch}; give a whole number from 1 on.")
     if max_delay_us < 0:
         raise UsageError(f"the delay is {max_delay_us} microseconds; give 0 or more.")
-    data = read_file(model, what="model").data
-    served = _describe_plan(model, data) if model.suffix in _PLAN_SUFFIXES else _describe_onnx(
-        model, data
-    )
+    served, data = (_describe_plan if model.suffix == ".engine" else _describe_onnx)(model)
     text = configuration(served, name, max_batch=max_batch, max_delay_us=max_delay_us)
     folder = repository / name
     targets = [folder / _VERSION / served.file_name, folder / "config.pbtxt"]
@@ -137,9 +135,10 @@ def _quoted(text: str) -> str:
     return json.dumps(text)  # ASCII with escapes that protobuf's text format shares
 
 
-def _describe_onnx(path: Path, data: bytes) -> Served:
+def _describe_onnx(path: Path) -> tuple[Served, bytes]:
     import onnx
 
+    data = read_file(path, what="model").data
     try:
         model = onnx.load_model_from_string(data)
         onnx.checker.check_model(model)
@@ -153,7 +152,7 @@ def _describe_onnx(path: Path, data: bytes) -> Served:
         _onnx_ports(path, model.graph.input),
         _onnx_ports(path, model.graph.output),
         _facts(facts, data),
-    )
+    ), data
 
 
 def _onnx_ports(path: Path, ports: Sequence[Any]) -> tuple[Port, ...]:
@@ -179,5 +178,42 @@ def _facts(known: Mapping[str, str], data: bytes) -> dict[str, str]:
     return {**facts, "blsgan.model_sha256": hashlib.sha256(data).hexdigest()}
 
 
-def _describe_plan(path: Path, data: bytes) -> Served:
-    raise InputError(f"{path} is an engine, which cannot be put into a repository yet.")
+def _describe_plan(path: Path) -> tuple[Served, bytes]:
+    from blsgan.deploy.export import OUTPUTS
+    from blsgan.engines.manifest import read_manifest, read_plan
+
+    manifest = read_manifest(path)
+    data = read_plan(path, manifest)
+    if manifest.backend != "tensorrt":
+        raise InputError(
+            f"{path} is an engine of {manifest.backend}, which Triton does not run; build it with "
+            "--backend tensorrt, or serve the .onnx file."
+        )
+    least, most = manifest.profile["image"].min, manifest.profile["image"].max
+    if least[0] > 1 and least[0] != most[0]:
+        raise InputError(
+            f"{path} takes batches of {least[0]} to {most[0]} joints, and Triton's may have one; "
+            f"build it with --batch 1 {least[0]} {most[0]}."
+        )
+    batch, _, height, width = (
+        low if low == high else -1 for low, high in zip(least, most, strict=True)
+    )
+
+    def port(name: str) -> Port:
+        shape = (batch,) if name == "soft_tissue" else (batch, _CHANNELS[name], height, width)
+        return Port(name, "float32", shape)
+
+    known = {
+        "blsgan.weights": manifest.model.weights,
+        "blsgan.weights_sha256": manifest.model.weights_sha256,
+        "blsgan.precision": manifest.precision,
+        "blsgan.size_multiple": str(manifest.model.size_multiple),
+    }
+    return Served(
+        "tensorrt_plan",
+        "model.plan",
+        (port("image"), port("masks")),
+        tuple(port(name) for name in OUTPUTS),
+        _facts(known, data),
+        most[0],
+    ), data

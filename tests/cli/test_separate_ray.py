@@ -32,7 +32,8 @@ def test_the_map_batches_class(network, write_joint, tmp_path):
     separate = SeparateJoints(tmp_path / "out", weights=str(network))
     first, second = separate(rows), separate(rows)
     assert (tmp_path / "out/a/b/joint.json").is_file()
-    assert (first["skipped"].tolist(), second["skipped"].tolist()) == ([False, False], [True, False])
+    assert first["skipped"].tolist() == [False, False]
+    assert second["skipped"].tolist() == [True, False]
     assert first["failure"][0] == ""
     assert "has no upper and lower mask" in first["failure"][1]
     assert isinstance(json.loads(first["notes"][0]), list)

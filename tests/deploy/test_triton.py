@@ -11,7 +11,7 @@ import pytest
 
 from blsgan.cli import main
 from blsgan.deploy.triton import Port, Served, configuration, write_repository
-from blsgan.errors import InputError, OutputError, UsageError
+from blsgan.errors import InputError, OutputError, UsageError, WeightsError
 
 
 @pytest.fixture(scope="session")
@@ -87,6 +87,61 @@ def test_a_fixed_batch_is_served_without_batching(parse):
     parsed = parse(configuration(served, "fixed", max_batch=8, max_delay_us=0))
     assert (parsed.max_batch_size, parsed.HasField("dynamic_batching")) == (0, False)
     assert (list(parsed.input[0].dims), list(parsed.output[0].dims)) == ([4, 1, 64, 64], [4])
+
+
+def write_engine(path, *, backend="tensorrt", batch=(1, 4, 16), height=(32, 96, 512)):
+    """A file called engine, and the manifest that build-engine would write beside it."""
+    manifest = pytest.importorskip("blsgan.engines.manifest")
+    path.write_bytes(b"plan")
+
+    def profile(channels):
+        shapes = {
+            place: (batch[i], channels, height[i], 64) for i, place in enumerate(("min", "opt", "max"))
+        }
+        return manifest.Profile(**shapes)
+
+    model = {
+        "file": "lite.onnx", "sha256": "a", "converted_sha256": "b", "weights": "lite",
+        "weights_sha256": "c", "architecture": "lite", "size_multiple": 8,
+    }  # fmt: skip
+    text = manifest.Manifest(
+        schema=1, blsgan="0", engine=path.name, sha256=hashlib.sha256(b"plan").hexdigest(), bytes=4,
+        key="d", model=model, precision="fp16", converter="e", calibration=None, gate={},
+        forced=False, backend=backend, backend_version="10.3.0", compute_capabilities=["8.7"],
+        gpu="Orin", profile={"image": profile(1), "masks": profile(2)}, workspace_bytes=1,
+        build_seconds=1.0, built="2026-01-01T00:00:00+00:00",
+    ).text()  # fmt: skip
+    manifest.manifest_path(path).write_text(text)
+    return path
+
+
+def test_an_engine(parse, tmp_path):
+    engine = write_engine(tmp_path / "fast.engine")
+    plan, config = write_repository(engine, tmp_path / "repository", max_batch=64)
+    assert (plan.name, plan.read_bytes()) == ("model.plan", b"plan")
+    parsed = parse(config.read_text())
+    assert (parsed.platform, parsed.max_batch_size) == ("tensorrt_plan", 16)  # the profile's
+    assert {port.name: list(port.dims) for port in (*parsed.input, *parsed.output)} == {
+        "image": [1, -1, 64], "masks": [2, -1, 64], "layers": [2, -1, 64],
+        "reconstruction": [1, -1, 64], "share_logits": [2, -1, 64], "soft_tissue": [1],
+    }  # fmt: skip
+    assert parsed.parameters["blsgan.precision"].string_value == "fp16"
+
+
+def test_engines_that_triton_cannot_run(parse, tmp_path):
+    fixed = write_engine(tmp_path / "fixed.engine", batch=(4, 4, 4))
+    parsed = parse(write_repository(fixed, tmp_path / "repository")[1].read_text())
+    assert (parsed.max_batch_size, list(parsed.input[0].dims)) == (0, [4, 1, -1, 64])
+    for name, options, words in (
+        ("rtx", {"backend": "tensorrt-rtx"}, "which Triton does not run"),
+        ("many", {"batch": (2, 4, 8)}, "build it with --batch 1 2 8"),
+    ):
+        engine = write_engine(tmp_path / f"{name}.engine", **options)
+        with pytest.raises(InputError, match=words):
+            write_repository(engine, tmp_path / "repository")
+    fixed.write_bytes(b"other")
+    with pytest.raises(WeightsError, match="is not the engine its manifest describes"):
+        write_repository(fixed, tmp_path / "repository")
 
 
 def test_text_is_escaped(parse):

@@ -1,4 +1,4 @@
-"""The C++ runner beside `blsgan separate`: the same pixels, the same sentences, no way to crash it."""
+"""The C++ runner beside `blsgan separate`: the same pixels, the same sentences, no crash."""
 
 from __future__ import annotations
 
@@ -198,7 +198,8 @@ def test_bits_and_inversion_are_decided_as_in_python(infer, write_joint, network
     joint = png_masks(write_joint(tmp_path / "in"))
     twelve = 4095 - joint.pixels // 16  # bone dark, 12 of 16 bits
     Image.fromarray(twelve).save(joint.image)
-    for name, extra in {"guessed": ("--invert",), "given": ("--invert", "--bit-depth", "13")}.items():
+    for name, depth in {"guessed": (), "given": ("--bit-depth", "13")}.items():
+        extra = ("--invert", *depth)
         out = tmp_path / name
         done = infer(joint.image, *masks_of(joint), "-o", out / "cpp", *extra)
         assert done.returncode == 0, done.stderr
@@ -206,9 +207,8 @@ def test_bits_and_inversion_are_decided_as_in_python(infer, write_joint, network
         arguments = [joint.image, *masks_of(joint), "-o", out / "python", *extra]
         assert main(["separate", *map(str, arguments), "--weights", str(network)]) == 0
         for plane in PLANES:
-            np.testing.assert_array_equal(
-                read_png(out / f"cpp/joint_{plane}.png"), read_png(out / f"python/joint_{plane}.png")
-            )
+            cpp = read_png(out / f"cpp/joint_{plane}.png")
+            np.testing.assert_array_equal(cpp, read_png(out / f"python/joint_{plane}.png"))
 
 
 def save(path, picture, **options):
@@ -232,31 +232,39 @@ def deep_colour(path):
     cv2.imwrite(str(path), np.full((256, 256, 3), 4000, np.uint16))
 
 
+def fill(path, value):
+    save(path, np.full((256, 256), value, np.uint8))
+
+
+def cut_short(path):
+    path.write_bytes(path.read_bytes()[:900])
+
+
+def make_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
 DAMAGE = {
     "missing": (lambda joint: joint.image.unlink(), "does not exist"),
     "empty": (lambda joint: joint.image.write_bytes(b""), "is empty (0 bytes)"),
     "no image": (lambda joint: joint.image.write_bytes(b"GIF89a" * 9), "is not a readable image"),
-    "truncated": (
-        lambda joint: joint.image.write_bytes(joint.image.read_bytes()[:900]), "damaged or truncated",
-    ),
-    "constant": (lambda joint: save(joint.image, np.full((256, 256), 7, np.uint8)), "is constant"),
+    "truncated": (lambda joint: cut_short(joint.image), "damaged or truncated"),
+    "constant": (lambda joint: fill(joint.image, 7), "is constant"),
     "colour": (lambda joint: colour(joint.image), "differ by up to 8 of 255"),
     "deep colour": (lambda joint: deep_colour(joint.image), "at 16 bit per channel"),
     "transparent": (lambda joint: see_through(joint.upper), "is partly transparent"),
-    "mask of another size": (
-        lambda joint: save(joint.upper, np.eye(9, dtype=np.uint8)), "is 9x9 but the image is 256x256",
-    ),
-    "black mask": (lambda joint: save(joint.lower, np.zeros((256, 256), np.uint8)), "no white pixel"),
-    "white mask": (
-        lambda joint: save(joint.lower, np.full((256, 256), 255, np.uint8)), "covers everything",
-    ),
+    "other size": (lambda joint: save(joint.upper, np.eye(9, dtype=np.uint8)), "is 9x9 but the"),
+    "black mask": (lambda joint: fill(joint.lower, 0), "no white pixel"),
+    "white mask": (lambda joint: fill(joint.lower, 255), "covers everything"),
     "same mask": (lambda joint: shutil.copy(joint.upper, joint.lower), "hold the same mask"),
     "radiograph as mask": (lambda joint: shutil.copy(joint.image, joint.upper), "are grey, beside"),
-    "folder": (lambda joint: (joint.upper.unlink(), joint.upper.mkdir()), "is a folder"),
+    "folder": (lambda joint: make_folder(joint.upper), "is a folder"),
     "masks cover all": (
-        lambda joint: save(joint.lower, (~joint.masks[0]).astype(np.uint8)), "cover every pixel",
+        lambda joint: save(joint.lower, (~joint.masks[0]).astype(np.uint8)),
+        "cover every pixel",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
