@@ -10,6 +10,7 @@ twice.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -41,7 +42,8 @@ class SeparateJoints:
     empty). All of them are text but ``skipped``, a bool.
 
     >>> dataset = ray.data.from_items(rows).map_batches(
-    ...     SeparateJoints, fn_constructor_args=["results"], batch_size=8, concurrency=4
+    ...     SeparateJoints, fn_constructor_args=["results"], batch_size=8,
+    ...     compute=ray.data.ActorPoolStrategy(size=4),
     ... )  # doctest: +SKIP
     """
 
@@ -96,7 +98,8 @@ def separate_on_ray(
     Uses the cluster that Ray is connected to, else that of ``$RAY_ADDRESS``, else starts one on
     this machine and stops it at the end. Raises :class:`BackendError` when Ray is not installed,
     :class:`UsageError` for more threads than any machine of the cluster has, and what
-    :meth:`Separator.from_pretrained` raises, before any work is given out.
+    :meth:`Separator.from_pretrained` raises, before any work is given out; :class:`BackendError`
+    also when Ray gives up in between.
     """
     try:
         import ray
@@ -118,13 +121,15 @@ def separate_on_ray(
                 f"{cores:g} cores; give fewer."
             )
         if workers is None:
-            workers = max(1, int(ray.cluster_resources()["CPU"] // threads))
-        workers = min(workers, -(-len(items) // JOINTS_PER_TASK))
+            workers = max(1, int(ray.cluster_resources().get("CPU", 1) // threads))
+        tasks = max(1, -(-len(items) // JOINTS_PER_TASK))
+        workers = min(workers, tasks)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False  # ours counts joints
         context.enable_operator_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # plans and advice
         rows = [_row(item) for item in items]
-        dataset = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // JOINTS_PER_TASK))
+        dataset = ray.data.from_items(rows, override_num_blocks=tasks)
         attempts = dataset.map_batches(
             SeparateJoints,
             fn_constructor_args=[output.absolute(), options],
@@ -136,7 +141,7 @@ def separate_on_ray(
             },
             batch_size=JOINTS_PER_TASK,
             batch_format="numpy",
-            concurrency=workers,
+            compute=ray.data.ActorPoolStrategy(size=workers),
             num_cpus=threads,
         )
         for row in attempts.iter_rows():
@@ -147,6 +152,12 @@ def separate_on_ray(
                 notes=tuple(json.loads(row["notes"])),
                 became=row["became"] or None,
             )
+    except ray.exceptions.RayError as error:
+        # It may pass for the error that a worker raised, with that worker's traceback as its text.
+        reason = " ".join(str(getattr(error, "cause", None) or error).split())[:200]
+        raise BackendError(
+            f"Ray ended the run ({reason}); what is finished stays: start it again."
+        ) from error
     finally:
         if started:
             ray.shutdown()

@@ -245,6 +245,7 @@ def _measured(
         "weights": str(prepared.weights),
         "graph": variant.engine or str(prepared.graphs.get(variant.precision, "")),
         "inputs": str(folder / "inputs.npz"),
+        "size": [len(sample.image), *sample.image.shape[2:]],
         "answer": str(answer),
         "threads": threads,
         "seconds": seconds,
@@ -347,7 +348,10 @@ def _load_openvino(job: dict[str, Any]) -> Separate:
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": job["threads"],
     }
-    model = core.compile_model(job["graph"], "CPU", settings)
+    graph = core.read_model(job["graph"])
+    batch, height, width = job["size"]
+    graph.reshape({"image": [batch, 1, height, width], "masks": [batch, 2, height, width]})
+    model = core.compile_model(graph, "CPU", settings)
 
     def separate(image: Float32, masks: Float32) -> Float32:
         # A copy: the runtime reuses its output memory in the next call.

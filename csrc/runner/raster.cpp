@@ -13,7 +13,8 @@ constexpr uint8_t kPngSignature[] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n'
 
 bool is_space(uint8_t c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 
-// The next number of a PGM header, after white space and comments; -1 where there is none.
+// The next number of a PGM header, after white space and comments; -1 where there is none of at most
+// nine digits.
 int64_t header_number(const Bytes& data, size_t& at) {
   while (at < data.size() && (is_space(data[at]) || data[at] == '#')) {
     if (data[at] == '#') {
@@ -27,7 +28,8 @@ int64_t header_number(const Bytes& data, size_t& at) {
   while (at < data.size() && data[at] >= '0' && data[at] <= '9' && at - first < 9) {
     number = 10 * number + (data[at++] - '0');
   }
-  return at == first ? -1 : number;
+  const bool more = at < data.size() && data[at] >= '0' && data[at] <= '9';
+  return at == first || more ? -1 : number;
 }
 
 Raster decode_pgm(const File& file) {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -16,7 +17,7 @@ from blsgan.cli import main
 from blsgan.cli.separate_ray import SeparateJoints
 from blsgan.io import results
 
-COUNT = 48
+COUNT = 40
 
 
 def test_the_map_batches_class(network, write_joint, tmp_path):
@@ -109,13 +110,13 @@ def test_a_killed_worker_loses_nothing_and_repeats_nothing(
     # Nothing lost: every joint is there, whole. Each is counted once.
     for index in range(COUNT):
         assert results.is_finished(out, f"joint{index:02d}", "png", {"name": f"joint{index:02d}"})
-    words = captured.out.split()
-    separated, already = int(words[0]), int(words[2])
-    assert separated + already == COUNT
-    assert "0 failed" in captured.out
+    # Ray has its own say about the kill on the same stream.
+    counts = re.search(r"^(\d+) separated, (\d+) already finished, 0 failed", captured.out, re.M)
+    assert counts, captured.out
+    assert sum(map(int, counts.groups())) == COUNT
     # Nothing twice: what was finished when the worker died was not made again.
     assert {path: path.stat().st_mtime_ns for path in seen["done"]} == seen["done"]
 
-    # A second run finds everything done.
-    assert main(list(map(str, arguments))) == 0
+    # A second run, without Ray, finds everything done.
+    assert main(["separate", str(joints), "-o", str(out), "--weights", str(network)]) == 0
     assert f"0 separated, {COUNT} already finished, 0 failed" in capfd.readouterr().out

@@ -96,7 +96,8 @@ def write_engine(path, *, backend="tensorrt", batch=(1, 4, 16), height=(32, 96, 
 
     def profile(channels):
         shapes = {
-            place: (batch[i], channels, height[i], 64) for i, place in enumerate(("min", "opt", "max"))
+            place: (batch[i], channels, height[i], 64)
+            for i, place in enumerate(("min", "opt", "max"))
         }
         return manifest.Profile(**shapes)
 
