@@ -72,6 +72,10 @@ $(STAMPS)/installed: $(STAMPS)/build-tools $(build_inputs)
 
 $(STAMPS)/test-tools: $(STAMPS)/installed pyproject.toml
 	$(BIN)/pip install $(call extra,test)
+	@case "$$(uname -sm)" in \
+	    "Linux x86_64") set -x; $(BIN)/pip install $(call extra,tensorrt-rtx);; \
+	    *) echo "no TensorRT-RTX for $$(uname -sm): the tests that build engines are skipped";; \
+	esac
 	@touch $@
 
 $(STAMPS)/lint-tools: $(STAMPS)/test-tools pyproject.toml

@@ -168,10 +168,11 @@ class Separator:
     ) -> Separator:
         """Load weights: the shipped ones by default, or by name, or from a file.
 
-        ``backend`` is "auto", "onnx", "openvino" or "torch"; ``threads`` defaults to the usable
-        cores. Raises :class:`WeightsError` for a missing, damaged or unsuitable file and
-        for a name that does not exist, :class:`BackendError` when the backend cannot run here,
-        :class:`UsageError` for a backend that does not exist or less than one thread.
+        ``backend`` is "auto", "onnx", "openvino", "torch", "tensorrt" or "tensorrt-rtx"; an engine,
+        given by its path, needs no name. ``threads`` defaults to the usable cores. Raises
+        :class:`WeightsError` for a missing, damaged or unsuitable file and for a name that does not
+        exist, :class:`BackendError` when the backend cannot run here, :class:`UsageError` for a
+        backend that does not exist or less than one thread.
         """
         return cls(backends.create(backend, path_or_name, threads))
 

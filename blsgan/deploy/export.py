@@ -101,11 +101,18 @@ def export(
 
     file = weights.load(weights.safetensors)
     generator = load_generator(weights.safetensors, file.data)
+    # What Separator runs has two layers of the exact head.
+    if not getattr(generator, "exports", True):
+        raise WeightsError(
+            f"{file.path} has another head than the exact one, or more than two layers; only a "
+            "generator that Separator can run is exported."
+        )
     _check_size(size, generator.size_multiple, file)
     network = _whole_separation(generator)
     model = to_onnx(
         network, OUTPUTS, size_multiple=generator.size_multiple, opset=opset, batch=batch, size=size
     )
+    _spell_out_gemm(model)
     _describe(model, file, generator.architecture, generator.size_multiple)
     data: bytes = model.SerializeToString(deterministic=True)
 
@@ -158,7 +165,9 @@ def _check_arguments(output: Path, opset: int, batch: int | None) -> None:
         raise UsageError(f"batch is {batch}; give a whole number from 1 on, or dynamic.")
     card = output.with_suffix(".json")
     if card.is_file() and output.name in find_weights(card).hashes:
-        raise UsageError(f"{output} is one of the files whose hash {card} gives; choose another name.")
+        raise UsageError(
+            f"{output} is one of the files whose hash {card} gives; choose another name."
+        )
 
 
 def _check_size(size: tuple[int, int] | None, multiple: int, file: WeightsFile) -> None:
@@ -191,6 +200,61 @@ def _whole_separation(generator: Any) -> Any:
             return layers, reconstruction, soft_tissue, share_logits
 
     return WholeSeparation().eval()
+
+
+def _spell_out_gemm(model: Any) -> None:
+    """Write ``Gemm`` with constant weights as a product and a sum.
+
+    It occurs once for each image, in what gives k, and is small; TensorRT-RTX 1.7 has no float32
+    matrix product for compute capability 7.5.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    graph = model.graph
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    nodes = []
+    for node in graph.node:
+        options = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        plain = (
+            node.op_type == "Gemm"
+            and len(node.input) == 3
+            and node.input[1] in weights
+            and options.get("alpha", 1.0) == options.get("beta", 1.0) == 1.0
+            and not options.get("transA", 0)
+        )
+        if not plain:
+            nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
+            continue
+        matrix = numpy_helper.to_array(weights[node.input[1]])
+        rows = matrix if options.get("transB", 0) else matrix.T
+        (answer,) = node.output
+        named = {part: f"{answer}.{part}" for part in ("weights", "row", "column", "wide", "each")}
+        graph.initializer.extend(
+            numpy_helper.from_array(value, named[part])
+            for part, value in (
+                ("weights", np.ascontiguousarray(rows[None])),
+                ("row", np.array([1], np.int64)),
+                ("column", np.array([2], np.int64)),
+            )
+        )
+        steps = (
+            ("Unsqueeze", [node.input[0], named["row"]], named["wide"], {}),
+            ("Mul", [named["wide"], named["weights"]], named["each"], {}),
+            ("ReduceSum", [named["each"], named["column"]], f"{answer}.sum", {"keepdims": 0}),
+            ("Add", [f"{answer}.sum", node.input[2]], answer, {}),
+        )
+        nodes += [
+            helper.make_node(kind, read, [written], f"{node.name}.{kind}", **more)
+            for kind, read, written, more in steps
+        ]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    read = {name for node in graph.node for name in node.input}
+    unused = [tensor for tensor in graph.initializer if tensor.name not in read]
+    for tensor in unused:
+        graph.initializer.remove(tensor)
+    onnx.checker.check_model(model, full_check=True)
 
 
 def _describe(model: Any, file: WeightsFile, architecture: str, multiple: int) -> None:
