@@ -77,8 +77,8 @@ class Row:
         joints_per_s: joints over the time of all calls.
         times_torch: how many times faster than eager torch at this batch, by the median.
         peak_mb: largest resident memory of the process, everything it loaded included.
-        psnr_db: layers against float32 torch over the overlap, mean over joints; infinite where
-            they are the same.
+        psnr_db: layers against float32 torch over the overlap, mean over joints; 100 at most
+            (:func:`blsgan.evaluation.metrics.psnr_db`).
         load_s: until the first answer was there, compilation included.
         note: why there are no figures.
     """
@@ -417,9 +417,7 @@ def markdown(rows: Sequence[Row]) -> str:
         if row.p50_ms is None:
             missing.append(f"{row.runtime} {row.precision}, batch {row.batch}: {row.note}")
             continue
-        psnr = "" if row.psnr_db is None else "exact" if np.isinf(row.psnr_db) else (
-            f"{row.psnr_db:.1f}"
-        )
+        psnr = "" if row.psnr_db is None else f"{row.psnr_db:.1f}"
         ratio = "" if row.times_torch is None else f"{row.times_torch:.2f}"
         lines.append(
             f"| {row.model} | {row.runtime} {row.precision} | {row.batch} | {row.p50_ms:.1f} | "

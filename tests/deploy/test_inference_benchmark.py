@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 
 import numpy as np
 import pytest
@@ -37,9 +36,9 @@ def test_a_table_of_runtimes(small_weights, tmp_path, capfd):
         assert float(row["peak_mb"]) > 20
         assert (row["batch"], row["threads"], row["model"]) == ("2", "1", "small")
     eager, fp32, int8 = (float(row["psnr_db"]) for row in rows)
-    assert math.isinf(eager)
+    assert eager == 100  # the most that PSNR says here
     assert fp32 > 90
-    assert 20 < int8 < fp32
+    assert 20 < int8 < 100
     assert float(rows[0]["times_torch"]) == 1
     # PyTorch alone takes more than ONNX Runtime, which must not have it in its process.
     assert float(rows[1]["peak_mb"]) < 0.8 * float(rows[0]["peak_mb"])
@@ -63,10 +62,10 @@ def test_what_cannot_run_says_why(small_weights, tmp_path):
 
 
 def test_the_table_keeps_apart_what_was_measured():
-    measured = Row("m", "torch", "fp32", 1, 2, 5, 10.0, 12.0, 100.0, 1.0, math.inf, 300.0, 1.0)
+    measured = Row("m", "torch", "fp32", 1, 2, 5, 10.0, 12.0, 100.0, 1.0, 64.2, 300.0, 1.0)
     failed = Row("m", "OpenVINO", "bf16", 1, 2, note="this processor has no bfloat16 arithmetic")
     table = markdown([measured, failed])
-    assert "| m | torch fp32 | 1 | 10.0 | 12.0 | 100.0 | 1.00 | exact | 300 |" in table
+    assert "| m | torch fp32 | 1 | 10.0 | 12.0 | 100.0 | 1.00 | 64.2 | 300 |" in table
     assert table.endswith(
         "Not measured: OpenVINO bf16, batch 1: this processor has no bfloat16 arithmetic.\n"
     )
