@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <stdexcept>
 #include <utility>
 
 #include "failure.h"
@@ -37,9 +39,9 @@ std::vector<Pixel> pixels_of(const Mask& mask, const Window& box, int64_t width,
   std::vector<Pixel> pixels;
   for (int64_t y = box.top; y < box.bottom; y += step) {
     for (int64_t x = box.left; x < box.right; x += step) {
+      const int64_t row = (y - box.top) / step, column = (x - box.left) / step;
       if (mask[index(y, x, width)]) {
-        pixels.push_back({static_cast<double>((y - box.top) / step),
-                          static_cast<double>((x - box.left) / step)});
+        pixels.push_back({static_cast<double>(row), static_cast<double>(column)});
       }
     }
   }
@@ -239,9 +241,14 @@ int64_t Joint::covered_px() const {
   return count;
 }
 
+const Crop& Joint::planned() const {
+  if (!crop_) throw std::logic_error("only joints with an overlap go through the network");
+  return *crop_;
+}
+
 template <typename T>
 Plane Joint::resample(const std::vector<T>& plane) const {
-  const Crop& crop = *crop_;
+  const Crop& crop = planned();
   const double extent_y = static_cast<double>(crop.height) / crop.scale;
   const double extent_x = static_cast<double>(crop.width) / crop.scale;
   const int64_t top = static_cast<int64_t>(std::floor(crop.top));
@@ -265,8 +272,8 @@ Plane Joint::resample(const std::vector<T>& plane) const {
 
 NetworkInput Joint::network_input() const {
   NetworkInput input;
-  input.height = crop_->height;
-  input.width = crop_->width;
+  input.height = planned().height;
+  input.width = planned().width;
   input.image = resample(image_).values;
   const Plane upper = resample(masks_[0]), lower = resample(masks_[1]);
   const size_t pixels = upper.values.size();
@@ -287,7 +294,7 @@ NetworkInput Joint::network_input() const {
 
 std::vector<float> Joint::at_full_resolution(const Prediction& prediction,
                                              const NetworkInput& input) const {
-  const Crop& crop = *crop_;
+  const Crop& crop = planned();
   const Window& box = crop.box;
   const size_t pixels = static_cast<size_t>(input.height * input.width);
   std::vector<float> logits;
@@ -312,7 +319,7 @@ std::vector<float> Joint::at_full_resolution(const Prediction& prediction,
       return static_cast<float>(
           std::min(std::max((static_cast<double>(edge) - first) * crop.scale, least), most));
     };
-    const double none = -INFINITY, all = INFINITY;
+    const double all = std::numeric_limits<double>::infinity(), none = -all;
     const Box part{at(box.left, crop.left, 0, all), at(box.top, crop.top, 0, all),
                    at(box.right, crop.left, none, static_cast<double>(crop.width)),
                    at(box.bottom, crop.top, none, static_cast<double>(crop.height))};
@@ -336,7 +343,7 @@ Layers Joint::without_overlap() const {
 }
 
 Layers Joint::split(const Prediction& prediction, const NetworkInput& input) const {
-  const Window& box = crop_->box;
+  const Window& box = planned().box;
   const int64_t pixels = box.height() * box.width();
   const auto cut = [&](const auto& plane, auto& target) {
     for (int64_t y = box.top; y < box.bottom; ++y) {

@@ -52,7 +52,7 @@ constexpr double kSameScaleLow = 0.70, kSameScaleHigh = 1.45;
 constexpr double kMaxScale = 4.0;
 constexpr int64_t kContextPx = 12;
 constexpr int64_t kCropMultiple = 8;
-constexpr int64_t kMaxCropAreaPx = 512 * 512;
+constexpr int64_t kMaxCropAreaPx = int64_t{512} * 512;
 
 class Joint {
  public:
@@ -77,6 +77,7 @@ class Joint {
   Layers without_overlap() const;
 
  private:
+  const Crop& planned() const;
   template <typename T>
   Plane resample(const std::vector<T>& plane) const;
   std::vector<float> at_full_resolution(const Prediction& prediction,

@@ -7,6 +7,7 @@
 #include <array>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -168,12 +169,13 @@ void layers_keep_their_promises() {
         {80, 60, 30, 3}, {64, 1200, 1100, 30}, {40, 40, 1, 1}}) {
     const Picture picture = bars(height, width, bone, overlap);
     const Joint joint = joint_of(picture);
-    CHECK(joint.crop().has_value() == (overlap > 0));
-    if (!joint.crop()) {
+    const std::optional<Crop>& planned = joint.crop();
+    CHECK(planned.has_value() == (overlap > 0));
+    if (!planned) {
       CHECK(joint.without_overlap().residual == std::vector<float>(picture.image.size()));
       continue;
     }
-    const Crop& crop = *joint.crop();
+    const Crop& crop = *planned;
     CHECK(crop.height % kCropMultiple == 0 && crop.width % kCropMultiple == 0);
     CHECK(crop.height * crop.width <= kMaxCropAreaPx);
     const NetworkInput input = joint.network_input();

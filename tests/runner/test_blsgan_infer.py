@@ -177,6 +177,67 @@ def test_the_shipped_weights_and_what_both_say(infer, write_joint, tmp_path, cap
         )
 
 
+def as_rgb(picture):
+    return picture.convert("RGB")
+
+
+def as_palette(picture):
+    """A palette that is no ramp: index 0 is white, the others follow."""
+    levels = np.roll(np.arange(256), 1)
+    indexed = Image.fromarray(np.argsort(levels)[np.asarray(picture)].astype(np.uint8), "L")
+    indexed = Image.frombytes("P", picture.size, indexed.tobytes())
+    indexed.putpalette(np.repeat(levels, 3).astype(np.uint8).tobytes())
+    return indexed
+
+
+KINDS = {
+    "colour that is grey": as_rgb,
+    "palette": as_palette,
+    "opaque alpha": lambda picture: picture.convert("LA"),
+    "opaque colour": lambda picture: picture.convert("RGBA"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_png_is_read_alike(infer, write_joint, network, tmp_path, kind):
+    joint = png_masks(write_joint(tmp_path / "in", bits=8))
+    with Image.open(joint.image) as picture:
+        KINDS[kind](picture).save(joint.image)
+    with Image.open(joint.upper) as picture:  # and one bit for each pixel
+        picture.convert("1").save(joint.upper)
+    with Image.open(joint.image) as picture:
+        np.testing.assert_array_equal(np.asarray(picture.convert("L")), joint.pixels)
+    assert infer(joint.image, *masks_of(joint), "-o", tmp_path / "cpp").returncode == 0
+    arguments = ["separate", joint.image, *masks_of(joint), "-o", tmp_path / "python"]
+    assert main([*map(str, arguments), "--weights", str(network)]) == 0
+    for plane in PLANES:
+        np.testing.assert_array_equal(
+            read_png(tmp_path / f"cpp/joint_{plane}.png"),
+            read_png(tmp_path / f"python/joint_{plane}.png"),
+        )
+
+
+def test_what_a_png_says_beside_its_pixels(infer, write_joint, tmp_path):
+    """A transparent level that a pixel has, and an orientation other than upright, are refused."""
+    joint = png_masks(write_joint(tmp_path / "in", bits=8))
+    right = (joint.image, *masks_of(joint), "-o", tmp_path / "out")
+    with Image.open(joint.image) as picture:
+        grey = picture.copy()
+    exif = Image.Exif()
+    exif[274] = 6
+    for options, words in (
+        ({"transparency": int(joint.pixels[5, 5])}, "is partly transparent"),
+        ({"exif": exif}, "EXIF orientation 6"),
+    ):
+        grey.save(joint.image, **options)
+        done = infer(*right)
+        assert (done.returncode, words in done.stderr) == (1, True), done.stderr
+    unused = int(np.setdiff1d(np.arange(256), joint.pixels)[0])
+    exif[274] = 1
+    grey.save(joint.image, transparency=unused, exif=exif)
+    assert infer(*right).returncode == 0
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_pgm_in_and_out(infer, write_joint, tmp_path, dtype):
     """What a build without libpng has; the pixels are those of the PNG path."""
