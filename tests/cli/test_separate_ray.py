@@ -64,24 +64,20 @@ def cluster(tmp_path_factory):
 
 def workers() -> list[int]:
     """Processes that separate for this test's own Ray, by the title Ray gives them."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            title = (folder / "cmdline").read_bytes()
-            if title.startswith(b"ray::") and b"SeparateJoints" in title and is_ours(folder):
-                found.append(int(folder.name))
-        except OSError:  # it ended
-            continue
-    return found
+    return [int(folder.name) for folder in Path("/proc").glob("[0-9]*") if is_worker(folder)]
 
 
-def is_ours(process: Path) -> bool:
-    """Whether this process is among the ancestors of ``/proc/N``."""
-    while process.name not in ("0", "1"):
-        if int(process.name) == os.getpid():
-            return True
-        process = Path("/proc", (process / "stat").read_text().rpartition(")")[2].split()[1])
-    return False
+def is_worker(process: Path) -> bool:
+    """Whether ``/proc/N`` separates, and descends from this process."""
+    try:
+        title = (process / "cmdline").read_bytes()
+        if not title.startswith(b"ray::") or b"SeparateJoints" not in title:
+            return False
+        while process.name not in ("0", "1", str(os.getpid())):
+            process = Path("/proc", (process / "stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:  # it ended
+        return False
+    return process.name == str(os.getpid())
 
 
 def kill_one(out: Path, seen: dict[str, object]) -> None:
