@@ -60,7 +60,7 @@ class Library {
 
   template <typename F, typename... Arguments>
   auto call(Arguments... arguments) const {
-    return reinterpret_cast<typename F::Pointer>(const_cast<void*>(table_[F::slot]))(arguments...);
+    return reinterpret_cast<typename F::Pointer>(table_[F::slot])(arguments...);
   }
 
   // Calls what returns a status, and throws its message where that is not success.
@@ -79,7 +79,7 @@ class Library {
   const std::string& version() const { return version_; }
 
  private:
-  const void* const* table_ = nullptr;
+  const AnyFunction* table_ = nullptr;
   std::string version_;
 };
 
@@ -179,7 +179,7 @@ class OnnxRuntime final : public Network {
   std::vector<float> floats(Value* value, const Shape& wanted) const {
     Owned<TensorInfo, ReleaseTensorInfo> info(library_);
     library_.check<GetTensorTypeAndShape>(static_cast<const Value*>(value), info.out());
-    ElementType type{};
+    ElementType type = kUndefined;
     library_.check<GetTensorElementType>(static_cast<const TensorInfo*>(info.get()), &type);
     if (type != kFloat || shape_of(info.get()) != wanted) {
       throw data_failure(weights_.path +
@@ -231,7 +231,7 @@ class OnnxRuntime final : public Network {
       for (size_t i = 0; i < shape.size(); ++i) {
         all += (i > 0 ? "," : "") + (shape[i] < 0 ? "*" : std::to_string(shape[i]));
       }
-      all += "]";
+      all += ']';
     }
     return all;
   }

@@ -26,8 +26,10 @@ struct TypeInfo;
 struct TensorInfo;
 struct Allocator;
 
+using AnyFunction = void (*)();
+
 struct Base {
-  const void* const* (*get_api)(uint32_t version);
+  const AnyFunction* (*get_api)(uint32_t version);
   const char* (*get_version)();
 };
 using GetBase = const Base* (*)();
@@ -35,7 +37,7 @@ using GetBase = const Base* (*)();
 enum LoggingLevel { kFatal = 4 };
 enum AllocatorType { kArenaAllocator = 1 };
 enum MemoryType { kDefaultMemory = 0 };
-enum ElementType { kFloat = 1 };
+enum ElementType { kUndefined = 0, kFloat = 1 };
 
 // A function of the table: its place, and the type to call it by.
 template <size_t Slot, typename Signature>

@@ -84,7 +84,7 @@ def kill_one(out: Path, seen: dict[str, object]) -> None:
     """When some joints are done, SIGKILL one worker, and remember what was there."""
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
-        done = {path: path.stat().st_mtime_ns for path in out.glob("*.json")}
+        done = {path: path.stat().st_mtime_ns for path in out.glob("joint*.json")}
         alive = workers()
         if len(done) >= 3 and len(alive) == 2:
             os.kill(alive[0], signal.SIGKILL)
