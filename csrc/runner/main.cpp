@@ -154,7 +154,7 @@ std::unique_ptr<Network> load_network(const Options& options) {
     throw data_failure(options.weights + " is not a network; give an .onnx or an .engine file.");
   }
   File weights = read_file(options.weights, "weights");
-  return plan ? load_tensorrt(std::move(weights))
+  return plan ? load_tensorrt(weights)
               : load_onnxruntime(std::move(weights), options.onnxruntime, options.threads);
 }
 

@@ -27,7 +27,7 @@ class Network {
 std::unique_ptr<Network> load_onnxruntime(File weights, const std::string& library, int threads);
 
 // A TensorRT plan; its manifest (PLAN.json) is held against this machine before it is deserialised.
-std::unique_ptr<Network> load_tensorrt(File plan);
+std::unique_ptr<Network> load_tensorrt(const File& plan);
 
 bool has_tensorrt();
 

@@ -19,8 +19,9 @@ std::vector<Taps> triangle(int64_t input_size, float start, float stop, int64_t 
   std::vector<Taps> taps(static_cast<size_t>(output_size));
   for (int64_t i = 0; i < output_size; ++i) {
     const double center = start + (static_cast<double>(i) + 0.5) * scale;
-    const int64_t first = std::max<int64_t>(static_cast<int64_t>(center - support + 0.5), 0);
-    const int64_t last = std::min(static_cast<int64_t>(center + support + 0.5), input_size);
+    const double low = center - support + 0.5, high = center + support + 0.5;
+    const int64_t first = std::max<int64_t>(static_cast<int64_t>(low), 0);
+    const int64_t last = std::min(static_cast<int64_t>(high), input_size);
     Taps& tap = taps[static_cast<size_t>(i)];
     tap.first = first;
     double sum = 0;

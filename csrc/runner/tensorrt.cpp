@@ -142,8 +142,8 @@ void check_manifest(const File& plan) {
 
 class TensorRt final : public Network {
  public:
-  explicit TensorRt(File plan) : path_(std::move(plan.path)) {
-    check_manifest({path_, plan.data});
+  explicit TensorRt(const File& plan) : path_(plan.path) {
+    check_manifest(plan);
     runtime_.reset(nvinfer1::createInferRuntime(logger_));
     if (runtime_) {
       engine_.reset(runtime_->deserializeCudaEngine(plan.data.data(), plan.data.size()));
@@ -243,8 +243,8 @@ class TensorRt final : public Network {
 
 bool has_tensorrt() { return true; }
 
-std::unique_ptr<Network> load_tensorrt(File plan) {
-  return std::make_unique<TensorRt>(std::move(plan));
+std::unique_ptr<Network> load_tensorrt(const File& plan) {
+  return std::make_unique<TensorRt>(plan);
 }
 
 }  // namespace blsgan::runner
@@ -255,7 +255,7 @@ namespace blsgan::runner {
 
 bool has_tensorrt() { return false; }
 
-std::unique_ptr<Network> load_tensorrt(File plan) {
+std::unique_ptr<Network> load_tensorrt(const File& plan) {
   throw data_failure(plan.path +
                      " is a TensorRT engine, and this blsgan-infer was built without TensorRT; give an "
                      ".onnx file, or build again where TensorRT's headers are.");
