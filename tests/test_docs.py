@@ -40,7 +40,7 @@ def test_the_python_reference_names_what_exists():
         if heading:
             package = heading[1]
         elif package in ("blsgan.data", "blsgan.synthesis", "blsgan.evaluation", "blsgan.models",
-                         "blsgan.deploy"):
+                         "blsgan.deploy", "blsgan.engines"):
             for name in re.findall(r"`([\w.]+)`", line):
                 root = "blsgan" if name.startswith(("training.", "models.")) else package
                 module, _, attribute = f"{root}.{name}".rpartition(".")

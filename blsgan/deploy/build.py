@@ -24,7 +24,7 @@ import numpy as np
 from blsgan import __version__
 from blsgan.deploy.gate import judge
 from blsgan.deploy.model import ExportedModel, load_exported
-from blsgan.deploy.precision import CALIBRATED, convert, layer_precisions
+from blsgan.deploy.precision import CALIBRATED, convert, layer_precisions, modelopt_missing
 from blsgan.deploy.samples import Sample
 from blsgan.engines.gpu import Gpu, this_gpu
 from blsgan.engines.libraries import Library, load
@@ -270,7 +270,7 @@ def build_key(
         "blsgan": __version__,
         "model": model.sha256,
         "precision": request.precision,
-        "converter": request.converter,
+        "converter": [request.converter, modelopt_missing() is None],
         "data": data,
         "backend": [library.flavour.name, library.version],
         "gpu": gpu.name if gpu is not None else None,
@@ -392,6 +392,7 @@ def _build(
 ) -> bytes:
     """The plan's bytes. Every object is kept in a name: a parser does not keep its network."""
     trt = library.module
+    library.messages.clear()
     builder = trt.Builder(library.logger)
     network = builder.create_network(_creation_flags(trt))
     parser = trt.OnnxParser(network, library.logger)
@@ -439,9 +440,9 @@ def _creation_flags(trt: Any) -> int:
 def _timing_cache(config: Any, path: Path | None) -> Any:
     if path is None or not hasattr(config, "create_timing_cache"):
         return None
-    cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
     # A cache of another GPU or version is refused; the build then starts one of its own.
-    if cache is None or not config.set_timing_cache(cache, False):
-        cache = config.create_timing_cache(b"")
-        config.set_timing_cache(cache, False)
-    return cache
+    for content in (read_file(path, what="timing cache").data if path.is_file() else b"", b""):
+        cache = config.create_timing_cache(content)
+        if cache is not None and config.set_timing_cache(cache, False):
+            return cache
+    return None

@@ -73,6 +73,8 @@ def load(name: str) -> Library:
         raise BackendError(f"{name} cannot be used here: {reason}.")
     try:
         module = import_module(flavour.module)
+        if id(module) in _loaded:
+            return _loaded[id(module)]
         messages: list[str] = []
         logger = _logger(module, messages)
     except Exception as error:  # a missing CUDA library is an OSError, a stub an AttributeError
@@ -81,13 +83,17 @@ def load(name: str) -> Library:
             f"{name} cannot be used here: {flavour.module} is installed but does not load "
             f"({reason})."
         ) from error
-    return Library(flavour, module, logger, messages)
+    # The first logger of a process is the one TensorRT keeps, whatever it is given later.
+    return _loaded.setdefault(id(module), Library(flavour, module, logger, messages))
+
+
+_loaded: dict[int, Library] = {}
 
 
 def _logger(module: Any, messages: list[str]) -> Any:
     severe = (module.ILogger.Severity.ERROR, module.ILogger.Severity.INTERNAL_ERROR)
 
-    class Logger(module.ILogger):  # type: ignore[misc]
+    class Logger(module.ILogger):
         """Keeps errors for the sentence that reports them, and prints nothing."""
 
         def __init__(self) -> None:

@@ -375,6 +375,5 @@ def _readable(array: Any) -> Any:
 
 def _view(pointer: int, shape: tuple[int, ...]) -> Float32:
     """Host memory at ``pointer`` as float32 of ``shape``."""
-    count = math.prod(shape)
-    buffer = (ctypes.c_float * count).from_address(pointer)
-    return np.frombuffer(buffer, np.float32, count).reshape(shape)
+    buffer = (ctypes.c_float * math.prod(shape)).from_address(pointer)
+    return np.ctypeslib.as_array(buffer).reshape(shape)
