@@ -39,10 +39,8 @@ bool contains(const std::string& text, const std::string& part) {
 }
 
 std::vector<uint16_t> ramp(int64_t height, int64_t width) {
-  std::vector<uint16_t> values;
-  for (int64_t p = 0; p < height * width; ++p) {
-    values.push_back(static_cast<uint16_t>(p * 2749 % 65536));
-  }
+  std::vector<uint16_t> values(static_cast<size_t>(height * width));
+  for (size_t p = 0; p < values.size(); ++p) values[p] = static_cast<uint16_t>(p * 2749 % 65536);
   return values;
 }
 
