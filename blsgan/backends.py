@@ -1,4 +1,4 @@
-"""Runtimes for the networks: ONNX Runtime, OpenVINO or torch behind one small interface.
+"""Runtimes for the networks: ONNX Runtime, OpenVINO, torch or an engine behind one interface.
 
 There are two tasks. Separation maps ``image`` float32 [B,1,H,W] in [0,1] and ``masks`` float32
 [B,2,H,W] in {0,1} to ``share_logits`` float32 [B,2,H,W] and ``soft_tissue`` float32 [B]; the
@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from blsgan.errors import BackendError, UsageError, WeightsError
+from blsgan.errors import BackendError, BlsganError, UsageError, WeightsError
 from blsgan.geometry import GRID_PX
 
 Float32 = NDArray[np.float32]
@@ -86,13 +86,14 @@ class WeightsFile:
 
 @dataclass(frozen=True)
 class Weights:
-    """Where a set of weights lies: any of the two files, and the card that gives their hashes."""
+    """Where a set of weights lies: any of the files, and the card that gives their hashes."""
 
     name: str
     architecture: str | None
     onnx: Path | None
     safetensors: Path | None
     hashes: dict[str, str]
+    engine: Path | None = None
 
     def load(self, path: Path) -> WeightsFile:
         """Read one of the files; raises :class:`WeightsError` when it is missing or damaged."""
@@ -120,7 +121,8 @@ def find_weights(
 
     A path may be the card (``NAME.json``), ``NAME.onnx`` or ``NAME.safetensors``; its neighbours of
     the same stem are found with it, and hashes are checked where there is a card. In a folder the
-    only card counts, or the only one of ``task``. Raises :class:`WeightsError`.
+    only card counts, or the only one of ``task``. An engine (``NAME.engine``) stands alone with its
+    manifest. Raises :class:`WeightsError`.
     """
     text = os.fspath(path_or_name) if path_or_name is not None else task.weights
     path = Path(text)
@@ -143,21 +145,28 @@ def find_weights(
                 f"{path} holds {len(cards)} weights cards (*.json); name the weights file itself."
             )
         path = cards[0]
-    if path.suffix not in (".json", ".onnx", ".safetensors"):
+    if path.suffix not in (".json", ".onnx", ".safetensors", ".engine"):
         raise WeightsError(
-            f"{path} is not a weights file; give .onnx, .safetensors or its .json card."
+            f"{path} is not a weights file; give .onnx, .safetensors, its .json card or an .engine."
         )
     if not path.is_file():
         raise WeightsError(f"{path} does not exist; check the path of the weights.")
+    if path.suffix == ".engine":
+        from blsgan.engines.manifest import read_manifest
+
+        model = read_manifest(path).model
+        return Weights(model.weights, model.architecture, None, None, {}, engine=path)
     card = path.with_suffix(".json")
     fields = _read_card(card) if card.is_file() else {}
     onnx, safetensors = path.with_suffix(".onnx"), path.with_suffix(".safetensors")
+    engine = path.with_suffix(".engine")
     return Weights(
         name=str(fields.get("name", path.stem)),
         architecture=fields.get("architecture"),
         onnx=onnx if onnx.is_file() else None,
         safetensors=safetensors if safetensors.is_file() else None,
         hashes=_hashes(card, fields),
+        engine=engine if engine.is_file() else None,
     )
 
 
@@ -284,27 +293,103 @@ class TorchBackend:
         return tuple(output.float().numpy() for output in outputs)
 
 
+class EngineBackend:
+    """A TensorRT or TensorRT-RTX engine of a separation on a GPU, without torch.
+
+    Its manifest is compared with this machine before the plan is touched.
+    """
+
+    def __init__(
+        self, weights: Weights, threads: int | None = None, task: Task = SEPARATION
+    ) -> None:
+        if weights.engine is None:
+            raise WeightsError(
+                f"weights {weights.name!r} have no .engine file; build one with `blsgan "
+                "build-engine`."
+            )
+        if task is not SEPARATION:
+            raise WeightsError(f"{weights.engine} is an engine for separation, not {task.name}.")
+        from blsgan.engines.runtime import Engine
+
+        self._engine = Engine(weights.engine)
+        manifest = self._engine.manifest
+        self.name, self.version = manifest.backend, manifest.backend_version
+        self.weights = WeightsFile(
+            weights.name, manifest.model.architecture, weights.engine, manifest.sha256, b""
+        )
+
+    def run(self, *inputs: Float32) -> tuple[Float32, ...]:
+        image, masks = inputs
+        most = self._engine.manifest.profile["image"].max[0]
+        parts = list(
+            self._engine.stream(
+                (image[start : start + most], masks[start : start + most])
+                for start in range(0, len(image), most)
+            )
+        )
+        return tuple(
+            np.concatenate([part[name] for part in parts]) for name in SEPARATION.outputs
+        )
+
+
 _BACKENDS: dict[str, tuple[str, Callable[[Weights, int | None, Task], Backend]]] = {
-    # In the order "auto" tries them: ONNX Runtime is up in half of OpenVINO's time (which is a
-    # little faster once warm), torch takes seconds.
+    # In the order "auto" tries them: an engine where there is one that fits; ONNX Runtime is up in
+    # half of OpenVINO's time (which is a little faster once warm), torch takes seconds.
+    "tensorrt": ("tensorrt", EngineBackend),
+    "tensorrt-rtx": ("tensorrt_rtx", EngineBackend),
     "onnx": ("onnxruntime", OnnxBackend),
     "openvino": ("openvino", OpenVinoBackend),
     "torch": ("torch", TorchBackend),
 }
 NAMES = ("auto", *_BACKENDS)
+ENGINES = ("tensorrt", "tensorrt-rtx")
+
+_PACKAGES = {"onnx": "onnxruntime", "openvino": "'blsgan[openvino]'", "torch": "'blsgan[train]'"}
+# What the drivers of desktops and servers, of WSL and of Jetson make.
+_GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvgpu", "/dev/nvhost-gpu")
 
 
 def available() -> dict[str, str | None]:
-    """For each backend the reason why it cannot run here, or None when it can. Imports nothing."""
-    return {
-        name: None
-        if find_spec(module)
-        else f"{module} is not installed; pip install {_PACKAGES[name]}"
-        for name, (module, _) in _BACKENDS.items()
-    }
+    """For each backend the reason why it cannot run here, or None when it can. Imports nothing.
+
+    An engine must also have been built for this machine, which its manifest says.
+    """
+    reasons: dict[str, str | None] = {}
+    for name, (module, _) in _BACKENDS.items():
+        if name in ENGINES:
+            reasons[name] = _engines_missing(name)
+        elif find_spec(module) is None:
+            reasons[name] = f"{module} is not installed; pip install {_PACKAGES[name]}"
+        else:
+            reasons[name] = None
+    return reasons
 
 
-_PACKAGES = {"onnx": "onnxruntime", "openvino": "'blsgan[openvino]'", "torch": "'blsgan[train]'"}
+def _engines_missing(name: str) -> str | None:
+    from blsgan.engines import libraries
+
+    if reason := libraries.missing(name):
+        return reason
+    if find_spec("cuda") is None:
+        return "cuda-bindings is not installed; pip install 'blsgan[engine]'"
+    if not any(os.path.exists(device) for device in _GPU_DEVICES):
+        return f"there is no NVIDIA GPU (none of {', '.join(_GPU_DEVICES)})"
+    return None
+
+
+def _fitting_engine(weights: Weights) -> str | None:
+    """The backend of the engine beside ``weights`` if it is theirs and can run here, else None."""
+    if weights.engine is None or all(available()[name] for name in ENGINES):
+        return None
+    from blsgan.engines.manifest import check_fits, read_manifest
+
+    try:
+        manifest = read_manifest(weights.engine)
+        check_fits(weights.engine, manifest)
+    except BlsganError:
+        return None
+    known = [weights.hashes[name] for name in weights.hashes if name.endswith(".safetensors")]
+    return manifest.backend if not known or manifest.model.weights_sha256 in known else None
 
 
 def create(
@@ -313,7 +398,10 @@ def create(
     threads: int | None = None,
     task: Task = SEPARATION,
 ) -> Backend:
-    """Load a task's weights into the backend ``name`` ("auto", "onnx", "openvino", "torch").
+    """Load a task's weights into a backend: one of :data:`NAMES`.
+
+    "auto" takes the fastest that can run here: an engine beside the weights that was built for this
+    machine, else ONNX Runtime, OpenVINO, torch. An engine's own path takes that engine.
 
     Raises :class:`UsageError` for an unknown name, :class:`BackendError` when it cannot run here,
     :class:`WeightsError` when the weights cannot be used.
@@ -324,17 +412,22 @@ def create(
         raise UsageError(f"threads is {threads}; give a whole number from 1 on.")
     weights = find_weights(path_or_name, task)
     if name != "auto":
-        return _BACKENDS[name][1](weights, threads, task)
+        backend = _BACKENDS[name][1](weights, threads, task)
+        if backend.name != name:
+            raise WeightsError(f"{weights.engine} is an engine of {backend.name}, not of {name}.")
+        return backend
+    alone = weights.onnx is None and weights.safetensors is None
+    if weights.engine is not None and (alone or _fitting_engine(weights)):
+        return EngineBackend(weights, threads, task)
     reasons = available()
     for candidate, (_, factory) in _BACKENDS.items():
         file = weights.safetensors if candidate == "torch" else weights.onnx
-        if reasons[candidate] is None and file is not None:
+        if reasons[candidate] is None and file is not None and candidate not in ENGINES:
             return factory(weights, threads, task)
+    cannot = [reasons[name] for name in _BACKENDS if name not in ENGINES and reasons[name]]
     raise BackendError(
-        "no backend can run here: "
-        + "; ".join(reason for reason in reasons.values() if reason)
-        + "."
-        if any(reasons.values())
+        f"no backend can run here: {'; '.join(map(str, cannot))}."
+        if cannot
         else f"weights {weights.name!r} have neither an .onnx nor a .safetensors file."
     )
 

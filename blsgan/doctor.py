@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from blsgan import __version__
+from blsgan.engines import libraries
 from blsgan.errors import BlsganError
 
 PROBE_TIMEOUT_S = 120
@@ -28,7 +29,7 @@ PROBE_TIMEOUT_S = 120
 PACKAGES = (
     "numpy", "pillow", "opencv-python-headless", "scikit-image", "scipy", "pydicom", "pylibjpeg",
     "pylibjpeg-openjpeg", "python-gdcm", "pyjpegls", "onnxruntime", "openvino",
-    "torch", "safetensors", "onnx", "tensorrt", "tensorrt-rtx",
+    "torch", "safetensors", "onnx", "tensorrt", "tensorrt-rtx", "cuda-bindings", "nvidia-modelopt",
 )  # fmt: skip
 
 # One joint of two bones, through the real thing: weights, network, split, composition.
@@ -72,6 +73,22 @@ for device in ["cpu"] + [f"cuda:{index}" for index in range(len(facts["devices"]
 """
 
 
+_ENGINE_LIBRARY = """
+import importlib, json, sys
+module = importlib.import_module(sys.argv[1])
+members = getattr(module, "ComputeCapability", None)
+names = list(members.__members__) if members else []
+found = [f"{n[2:-1]}.{n[-1]}" for n in names if n.startswith("SM") and n[2:].isdigit()]
+print(json.dumps({"version": module.__version__, "capabilities": found}))
+"""
+
+_GPU = """
+import dataclasses, json
+from blsgan.engines.gpu import this_gpu
+print(json.dumps(dataclasses.asdict(this_gpu())))
+"""
+
+
 @dataclass(frozen=True)
 class Check:
     """One thing that can or cannot be done here. ``reason`` says why not, None where it can."""
@@ -97,9 +114,14 @@ class Report:
 
     @property
     def can_separate(self) -> bool:
-        """Whether ``blsgan separate`` works: kernels, weights and at least one backend."""
+        """Whether ``blsgan separate`` works: kernels, weights and at least one backend.
+
+        TensorRT does not count: it needs an engine that somebody built.
+        """
         kernels = next(check for check in self.compiled if check.name == "numpy kernels")
-        return kernels.works and any(check.works for check in self.backends)
+        return kernels.works and any(
+            check.works for check in self.backends if check.name not in libraries.FLAVOURS
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain JSON types."""
@@ -156,6 +178,7 @@ def collect() -> Report:
         torch_probe = pool.submit(_probe, _TORCH) if find_spec("torch") else None
         kernels, build = _kernels()
         backends = list(pool.map(_separating_backend, _backend_names()))
+        engines = _engines()
         probed = torch_probe.result() if torch_probe else None
     torch, torch_ops = _torch(probed, build)
     return Report(
@@ -174,7 +197,7 @@ def collect() -> Report:
         weights=weights,
         torch=torch,
         compiled=[kernels, *torch_ops],
-        backends=[*backends, *_tensorrt()],
+        backends=[*backends, *engines],
         notes=weights_notes,
     )
 
@@ -248,7 +271,7 @@ def _torch(probe: _Probe | None, build: dict[str, Any]) -> tuple[dict[str, Any],
 def _backend_names() -> list[str]:
     from blsgan import backends
 
-    return [name for name in backends.NAMES if name != "auto"]
+    return [name for name in backends.NAMES if name != "auto" and name not in backends.ENGINES]
 
 
 def _separating_backend(name: str) -> Check:
@@ -267,20 +290,32 @@ def _separating_backend(name: str) -> Check:
     return Check(name, True, detail)
 
 
-def _tensorrt() -> list[Check]:
-    """TensorRT and TensorRT-RTX: installed or not; separation does not run on them."""
+def _engines() -> list[Check]:
+    """TensorRT and TensorRT-RTX: what each could do here, running engines or only building them."""
+    from blsgan import backends
+
     checks = []
-    for name, module, hint in (
-        ("tensorrt", "tensorrt", "it comes with JetPack or from NVIDIA's TensorRT downloads"),
-        ("tensorrt-rtx", "tensorrt_rtx", "pip install tensorrt-rtx"),
-    ):
-        if find_spec(module) is None:
-            reason = (
-                f"{module} is not installed ({hint}), and blsgan {__version__} does not use it yet"
-            )
-        else:
-            reason = f"it is installed, but blsgan {__version__} does not use it yet"
-        checks.append(Check(name, False, reason=reason))
+    for name in backends.ENGINES:
+        reason = backends.available()[name]
+        module = libraries.FLAVOURS[name].module
+        if libraries.missing(name) is not None:
+            checks.append(Check(name, False, reason=reason))
+            continue
+        probe = _probe(_ENGINE_LIBRARY, module)
+        if not probe.lines or probe.reason:
+            checks.append(Check(name, False, reason=f"{module} does not load: {probe.reason}"))
+            continue
+        facts = probe.lines[-1]
+        detail = str(facts["version"])
+        if facts["capabilities"]:
+            detail += f", builds engines for {', '.join(facts['capabilities'])} without a GPU"
+        if reason is None:
+            gpu = _probe(_GPU)
+            reason = gpu.reason
+            if gpu.lines and reason is None:
+                found = gpu.lines[-1]
+                detail += f", runs engines on {found['name']} ({found['compute_capability']})"
+        checks.append(Check(name, reason is None, detail, reason))
     return checks
 
 

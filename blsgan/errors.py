@@ -51,5 +51,9 @@ class BackendError(BlsganError, RuntimeError):
     """A backend was asked for that cannot run here; the message says why."""
 
 
+class ParityError(BlsganError, RuntimeError):
+    """A converted network does not compute what the original does; the message has the figures."""
+
+
 class OutputError(BlsganError, OSError):
     """A result could not be written: folder not writable, disk full."""

@@ -168,10 +168,11 @@ class Separator:
     ) -> Separator:
         """Load weights: the shipped ones by default, or by name, or from a file.
 
-        ``backend`` is "auto", "onnx", "openvino" or "torch"; ``threads`` defaults to the usable
-        cores. Raises :class:`WeightsError` for a missing, damaged or unsuitable file and
-        for a name that does not exist, :class:`BackendError` when the backend cannot run here,
-        :class:`UsageError` for a backend that does not exist or less than one thread.
+        ``backend`` is "auto", "onnx", "openvino", "torch", "tensorrt" or "tensorrt-rtx"; an engine,
+        given by its path, needs no name. ``threads`` defaults to the usable cores. Raises
+        :class:`WeightsError` for a missing, damaged or unsuitable file and for a name that does not
+        exist, :class:`BackendError` when the backend cannot run here, :class:`UsageError` for a
+        backend that does not exist or less than one thread.
         """
         return cls(backends.create(backend, path_or_name, threads))
 
@@ -474,8 +475,6 @@ def _origin(start: int, stop: int, size: float, limit: int, *, whole: bool) -> f
 
 def _resample(plane: NDArray[Any], crop: _Crop) -> Float32:
     """Float32 [h,w] of the crop from ``plane`` [H,W]; 0 outside the image."""
-    from PIL import Image
-
     extent_y, extent_x = crop.height / crop.scale, crop.width / crop.scale
     top, left = math.floor(crop.top), math.floor(crop.left)
     bottom, right = math.ceil(crop.top + extent_y), math.ceil(crop.left + extent_x)
@@ -487,18 +486,13 @@ def _resample(plane: NDArray[Any], crop: _Crop) -> Float32:
     if crop.scale == 1.0:
         return padded
     offset_y, offset_x = crop.top - top, crop.left - left
-    # Pillow widens its triangle when it shrinks, so nothing aliases; the box may be fractional.
-    resized = Image.fromarray(padded).resize(
-        (crop.width, crop.height),
-        Image.Resampling.BILINEAR,
-        box=(
-            offset_x,
-            offset_y,
-            min(offset_x + extent_x, right - left),
-            min(offset_y + extent_y, bottom - top),
-        ),
+    box = (
+        offset_x,
+        offset_y,
+        min(offset_x + extent_x, right - left),
+        min(offset_y + extent_y, bottom - top),
     )
-    return np.asarray(resized, dtype=np.float32)
+    return _resize(padded, crop.height, crop.width, box)
 
 
 def _at_full_resolution(logits: Float32, crop: _Crop, working_masks: Float32) -> Float32:
@@ -507,8 +501,6 @@ def _at_full_resolution(logits: Float32, crop: _Crop, working_masks: Float32) ->
     if crop.scale == 1.0:
         y, x = top - int(crop.top), left - int(crop.left)
         return np.ascontiguousarray(logits[:, y : y + bottom - top, x : x + right - left])
-    from PIL import Image
-
     # The network answers for the overlap only; interpolation must not take in what lies outside.
     known = (working_masks[0] * working_masks[1]).astype(np.bool_)
     filled = _extend(logits, known)
@@ -518,13 +510,26 @@ def _at_full_resolution(logits: Float32, crop: _Crop, working_masks: Float32) ->
         min((right - crop.left) * crop.scale, float(crop.width)),
         min((bottom - crop.top) * crop.scale, float(crop.height)),
     )
-    size = (right - left, bottom - top)
-    return np.stack(
-        [
-            np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BILINEAR, box=box))
-            for plane in filled
-        ]
-    )
+    return np.stack([_resize(plane, bottom - top, right - left, box) for plane in filled])
+
+
+def _resize(
+    plane: Float32, height: int, width: int, box: tuple[float, float, float, float]
+) -> Float32:
+    """Float32 [height,width] from the part of ``plane`` in ``box`` (left, top, right, bottom).
+
+    Pillow widens its triangle when it shrinks, so nothing aliases; the box may be fractional. Which
+    direction Pillow goes through first depends on its version, and with it the last bit: it is
+    asked for one at a time, as csrc/runner/resample.cpp does.
+    """
+    from PIL import Image
+
+    left, top, right, bottom = box
+    triangle = Image.Resampling.BILINEAR
+    rows = Image.fromarray(plane)
+    rows = rows.resize((width, rows.height), triangle, box=(left, 0, right, rows.height))
+    resized = rows.resize((width, height), triangle, box=(0, top, width, bottom))
+    return np.asarray(resized, dtype=np.float32)
 
 
 def _extend(planes: Float32, known: Bool, reach_px: int = 4) -> Float32:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -171,3 +173,57 @@ def images(dataset):
     from blsgan.data.splits import is_validation
 
     return [image for image in load_root(dataset) if is_validation(image.joint)]
+
+
+@pytest.fixture(scope="session")
+def fakes():
+    """The module tests/fakes.py: stand-ins for TensorRT and for CUDA, which say so."""
+    spec = importlib.util.spec_from_file_location("fakes", Path(__file__).with_name("fakes.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def fake_machine(fakes, monkeypatch):
+    """A machine with a fake GPU and a fake TensorRT: (generation, GPU's facts) -> both of them."""
+
+    def install(generation="10", **gpu):
+        cuda = fakes.FakeCuda(**gpu)
+        module = fakes.fake_tensorrt(generation, cuda)
+        monkeypatch.setitem(sys.modules, "tensorrt", module)
+        for user in ("blsgan.engines.gpu", "blsgan.engines.runtime"):
+            monkeypatch.setattr(f"{user}.cuda_runtime", lambda: cuda)
+        return module, cuda
+
+    return install
+
+
+_SMALL = {"widths": [8, 8, 16, 16], "blocks": [1, 1, 1, 1]}
+
+
+@pytest.fixture(scope="session")
+def small_weights(tmp_path_factory):
+    """``small.safetensors``: a network whose answers depend on everything it sees."""
+    torch = pytest.importorskip("torch", reason="exporting needs torch")
+    from blsgan.models import build_generator
+    from blsgan.models.weights import safetensors_bytes
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        generator = build_generator("lite", _SMALL)
+        with torch.no_grad():
+            generator.share_head.weight.normal_(std=0.15)
+            for parameter in generator.k_head[-1].parameters():
+                parameter.normal_(std=0.05)
+    path = tmp_path_factory.mktemp("small") / "small.safetensors"
+    path.write_bytes(safetensors_bytes(generator))
+    return path
+
+
+@pytest.fixture(scope="session")
+def exported(small_weights, tmp_path_factory):
+    """``small_weights`` as an ONNX model of the whole separation, with free sizes."""
+    from blsgan.deploy.export import export
+
+    return export(small_weights, tmp_path_factory.mktemp("exported") / "model.onnx")

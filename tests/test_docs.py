@@ -35,7 +35,7 @@ def test_links_between_documents_lead_somewhere(document):
 # Packages whose section of the Python reference names everything as module.attribute.
 MODULES_BY_NAME = {
     f"blsgan.{name}" for name in (
-        "clinical", "data", "evaluation", "models", "report", "synthesis",
+        "clinical", "data", "deploy", "engines", "evaluation", "models", "report", "synthesis",
     )
 }
 

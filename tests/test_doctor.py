@@ -226,6 +226,52 @@ class TestBackends:
         assert check.works, check.reason
 
 
+class TestEngines:
+    @pytest.fixture
+    def checks(self, monkeypatch):
+        """The checks where the library is there and the probes of it and of the GPU say this."""
+
+        def collect(library, gpu, reason=None):
+            answers = {doctor._ENGINE_LIBRARY: library, doctor._GPU: gpu}
+            monkeypatch.setattr(doctor, "_probe", lambda code, *_: answers[code])
+            reasons = dict.fromkeys(backends.ENGINES, reason)
+            monkeypatch.setattr(backends, "available", lambda: reasons)
+            monkeypatch.setattr(doctor.libraries, "missing", lambda name: None)
+            return doctor._engines()[1]
+
+        return collect
+
+    RTX = _Probe([{"version": "1.7.1", "capabilities": ["7.5", "12.0"]}], None)
+
+    def test_one_that_is_not_installed(self, monkeypatch):
+        monkeypatch.setattr(doctor.libraries, "find_spec", lambda module: None)
+        for check, source in zip(doctor._engines(), ("JetPack", "pip install"), strict=True):
+            assert not check.works
+            assert source in check.reason
+
+    def test_one_that_can_build_and_not_run(self, checks):
+        check = checks(self.RTX, _Probe([], "no"), reason="there is no NVIDIA GPU")
+        assert (check.works, check.reason) == (False, "there is no NVIDIA GPU")
+        assert check.detail == "1.7.1, builds engines for 7.5, 12.0 without a GPU"
+
+    def test_one_that_runs(self, checks):
+        check = checks(self.RTX, _Probe([{"name": "L4", "compute_capability": "8.9"}], None))
+        assert check.works
+        assert check.detail.endswith("runs engines on L4 (8.9)")
+
+    def test_a_gpu_that_does_not_answer(self, checks):
+        check = checks(self.RTX, _Probe([], "the driver is too old"))
+        assert (check.works, check.reason) == (False, "the driver is too old")
+
+    def test_one_that_does_not_load(self, checks):
+        check = checks(_Probe([], "libcudart.so.13: cannot open"), _Probe([], None))
+        assert "tensorrt_rtx does not load: libcudart.so.13" in check.reason
+
+
+def test_a_tensorrt_alone_does_not_separate():
+    assert not report(backends=[Check("tensorrt", True, "11.0")]).can_separate
+
+
 def test_separation_needs_kernels_and_a_backend():
     assert report().can_separate
     assert not report(compiled=[Check("numpy kernels", False, reason="gone")]).can_separate

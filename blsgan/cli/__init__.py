@@ -34,9 +34,13 @@ COMMANDS = {
     "train-segmenter": (
         "blsgan.cli.train_segmenter", "Train the mask segmenter on the public dataset."
     ),
+    "export": ("blsgan.cli.export", "Write weights as one ONNX model, compared with torch."),
+    "build-engine": ("blsgan.cli.build_engine", "Build a TensorRT engine that is proven equal."),
+    "run-engine": ("blsgan.cli.run_engine", "Run an engine, time it and compare it."),
+    "inspect": ("blsgan.cli.inspect", "Show what is inside weights, a model or an engine."),
     "doctor": ("blsgan.cli.doctor", "Check what can run here, and say why something cannot."),
     "info": ("blsgan.cli.info", "Show versions, compiled kernels, backends and weights."),
-    "bench": ("blsgan.cli.bench", "Time the kernels on this machine."),
+    "bench": ("blsgan.cli.bench", "Time the kernels and the runtimes on this machine."),
 }
 """Command -> (module that holds it as ``command``, help in one line)."""
 

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -124,56 +125,83 @@ def _is_list_file(path: Path) -> bool:
         return False
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """What became of one joint among many: a sentence where it failed, plain values otherwise.
+
+    ``became`` names the picture to look at where the result's name is not the input's.
+    """
+
+    image: str
+    failure: str | None = None
+    skipped: bool = False
+    notes: tuple[str, ...] = ()
+    became: str | None = None
+
+
+def attempt(work: Callable[[Item], Outcome], item: Item) -> Attempt:
+    """Do ``work`` on an item; what goes wrong with this one is told, not raised."""
+    image = str(item.image)
+    try:
+        outcome = work(item)
+    except BlsganError as error:
+        return Attempt(image, failure=str(error))
+    except MemoryError:
+        return Attempt(image, failure=f"{image} does not fit into memory; crop it.")
+    except Exception as error:
+        # A bug: it must neither cost the other files nor pass for an error of this one's.
+        if debugging():
+            raise
+        return Attempt(image, failure=f"{image}: {unexpected(error)}")
+    return Attempt(
+        image,
+        skipped=not outcome.fresh,
+        notes=tuple(outcome.record["notes"]) if outcome.fresh else (),
+        became=str(outcome.files[-2]) if outcome.renamed else None,
+    )
+
+
 def run_all(
-    items: list[Item], work: Callable[[Item], Outcome], output: Path, *, doing: str, done: str
+    attempts: Iterable[Attempt], count: int, output: Path, *, doing: str, done: str
 ) -> int:
-    """Do ``work`` on every item, whatever becomes of the others; print the summary.
+    """Wait for ``count`` attempts, whatever becomes of each; print the summary.
 
     ``doing`` and ``done`` are the verb's forms ("separating", "separated"). Returns the exit
     status: 1 if anything failed.
     """
     finished = skipped = 0
     notes: Counter[str] = Counter()
-    renamed: list[tuple[Path, Path]] = []
+    renamed: list[Attempt] = []
     failures: list[str] = []
-    with _progress(items, doing) as steps:
-        for item in steps:
-            try:
-                outcome = work(item)
-            except BlsganError as error:
-                failures.append(str(error))
+    with _progress(attempts, count, doing) as steps:
+        for made in steps:
+            if made.failure is not None:
+                failures.append(made.failure)
                 continue
-            except MemoryError:
-                failures.append(f"{item.image} does not fit into memory; crop it.")
-                continue
-            except Exception as error:
-                # A bug: it must neither cost the other files nor pass for an error of this one's.
-                if debugging():
-                    raise
-                failures.append(f"{item.image}: {unexpected(error)}")
-                continue
-            if not outcome.fresh:
+            if made.skipped:
                 skipped += 1
             else:
                 finished += 1
-                notes.update(set(outcome.record["notes"]))
-            if outcome.renamed:
-                renamed.append((item.image, outcome.files[-2]))
+                notes.update(set(made.notes))
+            if made.became is not None:
+                renamed.append(made)
     click.echo(
         f"{finished} {done}, {skipped} already finished, {len(failures)} failed; results in "
         f"{output}"
     )
-    for note, count in notes.most_common():
-        click.echo(f"note ({count} of {finished}): {note}")
-    for image, panel in renamed:
-        click.echo(f"{image} became {panel}")
+    for note, number in notes.most_common():
+        click.echo(f"note ({number} of {finished}): {note}")
+    for made in renamed:
+        click.echo(f"{made.image} became {made.became}")
     for failure in failures:
         click.echo(f"failed: {failure}", err=True)
     return 1 if failures else 0
 
 
 @contextmanager
-def _progress(items: list[Item], doing: str) -> Iterator[Iterable[Item]]:
+def _progress(
+    attempts: Iterable[Attempt], count: int, doing: str
+) -> Iterator[Iterable[Attempt]]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -190,4 +218,4 @@ def _progress(items: list[Item], doing: str) -> Iterator[Iterable[Item]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield progress.track(items)
+        yield progress.track(attempts, total=count)

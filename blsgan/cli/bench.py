@@ -1,4 +1,4 @@
-"""``blsgan bench``: time the kernels on this machine."""
+"""``blsgan bench``: time the kernels and the runtimes on this machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _QUICK = {"training": (2, 2, 128, 128), "large": (4, 2, 256, 256)}
 
 @click.group()
 def command() -> None:
-    """Time the kernels on this machine."""
+    """Time the kernels and the runtimes on this machine."""
 
 
 @command.command()
@@ -97,7 +97,9 @@ def ops(
         torch.set_num_threads(before)
     _print_table(rows, facts)
     if output is not None:
-        _write_csv(rows, facts, output)
+        _write_rows(
+            benchmark.Row.columns(), [row.values() for row in rows], facts, output
+        )
         click.echo(f"wrote {output}")
         table = output.with_suffix(".md")
         with atomic_path(table) as temporary:
@@ -256,16 +258,17 @@ def _markdown(rows: Sequence[Row], facts: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
-def _write_csv(rows: Sequence[Row], facts: dict[str, str], path: Path) -> None:
+def _write_rows(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], facts: dict[str, str], path: Path
+) -> None:
     from blsgan import __version__
-    from blsgan.ops.benchmark import Row
 
     facts = {"blsgan": __version__, **facts}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*Row.columns(), *facts])
+    writer.writerow([*columns, *facts])
     for row in rows:
-        writer.writerow([*row.values(), *facts.values()])
+        writer.writerow([*row, *facts.values()])
     with atomic_path(path) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
 
@@ -302,3 +305,96 @@ def _draw_roofline(rows: Sequence[Row], facts: dict[str, str], path: Path) -> No
     figure.suptitle(facts.get("gpu", facts["cpu"]), fontsize=9)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
+
+
+_RUNTIMES = ("torch", "torch.compile", "onnxruntime", "openvino")
+
+
+@command.command()
+@click.option("--model", "models", multiple=True,
+              help="Name or file of the weights, or transunet: the published generator "
+                   "(repeatable).  [default: lite]")
+@click.option("--runtime", "runtimes", multiple=True, type=click.Choice(_RUNTIMES),
+              help="Only this one beside torch (repeatable); default: all that are installed.")
+@click.option("--engine", "engines", multiple=True,
+              type=click.Path(dir_okay=False, path_type=Path),
+              help="Also this engine of `blsgan build-engine` (repeatable).")
+@click.option("--batch", "batches", multiple=True, type=click.IntRange(1),
+              help="Joints in one call (repeatable); default: 1 and 32.")
+@click.option("--size", "size_px", type=click.IntRange(64), default=256, show_default=True,
+              help="Height and width in pixels, a multiple of 32.")
+@click.option("--threads", type=click.IntRange(1), help="Default: the usable cores, at most 8.")
+@click.option("--seconds", type=click.FloatRange(0.01), default=10.0, show_default=True,
+              help="Measuring time for each line, at least 5 calls.")
+@click.option("--without-int8", is_flag=True, help="Leave out int8, whose calibration takes long.")
+@click.option("-o", "--output", type=click.Path(path_type=Path),
+              help="Also write a CSV file; beside it the table as .md.")
+def inference(
+    models: Sequence[str],
+    runtimes: Sequence[str],
+    engines: Sequence[Path],
+    batches: Sequence[int],
+    size_px: int,
+    threads: int | None,
+    seconds: float,
+    without_int8: bool,
+    output: Path | None,
+) -> None:
+    """Time the whole separation in every runtime, and compare what they answer.
+
+    Each line is measured in a process of its own: latency, throughput, peak memory, and PSNR
+    against float32 torch over the overlap of phantoms. Ratios from a busy machine are noise: the
+    load is printed.
+    """
+    import tempfile
+
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+
+    from blsgan.backends import usable_cores
+    from blsgan.deploy import benchmark
+
+    if output is not None and output.suffix != ".csv":
+        raise UsageError(f"{output} must end in .csv; the table goes to the same name with .md")
+    if size_px % 32:
+        raise UsageError(f"--size is {size_px}; give a multiple of 32")
+    chosen = [
+        variant for variant in benchmark.VARIANTS
+        if (not runtimes or variant.runtime.replace(" ", "").lower() in runtimes)
+        and not (without_int8 and variant.precision == "int8")
+    ]
+    chosen += [benchmark.engine_variant(path) for path in engines]
+    count = len({benchmark.VARIANTS[0], *chosen}) * len(batches or benchmark.BATCHES)
+    facts = benchmark.machine()
+    rows: list[benchmark.Row] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+               TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        for model in models or ("lite",):
+            task = progress.add_task(f"{model}: exporting", total=count)
+            with tempfile.TemporaryDirectory() as folder:
+                prepared = benchmark.prepare(
+                    model, Path(folder), size_px=size_px,
+                    int8=any(variant.precision == "int8" for variant in chosen),
+                )
+                progress.update(task, description=f"{model}: measuring")
+                for row in benchmark.measure(
+                    prepared, chosen, batches or benchmark.BATCHES, Path(folder),
+                    threads=threads or usable_cores(), seconds=seconds, size_px=size_px,
+                ):
+                    rows.append(row)
+                    progress.advance(task)
+    table = benchmark.markdown(rows)
+    click.echo(table)
+    click.echo("; ".join(f"{name} {value}" for name, value in facts.items()))
+    if output is not None:
+        _write_rows(benchmark.Row.columns(), [row.values() for row in rows], facts, output)
+        with atomic_path(output.with_suffix(".md")) as temporary:
+            temporary.write_text(table, encoding="utf-8")
+        click.echo(f"wrote {output}, {output.with_suffix('.md')}")

@@ -6,6 +6,7 @@ import textwrap
 
 import click
 
+from blsgan import backends
 from blsgan.doctor import Check, Report, collect
 
 
@@ -51,7 +52,8 @@ def command(context: click.Context) -> None:
     _section("Compiled", report.compiled)
     _weights(report)
     _section("Backends", report.backends)
-    working = [check.name for check in report.backends if check.works]
+    engines = backends.ENGINES
+    working = [check.name for check in report.backends if check.works and check.name not in engines]
     if report.can_separate:
         click.secho(f"blsgan separate works here, on {working[0]}.", fg="green")
         return

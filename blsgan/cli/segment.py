@@ -12,7 +12,7 @@ import click
 import numpy as np
 
 from blsgan import __version__, backends
-from blsgan.cli.batch import run_all, work_list
+from blsgan.cli.batch import attempt, run_all, work_list
 from blsgan.errors import InputError, UsageError
 from blsgan.io import results
 from blsgan.io.atomic import check_writable_folder
@@ -101,9 +101,13 @@ def command(
         _report_one(items[0], segment_item(segmenter, items[0], output, options,
                                            overwrite=overwrite))
         return 0
+
+    def work(item: Item) -> Outcome:
+        return segment_item(segmenter, item, output, options, overwrite=overwrite)
+
     return run_all(
-        items,
-        lambda item: segment_item(segmenter, item, output, options, overwrite=overwrite),
+        (attempt(work, item) for item in items),
+        len(items),
         output,
         doing="segmenting",
         done="segmented",

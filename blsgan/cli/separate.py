@@ -16,7 +16,7 @@ import numpy as np
 
 from blsgan import __version__, backends
 from blsgan.cli import segment
-from blsgan.cli.batch import run_all, work_list
+from blsgan.cli.batch import attempt, run_all, work_list
 from blsgan.errors import InputError, UsageError
 from blsgan.geometry import bounding_box
 from blsgan.io import results
@@ -123,6 +123,17 @@ class Outcome:
     type=float,
     help="Side of a pixel in mm.  [default: from DICOM]",
 )
+@click.option(
+    "--ray",
+    "on_ray",
+    is_flag=True,
+    help="Work on the processes of a Ray cluster ($RAY_ADDRESS; without it, of this machine).",
+)
+@click.option(
+    "--ray-workers",
+    type=click.IntRange(1),
+    help="Processes on Ray, of --threads threads.  [default: the cluster's cores]",
+)
 def command(
     image: Path,
     upper_mask: Path | None,
@@ -139,6 +150,8 @@ def command(
     bit_depth: int | None,
     invert: bool,
     pixel_spacing: float | None,
+    on_ray: bool,
+    ray_workers: int | None,
 ) -> int:
     """Take the overlapping bones of IMAGE apart.
 
@@ -159,6 +172,26 @@ def command(
     )
     check_writable_folder(output)
     options = Options(file_format, bit_depth, invert, spacing)
+    if ray_workers is not None and not on_ray:
+        raise UsageError("--ray-workers was given without --ray; give both.")
+    if on_ray:
+        if single:
+            raise UsageError(f"{image} is one radiograph; --ray is for a folder or a list.")
+        from blsgan.cli.separate_ray import separate_on_ray
+
+        attempts = separate_on_ray(
+            items,
+            output,
+            options,
+            overwrite=overwrite,
+            weights=weights,
+            backend=backend,
+            segmenter=segmenter,
+            require_masks=require_masks,
+            threads=threads or 1,
+            workers=ray_workers,
+        )
+        return run_all(attempts, len(items), output, doing="separating", done="separated")
     separator = Separator.from_pretrained(weights, backend, threads=threads)
 
     @functools.cache
@@ -178,7 +211,13 @@ def command(
     if single:
         _report_one(items[0], work(items[0]))
         return 0
-    return run_all(items, work, output, doing="separating", done="separated")
+    return run_all(
+        (attempt(work, item) for item in items),
+        len(items),
+        output,
+        doing="separating",
+        done="separated",
+    )
 
 
 def separate_item(
@@ -320,7 +359,6 @@ def _protect_inputs(folder: Path, name: str, file_format: str, inputs: Iterable[
                 f"{path} is an input and would be overwritten by a result of that name; choose "
                 "another output folder."
             )
-
 
 def _report_one(item: Item, outcome: Outcome) -> None:
     record, panel = outcome.record, outcome.files[-2]

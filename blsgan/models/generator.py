@@ -13,9 +13,11 @@ class Generator(nn.Module):
 
     Attributes:
         architecture: its name in the registry.
+        size_multiple: height and width of what it sees must be multiples of this.
     """
 
     architecture: ClassVar[str]
+    size_multiple: ClassVar[int] = 8
 
     @abstractmethod
     def configuration(self) -> dict[str, Any]:

@@ -117,6 +117,7 @@ class TransUNetGenerator(Generator):
     """
 
     architecture = "transunet"
+    size_multiple = 16
 
     def __init__(
         self,
@@ -172,7 +173,7 @@ class TransUNetGenerator(Generator):
 
         Args:
             image: float [B,1,H,W] in [0,1]; what lies outside the bones is ignored.
-            masks: float [B,N,H,W] in {0,1}; H and W divisible by 32.
+            masks: float [B,N,H,W] in {0,1}; H and W divisible by 16.
 
         Returns:
             share_logits [B,N,H,W] and soft_tissue [B] in [0, 0.95].

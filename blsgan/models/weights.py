@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -104,8 +104,29 @@ def check_exporter() -> None:
                            "'blsgan[train]'")
 
 
-def export_onnx(generator: Generator, path: Path) -> None:
-    """Writes the generator as ONNX with free batch, height and width.
+def to_onnx(
+    network: torch.nn.Module,
+    outputs: Sequence[str],
+    *,
+    size_multiple: int,
+    opset: int = OPSET,
+    batch: int | None = None,
+    size: tuple[int, int] | None = None,
+) -> Any:
+    """A network of ``image`` [B,1,H,W] and ``masks`` [B,2,H,W] as an ONNX model (``ModelProto``).
+
+    Args:
+        network: maps the two tensors to a tuple; in evaluation mode.
+        outputs: names of what it returns.
+        size_multiple: H and W are multiples of it.
+        opset: of the ONNX standard; newer ones than 22 emit operators that engine builders parse
+            and then fail on.
+        batch: B, or None where it shall stay free.
+        size: H and W, or None where they shall stay free.
+
+    Returns:
+        The checked model; the same network gives the same bytes, and nothing in it tells on which
+        machine it was written.
 
     Raises:
         WeightsError: the exporter's packages are not installed.
@@ -113,11 +134,19 @@ def export_onnx(generator: Generator, path: Path) -> None:
     check_exporter()
     import onnx
 
-    batch = torch.export.Dim("batch", min=1)
-    # The network halves its grid three times.
-    rows, columns = torch.export.Dim("rows_8", min=2), torch.export.Dim("columns_8", min=2)
-    shapes = {0: batch, 2: 8 * rows, 3: 8 * columns}
-    example = torch.rand(2, 1, 48, 64), (torch.rand(2, 2, 48, 64) > 0.5).float()
+    shapes: dict[int, Any] = {}
+    if batch is None:
+        shapes[0] = torch.export.Dim("batch", min=1)
+    if size is None:
+        rows = torch.export.Dim(f"rows_{size_multiple}", min=2)
+        columns = torch.export.Dim(f"columns_{size_multiple}", min=2)
+        shapes |= {2: size_multiple * rows, 3: size_multiple * columns}
+    # Traced with sizes that differ from each other and from 1, so that none is taken for another.
+    height, width = size or (6 * size_multiple, 8 * size_multiple)
+    example = (
+        torch.rand(batch or 2, 1, height, width),
+        (torch.rand(batch or 2, 2, height, width) > 0.5).float(),
+    )
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -126,9 +155,9 @@ def export_onnx(generator: Generator, path: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                generator.eval(), example, dynamo=True, opset_version=OPSET, verbose=False,
-                input_names=["image", "masks"], output_names=["share_logits", "soft_tissue"],
-                dynamic_shapes={"image": shapes, "masks": shapes},
+                network, example, dynamo=True, opset_version=opset, verbose=False,
+                input_names=["image", "masks"], output_names=list(outputs),
+                dynamic_shapes={"image": shapes, "masks": shapes} if shapes else None,
             )
     finally:
         for logger, level in zip(loggers, levels, strict=True):
@@ -141,6 +170,18 @@ def export_onnx(generator: Generator, path: Path) -> None:
         node.doc_string = ""
     del model.graph.metadata_props[:]
     onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def export_onnx(generator: Generator, path: Path) -> None:
+    """Writes the generator as ONNX with free batch, height and width.
+
+    Raises:
+        WeightsError: the exporter's packages are not installed.
+    """
+    model = to_onnx(
+        generator.eval(), ("share_logits", "soft_tissue"), size_multiple=generator.size_multiple
+    )
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 

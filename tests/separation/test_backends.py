@@ -128,7 +128,7 @@ class TestShipped:
         results = [
             Separator.from_pretrained(backend=name)(phantom.image, phantom.masks)
             for name, reason in backends.available().items()
-            if reason is None
+            if reason is None and name not in backends.ENGINES  # which need one that was built
         ]
         for result in results[1:]:
             np.testing.assert_allclose(result.layers, results[0].layers, atol=1e-4)
@@ -171,6 +171,29 @@ def test_a_backend_that_is_not_installed(network, monkeypatch):
     monkeypatch.setattr(backends, "find_spec", lambda module: None)
     with pytest.raises(BackendError, match=r"openvino is not installed; pip install 'blsgan\["):
         Separator.from_pretrained(network, "openvino")
+
+
+def test_engines_are_asked_for_by_their_own_file(network, monkeypatch):
+    with pytest.raises(WeightsError, match=r"have no \.engine file; build one with `blsgan build-"):
+        Separator.from_pretrained(network, "tensorrt")
+    monkeypatch.setattr("blsgan.engines.libraries.find_spec", lambda module: None)
+    reasons = backends.available()
+    assert "comes with JetPack" in reasons["tensorrt"]
+    assert "pip install 'blsgan[tensorrt-rtx]'" in reasons["tensorrt-rtx"]
+    monkeypatch.setattr("blsgan.engines.libraries.find_spec", lambda module: True)
+    monkeypatch.setattr(backends, "_GPU_DEVICES", ("/dev/none",))
+    monkeypatch.setattr(backends, "find_spec", lambda module: True)
+    assert backends.available()["tensorrt"] == "there is no NVIDIA GPU (none of /dev/none)"
+    monkeypatch.setattr(backends, "_GPU_DEVICES", ("/dev/null",))
+    assert backends.available()["tensorrt"] is None
+    monkeypatch.setattr(backends, "find_spec", lambda module: None)
+    assert "cuda-bindings is not installed" in backends.available()["tensorrt-rtx"]
+
+
+def test_an_engine_without_its_manifest(tmp_path):
+    (tmp_path / "a.engine").write_bytes(b"plan")
+    with pytest.raises(WeightsError, match=r"a\.engine\.json does not exist"):
+        Separator.from_pretrained(tmp_path / "a.engine")
 
 
 def test_unknown_backend_and_threads(network):

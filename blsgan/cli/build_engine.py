@@ -1,0 +1,198 @@
+"""``blsgan build-engine``: an engine from an exported model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_SIZES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+_NUMBER = click.IntRange(min=1)
+
+
+class _Bytes(click.ParamType):
+    """``2G``, ``512M`` or a number of bytes."""
+
+    name = "size"
+
+    def convert(
+        self, value: object, parameter: click.Parameter | None, context: click.Context | None
+    ) -> int:
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d+)([KMG]?)(i?B)?", str(value).strip(), re.IGNORECASE)
+        if found is None or int(found[1]) == 0:
+            self.fail(f"'{value}' is no size; write 2G, 512M or bytes", parameter, context)
+        return int(found[1]) * _SIZES[found[2].upper()]
+
+
+class _Capability(click.ParamType):
+    """``8.7``."""
+
+    name = "X.Y"
+
+    def convert(
+        self, value: object, parameter: click.Parameter | None, context: click.Context | None
+    ) -> str:
+        if re.fullmatch(r"\d{1,2}\.\d", str(value)) is None:
+            self.fail(f"'{value}' is no compute capability such as 8.7", parameter, context)
+        return str(value)
+
+
+class _Steps:
+    """The current step as a status line; a loop inside it as a bar."""
+
+    def __init__(self, console: Console) -> None:
+        self._status = console.status("")
+        self._console = console
+
+    def __enter__(self) -> _Steps:
+        self._status.start()
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._status.stop()
+
+    def step(self, text: str) -> None:
+        self._status.update(text)
+
+    def track(self, items: Iterable[Any]) -> Iterable[Any]:
+        from rich.progress import track
+
+        self._status.stop()
+        yield from track(
+            list(items),
+            "comparing with float32",
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._status.start()
+
+
+@click.command("build-engine")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The engine, NAME.engine; its manifest NAME.engine.json is written beside it.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(("fp32", "fp16", "bf16", "int8", "fp8")),
+    default="fp32",
+    show_default=True,
+    help="Of convolutions and matrix products; the physics stays float32.",
+)
+@click.option(
+    "--backend",
+    type=click.Choice(("tensorrt", "tensorrt-rtx")),
+    default="tensorrt",
+    show_default=True,
+    help="What builds it, and alone can run it.",
+)
+@click.option(
+    "--batch", type=(_NUMBER,) * 3, metavar="MIN OPT MAX", help="Joints.  [default: 1 1 8]"
+)
+@click.option(
+    "--height", type=(_NUMBER,) * 3, metavar="MIN OPT MAX", help="Rows.  [default: 32 96 512]"
+)
+@click.option(
+    "--width", type=(_NUMBER,) * 3, metavar="MIN OPT MAX", help="Columns.  [default: 32 192 512]"
+)
+@click.option(
+    "--compute-capability",
+    "capabilities",
+    type=_Capability(),
+    multiple=True,
+    help="Of the GPU it shall run on; repeatable with tensorrt-rtx.  [default: of this GPU]",
+)
+@click.option(
+    "--workspace",
+    type=_Bytes(),
+    default="2G",
+    show_default=True,
+    help="Most GPU memory one layer may use while it runs.",
+)
+@click.option(
+    "--timing-cache",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File of measured kernels, read and extended: the next build is quicker.",
+)
+@click.option(
+    "--calibration-data",
+    type=click.Path(path_type=Path),
+    help="The dataset's folder Data (or its packed file), to calibrate int8 and fp8 on training "
+    "joints and judge on validation joints.  [default: phantoms]",
+)
+@click.option(
+    "--converter",
+    type=click.Choice(("auto", "modelopt", "builtin")),
+    default="auto",
+    show_default=True,
+    help="What writes the precision into the graph; auto: ModelOpt where it is installed.",
+)
+@click.option("--force", is_flag=True, help="Write an engine that fails its gate, marked as such.")
+@click.option("--rebuild", is_flag=True, help="Build again what is there already.")
+@click.option("--threads", type=_NUMBER, help="Of the comparison.  [default: usable cores]")
+def command(
+    model: Path,
+    output: Path,
+    precision: str,
+    backend: str,
+    batch: tuple[int, int, int] | None,
+    height: tuple[int, int, int] | None,
+    width: tuple[int, int, int] | None,
+    capabilities: tuple[str, ...],
+    workspace: int,
+    timing_cache: Path | None,
+    calibration_data: Path | None,
+    converter: str,
+    force: bool,
+    rebuild: bool,
+    threads: int | None,
+) -> None:
+    """Build an engine from MODEL, which `blsgan export` wrote.
+
+    The precision is written into the graph and judged before anything is built: the layers must be
+    close to those of float32 and as good against known layers. An engine that is there already,
+    from the same model and options, is kept.
+    """
+    from rich.console import Console
+
+    from blsgan.deploy.build import Request, build_engine
+
+    request = Request(
+        precision=precision,
+        converter=converter,
+        backend=backend,
+        batch=batch,
+        height=height,
+        width=width,
+        compute_capabilities=capabilities,
+        workspace_bytes=workspace,
+        timing_cache=timing_cache,
+        calibration_data=calibration_data,
+        force=force,
+        rebuild=rebuild,
+    )
+    with _Steps(Console(stderr=True)) as steps:
+        built = build_engine(model, output, request, progress=steps, threads=threads)
+    manifest = built.manifest
+    state = "is there already" if built.cached else f"built in {manifest.build_seconds:.1f} s"
+    where = manifest.gpu or "compute capability " + ", ".join(manifest.compute_capabilities)
+    click.echo(
+        f"{output} {state}: {manifest.bytes / 1e6:.1f} MB, {manifest.backend} "
+        f"{manifest.backend_version}, for {where}"
+    )
+    click.echo(manifest.parity())
+    if not built.cached:
+        click.echo(f"wrote {output}, {output}.json")

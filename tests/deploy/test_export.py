@@ -1,0 +1,162 @@
+"""The exported model is the whole separation, computes what torch does, and says what it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+
+from blsgan import cli
+from blsgan.cli.export import command
+from blsgan.deploy import parity
+from blsgan.deploy.export import OUTPUTS, export
+from blsgan.deploy.parity import OnnxRuntime
+from blsgan.deploy.samples import phantom_sample, random_sample
+from blsgan.errors import ParityError, UsageError, WeightsError
+from blsgan.ops import native
+from blsgan.separation import Separator
+
+
+@pytest.fixture(scope="module")
+def runtime(exported):
+    return OnnxRuntime(exported.model.read_bytes(), "model")
+
+
+def test_only_standard_operators(exported):
+    model = onnx.load(exported.model)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 20)]
+    assert not model.functions
+    assert {node.domain for node in model.graph.node} == {""}
+    assert "Attention" not in {node.op_type for node in model.graph.node}
+
+
+def test_the_model_says_what_it_is(exported, small_weights):
+    model = onnx.load(exported.model)
+    facts = {entry.key: entry.value for entry in model.metadata_props}
+    assert facts["blsgan.weights_sha256"] == hashlib.sha256(small_weights.read_bytes()).hexdigest()
+    assert (facts["blsgan.weights"], facts["blsgan.architecture"]) == ("small", "lite")
+    assert (facts["blsgan.precision"], facts["blsgan.size_multiple"]) == ("fp32", "8")
+    ports = [port.name for port in (*model.graph.input, *model.graph.output)]
+    assert ports == ["image", "masks", *OUTPUTS]
+    assert list(json.loads(facts["blsgan.ports"])) == sorted(ports)
+    for trace in (b".py", b"site-packages", b"torch"):
+        assert trace not in exported.model.read_bytes()
+
+
+def test_the_report_covers_noise_and_phantoms_at_several_batches(exported):
+    report = json.loads(exported.report_path.read_text())
+    assert exported.report_path.name == "model.parity.json"
+    assert report["onnx"]["sha256"] == hashlib.sha256(exported.model.read_bytes()).hexdigest()
+    assert {(case["inputs"], case["batch"]) for case in report["cases"]} == {
+        (name, batch) for name in ("random", "phantoms") for batch in (1, 2, 5)
+    }
+    assert report["passed"]
+    for case in report["cases"]:
+        assert set(case["outputs"]) == set(OUTPUTS)
+        assert case["overlap_psnr_db"] > 90
+
+
+def test_any_size_and_batch_recomposes_and_agrees_with_the_kernels(runtime):
+    for sample in (random_sample(3, 16, 40, 1), phantom_sample(2, 128, 96, 5)):
+        answer = runtime.run(sample)
+        masks = sample.masks.astype(bool)
+        inside = masks.any(axis=1, keepdims=True)
+        np.testing.assert_allclose(
+            answer["reconstruction"], np.where(inside, sample.image, 0), atol=2e-6
+        )
+        layers = native.split_attenuation(
+            answer["share_logits"], sample.image, masks, answer["soft_tissue"]
+        )
+        np.testing.assert_allclose(answer["layers"], layers, atol=2e-6)
+        single = masks & ~sample.overlap[:, None]
+        expected = np.broadcast_to(sample.image, layers.shape)
+        np.testing.assert_array_equal(answer["layers"][single], expected[single])
+
+
+def test_the_separator_takes_it(exported, small_weights, phantom):
+    first, second = (
+        Separator.from_pretrained(path, backend)(phantom.image, phantom.masks)
+        for path, backend in ((exported.model, "onnx"), (small_weights, "torch"))
+    )
+    np.testing.assert_allclose(first.layers, second.layers, atol=1e-4)
+
+
+def test_fixed_sizes_and_the_same_bytes_again(exported, small_weights, tmp_path):
+    fixed = export(small_weights, tmp_path / "fixed.onnx", batch=2, size=(32, 48))
+    shapes = {
+        port.name: [dim.dim_value for dim in port.type.tensor_type.shape.dim]
+        for port in onnx.load(fixed.model).graph.input
+    }
+    assert shapes == {"image": [2, 1, 32, 48], "masks": [2, 2, 32, 48]}
+    assert {case["batch"] for case in fixed.report["cases"]} == {2}
+    again = export(small_weights, tmp_path / "again.onnx")
+    assert again.model.read_bytes() == exported.model.read_bytes()
+
+
+def test_a_model_that_differs_is_not_written(exported, small_weights, tmp_path, monkeypatch):
+    run = OnnxRuntime.run
+    traced = onnx.load(exported.model)  # tracing again takes seconds
+    monkeypatch.setattr("blsgan.models.weights.to_onnx", lambda *a, **k: traced)
+
+    def wrong(self, sample):
+        answer = run(self, sample)
+        return {**answer, "layers": answer["layers"] + np.float32(2e-4)}
+
+    monkeypatch.setattr(parity.OnnxRuntime, "run", wrong)
+    with pytest.raises(ParityError, match=r"layers of \d \w+ differs from torch by 2\.\de-04"):
+        export(small_weights, tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nan_is_a_difference():
+    sample = random_sample(1, 16, 16, 0)
+    layers = np.zeros((1, 2, 16, 16), np.float32)
+    broken = layers.copy()
+    broken[0, 0, 0, 0] = np.nan
+    assert parity.compare({"layers": layers}, {"layers": layers}, sample)["passed"]
+    assert not parity.compare({"layers": broken}, {"layers": layers}, sample)["passed"]
+
+
+def test_what_cannot_be_exported(network, small_weights, tmp_path):
+    with pytest.raises(WeightsError, match=r"'random' have no \.safetensors file"):
+        export(network, tmp_path / "a.onnx")
+    for arguments, message in (
+        ({"opset": 23}, "opset 23 is outside 18 to 22"),
+        ({"batch": 0}, "batch is 0"),
+        ({"size": (32, 36)}, "32 x 36 does not suit small"),
+        ({"size": (8, 32)}, "from 16 on"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            export(small_weights, tmp_path / "a.onnx", **arguments)
+    with pytest.raises(UsageError, match=r"a\.trt does not end in \.onnx"):
+        export(small_weights, tmp_path / "a.trt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_weights_own_file_is_not_replaced(small_weights, tmp_path):
+    shutil.copy(small_weights, tmp_path / "small.safetensors")
+    (tmp_path / "small.json").write_text('{"sha256": {"small.onnx": "00"}}')
+    with pytest.raises(UsageError, match="one of the files whose hash"):
+        export(tmp_path / "small.safetensors", tmp_path / "small.onnx")
+
+
+def test_the_command(exported, small_weights, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        "blsgan.deploy.export.export", lambda *a, **k: calls.append((a, k)) or exported
+    )
+    output = tmp_path / "m.onnx"
+    arguments = [str(small_weights), "-o", str(output), "--batch", "4", "--size", "64", "96"]
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 0, result.output
+    assert "largest difference from torch" in result.output
+    assert calls == [
+        ((str(small_weights), output), {"opset": 20, "batch": 4, "size": (64, 96)})
+    ]
+    for wrong in (["--batch", "0"], ["--batch", "some"], ["--opset", "23"]):
+        assert cli.main(["export", "-o", str(output), *wrong]) == 2
