@@ -367,7 +367,7 @@ def _reader(samples: Sequence[Sample]) -> Any:
     """ONNX Runtime's interface to calibration data."""
     from onnxruntime.quantization import CalibrationDataReader
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(CalibrationDataReader):
         def __init__(self) -> None:
             self._feeds = _feeds(samples)
 
