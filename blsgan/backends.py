@@ -313,7 +313,8 @@ class EngineBackend:
 
         self._engine = Engine(weights.engine)
         manifest = self._engine.manifest
-        self.name, self.version = manifest.backend, manifest.backend_version
+        self.name: str = manifest.backend
+        self.version = manifest.backend_version
         self.weights = WeightsFile(
             weights.name, manifest.model.architecture, weights.engine, manifest.sha256, b""
         )

@@ -168,14 +168,14 @@ def build_engine(
     progress.step(f"building by {request.backend} {library.version}")
     started = time.perf_counter()
     plan = _build(library, converted.data(), profile, capabilities, request)
-    manifest = Manifest(
-        schema=SCHEMA,
-        blsgan=__version__,
-        engine=output.name,
-        sha256=hashlib.sha256(plan).hexdigest(),
-        bytes=len(plan),
-        key=key,
-        model=Model(
+    fields = {
+        "schema": SCHEMA,
+        "blsgan": __version__,
+        "engine": output.name,
+        "sha256": hashlib.sha256(plan).hexdigest(),
+        "bytes": len(plan),
+        "key": key,
+        "model": Model(
             file=exported.path.name,
             sha256=exported.sha256,
             converted_sha256=hashlib.sha256(converted.data()).hexdigest(),
@@ -184,21 +184,22 @@ def build_engine(
             architecture=exported.metadata["architecture"],
             size_multiple=exported.size_multiple,
         ),
-        precision=converted.precision,
-        converter=converted.converter,
-        calibration=converted.calibration,
-        layers=layer_precisions(converted.model),
-        gate=verdict.as_dict(),
-        forced=not verdict.passed,
-        backend=request.backend,
-        backend_version=library.version,
-        compute_capabilities=list(capabilities),
-        gpu=gpu.name if gpu is not None else None,
-        profile=profile,
-        workspace_bytes=request.workspace_bytes,
-        build_seconds=round(time.perf_counter() - started, 3),
-        built=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    )
+        "precision": converted.precision,
+        "converter": converted.converter,
+        "calibration": converted.calibration,
+        "layers": layer_precisions(converted.model),
+        "gate": verdict.as_dict(),
+        "forced": not verdict.passed,
+        "backend": request.backend,
+        "backend_version": library.version,
+        "compute_capabilities": list(capabilities),
+        "gpu": gpu.name if gpu is not None else None,
+        "profile": profile,
+        "workspace_bytes": request.workspace_bytes,
+        "build_seconds": round(time.perf_counter() - started, 3),
+        "built": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    manifest = Manifest.model_validate(fields)
     with atomic_paths([output, manifest_path(output)]) as (binary, text):
         binary.write_bytes(plan)
         text.write_text(manifest.text(), encoding="utf-8")

@@ -238,7 +238,7 @@ def _spell_out_gemm(model: Any) -> None:
                 ("column", np.array([2], np.int64)),
             )
         )
-        steps = (
+        steps: tuple[tuple[str, list[str], str, dict[str, Any]], ...] = (
             ("Unsqueeze", [node.input[0], named["row"]], named["wide"], {}),
             ("Mul", [named["wide"], named["weights"]], named["each"], {}),
             ("ReduceSum", [named["each"], named["column"]], f"{answer}.sum", {"keepdims": 0}),

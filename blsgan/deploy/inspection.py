@@ -79,7 +79,7 @@ def _safetensors(path: Path, data: bytes) -> dict[str, Any]:
         size = 1
         for side in tensor["shape"]:
             size *= side
-        counts[tensor["type"]] += size
+        counts[str(tensor["type"])] += size
     return {
         "kind": "weights",
         "architecture": metadata.get("architecture"),

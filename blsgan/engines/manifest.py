@@ -80,7 +80,7 @@ class Manifest(BaseModel):
     precision: str
     converter: str
     calibration: str | None
-    layers: dict[str, str]
+    layers: dict[str, str] = Field(default_factory=dict)
     gate: dict[str, Any]
     forced: bool
     backend: Literal["tensorrt", "tensorrt-rtx"]
