@@ -228,6 +228,11 @@ class TorchBackend:
             torch.set_num_threads(threads)
         self._torch = torch
         self._generator = load_generator(weights.safetensors, self.weights.data)
+        if self._generator.head != "exact" or self._generator.layers != 2:
+            raise WeightsError(
+                f"{weights.safetensors} is a generator of {self._generator.layers} layers with the "
+                f"{self._generator.head} head; separation needs two layers and the exact head."
+            )
 
     def run(self, image: Float32, masks: Float32) -> tuple[Float32, Float32]:
         torch = self._torch

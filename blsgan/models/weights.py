@@ -114,10 +114,12 @@ def export_onnx(generator: Generator, path: Path) -> None:
     import onnx
 
     batch = torch.export.Dim("batch", min=1)
-    # The network halves its grid three times.
-    rows, columns = torch.export.Dim("rows_8", min=2), torch.export.Dim("columns_8", min=2)
-    shapes = {0: batch, 2: 8 * rows, 3: 8 * columns}
-    example = torch.rand(2, 1, 48, 64), (torch.rand(2, 2, 48, 64) > 0.5).float()
+    multiple = generator.size_multiple
+    rows = torch.export.Dim(f"rows_{multiple}", min=2)
+    columns = torch.export.Dim(f"columns_{multiple}", min=2)
+    shapes = {0: batch, 2: multiple * rows, 3: multiple * columns}
+    size = 6 * multiple, 8 * multiple
+    example = torch.rand(2, 1, *size), (torch.rand(2, 2, *size) > 0.5).float()
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -147,7 +149,9 @@ def export_onnx(generator: Generator, path: Path) -> None:
 def save_weights(
     generator: Generator, folder: str | Path, name: str, card: Mapping[str, Any]
 ) -> Path:
-    """Writes ``NAME.safetensors``, ``NAME.onnx`` and ``NAME.json``: all three or none.
+    """Writes ``NAME.safetensors``, ``NAME.onnx`` and ``NAME.json``: all of them or none.
+
+    A generator that :attr:`~blsgan.models.generator.Generator.exports` no graph has no ``.onnx``.
 
     Args:
         generator: a network of the registry.
@@ -163,10 +167,12 @@ def save_weights(
         OutputError: the folder cannot be written.
     """
     folder = Path(folder)
-    targets = [folder / f"{name}{suffix}" for suffix in (".safetensors", ".onnx", ".json")]
-    with atomic_paths(targets) as (tensors, graph, text):
-        tensors.write_bytes(safetensors_bytes(generator))
-        export_onnx(generator, graph)
+    graphs = (".onnx",) if generator.exports else ()
+    targets = [folder / f"{name}{suffix}" for suffix in (".safetensors", *graphs, ".json")]
+    with atomic_paths(targets) as (*files, text):
+        files[0].write_bytes(safetensors_bytes(generator))
+        for graph in files[1:]:
+            export_onnx(generator, graph)
         fields = {
             "name": name,
             "architecture": generator.architecture,
@@ -174,9 +180,9 @@ def save_weights(
             "parameters": sum(parameter.numel() for parameter in generator.parameters()),
             "sha256": {
                 target.name: hashlib.sha256(written.read_bytes()).hexdigest()
-                for target, written in zip(targets[:2], (tensors, graph), strict=True)
+                for target, written in zip(targets[:-1], files, strict=True)
             },
             **card,
         }
         text.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
-    return targets[2]
+    return targets[-1]

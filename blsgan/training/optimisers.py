@@ -1,0 +1,108 @@
+"""What moves the weights: AdamW for everything, or Muon for the convolutions inside the network.
+
+Muon (Jordan et al., 2024, kellerjordan.github.io/posts/muon) replaces the momentum of a weight
+matrix by the nearest matrix with equal singular values, so that every direction of a layer learns
+at one pace. A convolution's weight [out,in,h,w] is taken as the matrix [out, h·w·in]. The first and
+the last layers, biases and the k head have no such matrix and stay with AdamW.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from blsgan.training.config import OptimiserConfig
+
+_OUTER = ("stem.", "share_head.", "k_head.", "reconstructor.")
+_RECONSTRUCTOR = "reconstructor."
+_HIGHEST = "highest"  # key of a parameter group: its learning rate at a share of 1
+
+
+class Optimisers:
+    """One or two optimisers behind one ``step``.
+
+    Args:
+        network: whose parameters are moved.
+        config: method, learning rates and so on.
+    """
+
+    def __init__(self, network: nn.Module, config: OptimiserConfig) -> None:
+        inner = [
+            parameter for name, parameter in network.named_parameters()
+            if config.method == "muon" and parameter.ndim == 4 and not name.startswith(_OUTER)
+        ]
+        chosen = {id(parameter) for parameter in inner}
+        outer = [
+            (name, parameter) for name, parameter in network.named_parameters()
+            if id(parameter) not in chosen and parameter.requires_grad
+        ]
+        slow = config.reconstructor_learning_rate or config.learning_rate
+        parts = (
+            ([p for name, p in outer if not name.startswith(_RECONSTRUCTOR)], config.learning_rate),
+            ([p for name, p in outer if name.startswith(_RECONSTRUCTOR)], slow),
+        )
+        self._inner = [(p, nn.Parameter(_matrix(p.detach()))) for p in inner]
+        self._all: list[torch.optim.Optimizer] = [torch.optim.AdamW(
+            [{"params": part, "lr": rate, _HIGHEST: rate} for part, rate in parts if part],
+            betas=config.betas, weight_decay=config.weight_decay,
+        )]
+        if self._inner:
+            matrices = [matrix for _, matrix in self._inner]
+            rate = config.muon_learning_rate
+            self._all.append(torch.optim.Muon(
+                [{"params": matrices, "lr": rate, _HIGHEST: rate}],
+                weight_decay=config.weight_decay, momentum=0.95, nesterov=True,
+                adjust_lr_fn="match_rms_adamw",
+            ))
+
+    def step(self, share: float) -> None:
+        """Moves the weights by their gradients, at ``share`` of the highest learning rates."""
+        for weight, matrix in self._inner:
+            matrix.grad = None if weight.grad is None else _matrix(weight.grad)
+        for optimiser in self._all:
+            for group in optimiser.param_groups:
+                group["lr"] = group[_HIGHEST] * share
+            optimiser.step()
+
+    def state(self) -> dict[str, Tensor]:
+        """``METHOD.PARAMETER.NAME`` -> tensor, for a checkpoint."""
+        return {
+            f"{number}.{key}": value
+            for number, optimiser in enumerate(self._all)
+            for key, value in optimiser_state(optimiser).items()
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes back what :meth:`state` gave."""
+        for number, optimiser in enumerate(self._all):
+            prefix = f"{number}."
+            restore_optimiser(optimiser, {
+                name.removeprefix(prefix): value for name, value in tensors.items()
+                if name.startswith(prefix)
+            })
+
+
+def optimiser_state(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """``PARAMETER.NAME`` -> tensor on the CPU, for a checkpoint."""
+    return {
+        f"{index}.{key}": value.cpu()
+        for index, state in optimiser.state_dict()["state"].items()
+        for key, value in state.items()
+    }
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Takes back what :func:`optimiser_state` gave."""
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in tensors.items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = value
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+
+
+def _matrix(weight: Tensor) -> Tensor:
+    """[out,in,h,w] -> [out, h·w·in], a view of a weight whose memory is channels-last."""
+    return weight.permute(0, 2, 3, 1).flatten(1)
