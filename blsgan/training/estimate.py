@@ -1,4 +1,4 @@
-"""What a run will cost: parameters, arithmetic and time of a step of each stage, on this machine."""
+"""What a run will cost: parameters, arithmetic and time of a step of each stage, on this device."""
 
 from __future__ import annotations
 
