@@ -47,11 +47,19 @@ class World:
             tensor = torch.cat((tensor, tensor[-1:].expand(missing, *tensor.shape[1:])))
         return tensor[self.rank * share : (self.rank + 1) * share]
 
-    def gather(self, rows: Tensor, count: int) -> Tensor:
-        """The first ``count`` rows of all processes' shares, in order; gradients reach the own."""
+    def gather(self, rows: Tensor, count: int, *, summed: bool = True) -> Tensor:
+        """The first ``count`` rows of all processes' shares, in order; gradients reach the own.
+
+        Args:
+            rows: this process's share.
+            count: rows of the batch, without those that padded the shares.
+            summed: whether gradients shall add up over the processes in the parameters below, of
+                which DistributedDataParallel takes the mean. False where ``rows`` were computed
+                from something gathered already, which sees to it: once is enough.
+        """
         if self.size == 1:
             return rows
-        gathered: Tensor = _Gather.apply(rows, self)
+        gathered: Tensor = _Gather.apply(rows, self, self.size if summed else 1)
         return gathered[:count]
 
     def wrap(self, network: nn.Module, *, unused: bool) -> nn.Module:
@@ -73,23 +81,23 @@ class World:
 class _Gather(torch.autograd.Function):
     """Every process's rows one after the other.
 
-    All processes compute the same loss of the gathered rows, and DistributedDataParallel takes
-    the mean of their gradients: the gradient of the own rows counts ``size`` times, so that the
-    mean is the sum.
+    All processes compute the same loss of the gathered rows, so each has the gradient of all rows
+    and takes that of its own, ``factor`` times: as many as there are processes, for
+    DistributedDataParallel's mean to be the sum.
     """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, world: World) -> Tensor:
-        ctx.world, ctx.count = world, len(rows)
+    def forward(ctx: Any, rows: Tensor, world: World, factor: int) -> Tensor:
+        ctx.world, ctx.count, ctx.factor = world, len(rows), factor
         parts = [torch.empty_like(rows, memory_format=torch.contiguous_format)
                  for _ in range(world.size)]
         dist.all_gather(parts, rows.contiguous())
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         start = ctx.world.rank * ctx.count
-        return grads[0][start : start + ctx.count] * ctx.world.size, None
+        return grads[0][start : start + ctx.count] * ctx.factor, None, None
 
 
 @contextmanager

@@ -253,7 +253,7 @@ class Trainer:
         with self._autocast():
             logits = self._verdict(self.world.rows(layers))
         self.supervisor.requires_grad_(True)
-        return self.world.gather(logits.float(), len(layers))
+        return self.world.gather(logits.float(), len(layers), summed=False)
 
     def _teach(self, layers: Tensor, batch: PairBatch, stage: Stage) -> Tensor:
         """The supervisor's step on the layers that the generator has just been judged by."""
