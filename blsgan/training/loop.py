@@ -20,8 +20,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -69,7 +68,6 @@ TENSORBOARD = "tensorboard"
 _READ_EVERY = 10  # steps between looks at the loss: each one waits for the device
 
 
-_MODULES = {"opencv-python-headless": "cv2"}
 _Network = TypeVar("_Network", bound=nn.Module)
 
 
@@ -168,7 +166,7 @@ class Trainer:
 
     def _begin_stage(self) -> None:
         """Fresh optimisers, and the networks as this stage runs them."""
-        config, stage = self.config, self.stage
+        stage = self.stage
         self._optimisers = Optimisers(self.generator, stage.optimiser)
         # A free head does not need k for its layers; MONAI's networks have heads for other uses.
         unused = self.generator.head == "free" or isinstance(self.generator, BackboneGenerator)
@@ -176,7 +174,7 @@ class Trainer:
         if self.supervisor is not None and self.supervised:
             self._supervisor_optimiser = torch.optim.Adam(
                 self.supervisor.parameters(), lr=stage.optimiser.supervisor_learning_rate,
-                betas=config.optimiser.betas,
+                betas=stage.optimiser.betas,
             )
             self._verdict = self._as_run(self.supervisor)
             self._pupil = self._as_run(self.world.wrap(self.supervisor, unused=False))
@@ -517,7 +515,6 @@ def _loop(
         terms = trainer.train_step()
         sums = terms.detached() if sums is None else sums + terms.detached()
         count += 1
-        last = trainer.step == trainer.steps
         ended = trainer.step == stage.last
         validate = ended or trainer.step % config.validate_every == 0
         save = ended or trainer.step % config.checkpoint_every == 0
@@ -547,8 +544,6 @@ def _loop(
             sums, count = None, 0
         if save and first:
             save_checkpoint(run / CHECKPOINTS, trainer.checkpoint(), config.keep_checkpoints)
-        if last:
-            break
     return metrics
 
 
@@ -665,11 +660,17 @@ def _environment(root: str | Path, trainer: Trainer) -> dict[str, Any]:
         "python": platform.python_version(), "machine": platform.machine(),
         "threads": torch.get_num_threads(), "cores": os.cpu_count(), "data": str(root),
         "processes": trainer.world.size, "device": _device_name(trainer.device),
-        "packages": {
-            name: version(name) for name in ("numpy", "opencv-python-headless", "monai")
-            if find_spec(_MODULES.get(name, name)) is not None
-        },
+        "packages": _versions("numpy", "opencv-python-headless", "monai"),
     }
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    """Of those that are installed."""
+    found = {}
+    for package in packages:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def _device_name(device: torch.device) -> str:

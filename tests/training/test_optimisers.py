@@ -1,0 +1,64 @@
+"""Both methods move every parameter, and go on from their state as if nothing had happened."""
+
+import pytest
+import torch
+
+from blsgan.models import build_generator
+from blsgan.training.config import OptimiserConfig
+from blsgan.training.optimisers import Optimisers
+
+SMALL = {"widths": [8, 8, 8, 8], "blocks": [1, 1, 1, 1]}
+
+
+def network():
+    torch.manual_seed(3)
+    return build_generator("lite", SMALL).to(memory_format=torch.channels_last)
+
+
+def give_gradients(module, seed):
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+
+
+@pytest.mark.parametrize("method", ["adamw", "muon"])
+def test_every_parameter_is_moved(method):
+    module = network()
+    before = [parameter.detach().clone() for parameter in module.parameters()]
+    give_gradients(module, 1)
+    Optimisers(module, OptimiserConfig(method=method)).step(1.0)
+    for old, (name, new) in zip(before, module.named_parameters(), strict=True):
+        assert not torch.equal(old, new), name
+
+
+def test_muon_moves_a_convolution_by_a_matrix_of_equal_singular_values():
+    module = network()
+    weight = module.encoder[0][0].first.weight
+    old = weight.detach().clone()
+    give_gradients(module, 1)
+    config = OptimiserConfig(method="muon", muon_learning_rate=0.01, weight_decay=0.0)
+    Optimisers(module, config).step(1.0)
+    move = (weight.detach() - old).permute(0, 2, 3, 1).flatten(1)
+    values = torch.linalg.svdvals(move)
+    # The iteration brings them between about 0.7 and 1.2 of the mean; a gradient's spread is wider.
+    assert float(values.max() / values.min()) < 2
+    # 0.2 sqrt(max(out, h w in)) times an orthogonal matrix: entries of AdamW's usual size.
+    assert float(move.square().mean().sqrt()) == pytest.approx(0.01 * 0.2, rel=0.3)
+
+
+@pytest.mark.parametrize("method", ["adamw", "muon"])
+def test_state_goes_on_bit_for_bit(method):
+    config = OptimiserConfig(method=method)
+    straight, stopped = network(), network()
+    first, second = Optimisers(straight, config), Optimisers(stopped, config)
+    for seed in (1, 2):
+        for module, optimisers in ((straight, first), (stopped, second)):
+            give_gradients(module, seed)
+            optimisers.step(0.5)
+    resumed = Optimisers(stopped, config)
+    resumed.restore({key: value.clone() for key, value in second.state().items()})
+    for module, optimisers in ((straight, first), (stopped, resumed)):
+        give_gradients(module, 3)
+        optimisers.step(0.25)
+    for a, b in zip(straight.parameters(), stopped.parameters(), strict=True):
+        assert torch.equal(a, b)
