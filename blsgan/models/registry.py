@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from blsgan.errors import WeightsError
+from blsgan.errors import BackendError, WeightsError
 from blsgan.models.generator import Generator
 
 GENERATORS = {
@@ -63,6 +63,8 @@ def build_generator(
     try:
         _check_size(architecture, network, configuration)
         generator = network(**configuration)
+    except BackendError:
+        raise
     except (TypeError, ValueError, RuntimeError, ArithmeticError, MemoryError) as error:
         raise WeightsError(f"architecture '{architecture}' cannot be built from "
                            f"{dict(configuration)}: {error}") from error
