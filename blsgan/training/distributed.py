@@ -116,7 +116,7 @@ def world_of(device: torch.device) -> Iterator[tuple[World, torch.device]]:
         return
     if device.type == "cuda":
         local = int(os.environ.get("LOCAL_RANK", "0"))
-        if device.index is not None:
+        if ":" in str(device):
             raise UsageError(f"device '{device}' is one GPU for {size} processes; use --device "
                              "cuda, which gives each its own")
         if local >= torch.cuda.device_count():

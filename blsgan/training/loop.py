@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -180,8 +180,7 @@ class Trainer:
             self._pupil = self._as_run(self.world.wrap(self.supervisor, unused=False))
 
     def _as_run(self, network: nn.Module) -> nn.Module:
-        compiled: nn.Module = torch.compile(network) if self.config.compile else network
-        return compiled
+        return cast(nn.Module, torch.compile(network)) if self.config.compile else network
 
     def start_from(self, weights: Path) -> None:
         """Replaces the random first weights by those of a ``.safetensors`` file.

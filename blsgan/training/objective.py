@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from blsgan.ops import layer_loss, reconstruction_loss, supervisor_loss
+from blsgan.ops.fused.supervisor_loss import TargetLayers
 from blsgan.training.config import LossConfig
 from blsgan.training.pairs import PairBatch
 
@@ -152,11 +153,11 @@ def supervisor_objective(verdict: Tensor, given: Lesson) -> Tensor:
     masks without the overlap, twice); true layers are there and real (M, M); generated ones are
     there and not real (M, 0).
     """
+    targets: tuple[TargetLayers, ...] = ("exclusive", "masks", "zeros")
     losses = [
         supervisor_loss(logits, masks, target, "bce")
         for logits, masks, target in zip(
-            verdict.split(given.counts), given.masks.split(given.counts),
-            ("exclusive", "masks", "zeros"), strict=True,
+            verdict.split(given.counts), given.masks.split(given.counts), targets, strict=True
         )
     ]
     return torch.stack(losses).mean()
