@@ -283,7 +283,13 @@ class TorchBackend:
         if threads is not None:
             torch.set_num_threads(threads)
         self._torch = torch
-        self._network = load(weights.safetensors, self.weights.data)
+        network = load(weights.safetensors, self.weights.data)
+        if task is SEPARATION and (network.head != "exact" or network.layers != 2):
+            raise WeightsError(
+                f"{weights.safetensors} is a generator of {network.layers} layers with the "
+                f"{network.head} head; separation needs two layers and the exact head."
+            )
+        self._network = network
 
     def run(self, *inputs: Float32) -> tuple[Float32, ...]:
         torch = self._torch

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from blsgan.errors import BackendError, UsageError
+from blsgan.errors import BackendError, BlsganError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,21 +25,28 @@ if TYPE_CHECKING:
 @click.option("--preset", help="A shipped preset or a YAML file.  [default: lite]")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE",
               help="Change one key of the preset (optimiser.learning_rate=1e-3); repeatable.")
-@click.option("--steps", type=click.IntRange(min=1), help="Short for --set steps=N.")
+@click.option("--steps", type=click.IntRange(min=1),
+              help="Short for --set steps=N; a preset with stages has stages.0.steps instead.")
 @click.option("--init", help="Weights to start from, by name (lite) or path; random otherwise.")
 @click.option("--resume", is_flag=True, help="Go on with the run in the output folder.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--tensorboard", is_flag=True,
+              help="Write scalars and panels into OUTPUT/tensorboard (needs blsgan[tensorboard]).")
 @click.option("--dry-run", is_flag=True,
-              help="Print the resolved configuration and the model's size, train nothing.")
+              help="Print the resolved configuration, the networks' sizes and what a step costs "
+              "here; train nothing.")
 def command(
     root: Path, run: Path, preset: str | None, changes: tuple[str, ...], steps: int | None,
-    init: str | None, resume: bool, device: str, dry_run: bool,
+    init: str | None, resume: bool, device: str, tensorboard: bool, dry_run: bool,
 ) -> None:
     """Train a generator on the public dataset's layout.
 
     Validation joints are held out by a fixed hash of the joint's name. A run that was stopped, by
     Ctrl-C, a kill or a power cut, goes on with --resume from its last checkpoint. The weights end
     up in OUTPUT/weights; give that folder to `blsgan separate --weights`.
+
+    Several devices: torchrun --nproc-per-node=2 -m blsgan train ...; the batch is shared among the
+    processes, and the losses are those of one process.
     """
     try:
         import torch  # noqa: F401
@@ -58,34 +66,38 @@ def command(
     else:
         config = load_config(preset or "lite", changes)
     if dry_run:
-        _describe(config)
+        _describe(config, root, device)
         return
 
     from rich.console import Console
 
-    console = Console(stderr=True)
-    with _Bar(console, config.steps) as bar:
-        card = train(root, run, config, resume=resume, init=init, device=device,
-                     report=bar.report, warn=bar.warn)
-    click.echo(f"wrote {card}")
+    # torchrun starts this command several times: the first process speaks for all.
+    first = os.environ.get("RANK", "0") == "0"
+    console = Console(stderr=True, quiet=not first)
+    try:
+        with _Bar(console, config.steps) as bar:
+            card = train(root, run, config, resume=resume, init=init, device=device,
+                         tensorboard=tensorboard, report=bar.report, warn=bar.warn)
+    except BlsganError as error:
+        if first:
+            raise
+        raise SystemExit(error.exit_code) from error
+    if first:
+        click.echo(f"wrote {card}")
 
 
-def _describe(config: TrainingConfig) -> None:
-    from blsgan.models import build_generator
+def _describe(config: TrainingConfig, root: Path, device: str) -> None:
+    from blsgan.training.estimate import estimate
 
-    generator = build_generator(config.model.architecture, config.model.configuration)
-    parameters = sum(parameter.numel() for parameter in generator.parameters())
     click.echo(config.dump(), nl=False)
-    rows, columns = config.data.crop
-    click.echo(f"# {config.model.architecture}: {parameters:,} parameters; "
-               f"{config.steps} steps of {config.data.synthetic} synthetic and "
-               f"{config.data.visits} real crops of {rows}x{columns} px")
+    for line in estimate(config, root, device).lines():
+        click.echo(f"# {line}")
 
 
 class _Bar:
     """A bar with losses and the time left; on anything but a terminal a line each validation."""
 
-    def __init__(self, console: Console, steps: int) -> None:
+    def __init__(self, console: Console, steps: int | None) -> None:
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -114,10 +126,9 @@ class _Bar:
         self._progress.stop()
 
     def report(self, progress: TrainingProgress) -> None:
-        terms = (f"synthetic {-progress.terms['synthetic_db']:.2f} dB, "
-                 f"visits {-progress.terms['visits_db']:.2f} dB")
-        self._progress.update(self._task, completed=progress.step, description="training",
-                              terms=terms)
+        terms = ", ".join(_shown(name, value) for name, value in progress.terms.items())
+        self._progress.update(self._task, completed=progress.step, total=progress.steps,
+                              description=progress.stage, terms=terms)
         if progress.validation is not None:
             figures = ", ".join(
                 f"{key.removesuffix('_psnr_db').replace('_', ' ')} {value:.2f}"
@@ -129,3 +140,10 @@ class _Bar:
 
     def warn(self, text: str) -> None:
         self._console.print(f"warning: {text}", highlight=False)
+
+
+def _shown(name: str, value: float) -> str:
+    """A term as the bar shows it; errors in dB turn round to PSNRs."""
+    if name.endswith("_db"):
+        return f"{name.removesuffix('_db')} {-value:.2f} dB"
+    return f"{name.replace('_', ' ')} {value:.3g}"

@@ -102,7 +102,7 @@ def export(
     file = weights.load(weights.safetensors)
     generator = load_generator(weights.safetensors, file.data)
     # What Separator runs has two layers of the exact head.
-    if not getattr(generator, "exports", True):
+    if not generator.exports:
         raise WeightsError(
             f"{file.path} has another head than the exact one, or more than two layers; only a "
             "generator that Separator can run is exported."

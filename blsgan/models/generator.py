@@ -3,21 +3,56 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
+import torch
 from torch import Tensor, nn
+
+from blsgan.models.reconstructor import Reconstructor
+from blsgan.ops import split_attenuation
+
+Head = Literal["exact", "free"]
+SoftTissue = Literal["own", "reconstructor", "zero"]
 
 
 class Generator(nn.Module):
     """Image [B,1,H,W] and masks [B,N,H,W] -> share logits [B,N,H,W] and k [B].
 
+    Args:
+        layers: N, the number of bones, at least 2.
+        head: what turns logits into layers: ``exact``, ``split_attenuation``; or ``free``, the
+            published sigmoid(logits) * masks, which recomposes to the image only as far as it
+            was learnt.
+        soft_tissue: where k comes from: the network's ``own`` head, the published ``reconstructor``
+            (a VGG-11 of its own), or ``zero``, no correction for soft tissue counted twice.
+
     Attributes:
         architecture: its name in the registry.
         size_multiple: height and width of what it sees must be multiples of this.
+        any_size: whether one exported graph runs at every such size.
+
+    Raises:
+        ValueError: another value.
     """
 
-    architecture: ClassVar[str]
+    architecture: str
     size_multiple: ClassVar[int] = 8
+    any_size: bool = True
+
+    def __init__(
+        self, layers: int = 2, head: Head = "exact", soft_tissue: SoftTissue = "own"
+    ) -> None:
+        super().__init__()
+        if layers < 2:
+            raise ValueError(f"layers={layers} must be >= 2")
+        if head not in get_args(Head):
+            raise ValueError(f"head='{head}' must be one of {', '.join(get_args(Head))}")
+        if soft_tissue not in get_args(SoftTissue):
+            raise ValueError(f"soft_tissue='{soft_tissue}' must be one of "
+                             f"{', '.join(get_args(SoftTissue))}")
+        self.layers, self.head, self.soft_tissue = layers, head, soft_tissue
+        if soft_tissue == "reconstructor":
+            self.reconstructor = Reconstructor()
 
     @abstractmethod
     def configuration(self) -> dict[str, Any]:
@@ -26,3 +61,46 @@ class Generator(nn.Module):
     @abstractmethod
     def forward(self, image: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Share logits and soft tissue, see the class."""
+
+    @property
+    def exports(self) -> bool:
+        """Whether it is written as ONNX: what ``Separator`` runs has two exact layers."""
+        return self.head == "exact" and self.layers == 2 and self.any_size
+
+    def separate(self, image: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Layers [B,N,H,W] in [0,1], 0 outside their masks, and k [B], both float32.
+
+        Args:
+            image: float [B,1,H,W] in [0,1].
+            masks: float [B,N,H,W] in {0,1}; H and W divisible by ``size_multiple``.
+        """
+        logits, soft_tissue = self(image, masks)
+        return self.layers_of(logits, image, masks, soft_tissue), soft_tissue.float()
+
+    def layers_of(
+        self, logits: Tensor, image: Tensor, masks: Tensor, soft_tissue: Tensor
+    ) -> Tensor:
+        """What this generator's head makes of its logits: float32 [B,N,H,W]."""
+        return layers_from(self.head, logits, image, masks, soft_tissue)
+
+    def _options(self) -> dict[str, Any]:
+        """The arguments of this base class that differ from their defaults."""
+        given = {"layers": self.layers, "head": self.head, "soft_tissue": self.soft_tissue}
+        default = {"layers": 2, "head": "exact", "soft_tissue": "own"}
+        return {key: value for key, value in given.items() if value != default[key]}
+
+    def _given_soft_tissue(self, image: Tensor) -> Tensor:
+        """k [B] where it is not the network's own; ``image`` is 0 outside the bones."""
+        if self.soft_tissue == "reconstructor":
+            k: Tensor = self.reconstructor(image)
+            return k
+        return image.new_zeros(image.shape[0], dtype=torch.float32)
+
+
+def layers_from(
+    head: str, logits: Tensor, image: Tensor, masks: Tensor, soft_tissue: Tensor
+) -> Tensor:
+    """Layers [B,N,H,W] of share logits by one of the two heads, see :class:`Generator`."""
+    if head == "free":
+        return torch.sigmoid(logits.float()) * masks
+    return split_attenuation(logits.float(), image, masks, soft_tissue.float())

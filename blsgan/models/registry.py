@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 import torch
+from torch import nn
 
-from blsgan.errors import WeightsError
+from blsgan.errors import BackendError, WeightsError
 from blsgan.models.generator import Generator
 
 GENERATORS = {
@@ -16,6 +18,19 @@ GENERATORS = {
     "transunet": "blsgan.models.transunet:TransUNetGenerator",
 }
 """Name -> ``module:class``. Each class has ``configuration()``, which rebuilds it."""
+
+BACKBONES = {
+    "unet": "blsgan.models.unet:UNet",
+    "unetpp": "blsgan.models.backbones:unet_plus_plus",
+    "resunet": "blsgan.models.backbones:residual",
+    "denseunet": "blsgan.models.backbones:dense",
+    "swin": "blsgan.models.backbones:swin",
+}
+"""Name -> ``module:function`` of segmentation networks that ``BackboneGenerator`` makes generators
+of; all but ``unet`` are MONAI's."""
+
+BOUNDED = {"swin"}
+"""Backbones that limit their own size: they cannot be built without memory to be measured."""
 
 MAX_SIZE = 4096
 """Largest number of channels, blocks and so on in a configuration, which a file may bring."""
@@ -32,27 +47,24 @@ def build_generator(
     """A freshly initialised generator.
 
     Args:
-        architecture: a key of :data:`GENERATORS`.
-        configuration: arguments of its class; its defaults where left out.
+        architecture: a key of :data:`GENERATORS` or :data:`BACKBONES`.
+        configuration: arguments of its class; its defaults where left out. All take ``layers``,
+            ``head`` and ``soft_tissue`` (:class:`~blsgan.models.generator.Generator`).
 
     Raises:
         WeightsError: an unknown architecture, or a configuration that it does not take.
+        BackendError: it needs MONAI, which is not installed.
     """
     configuration = {} if configuration is None else configuration
     if not isinstance(configuration, Mapping) or not _is_moderate(configuration):
         raise WeightsError(f"architecture '{architecture}' cannot be built: its configuration is "
-                           f"not a set of whole numbers from 0 to {MAX_SIZE}")
-    if architecture not in GENERATORS:
-        raise WeightsError(f"architecture '{architecture}' is unknown; this version of blsgan has "
-                           f"{', '.join(GENERATORS)}")
-    module, name = GENERATORS[architecture].split(":")
-    network = getattr(import_module(module), name)
+                           f"not a set of words and of whole numbers from 0 to {MAX_SIZE}")
+    network = _factory(architecture)
     try:
-        with torch.device("meta"):  # takes no memory, draws no random number
-            size = sum(parameter.numel() for parameter in network(**configuration).parameters())
-        if size > MAX_PARAMETERS:
-            raise ValueError(f"it would have {size} parameters, more than {MAX_PARAMETERS}")
+        _check_size(architecture, network, configuration)
         generator = network(**configuration)
+    except BackendError:
+        raise
     except (TypeError, ValueError, RuntimeError, ArithmeticError, MemoryError) as error:
         raise WeightsError(f"architecture '{architecture}' cannot be built from "
                            f"{dict(configuration)}: {error}") from error
@@ -60,10 +72,42 @@ def build_generator(
     return generator
 
 
+def architectures() -> list[str]:
+    """The names that :func:`build_generator` knows."""
+    return [*GENERATORS, *BACKBONES]
+
+
+def _factory(architecture: str) -> Callable[..., nn.Module]:
+    if architecture not in architectures():
+        raise WeightsError(f"architecture '{architecture}' is unknown; this version of blsgan has "
+                           f"{', '.join(architectures())}")
+    module, name = {**GENERATORS, **BACKBONES}[architecture].split(":")
+    found: Callable[..., nn.Module] = getattr(import_module(module), name)
+    if architecture in GENERATORS:
+        return found
+    from blsgan.models.backbones import BackboneGenerator
+
+    return partial(BackboneGenerator, architecture, found)
+
+
+def _check_size(
+    architecture: str, network: Callable[..., nn.Module], configuration: Mapping[str, Any]
+) -> None:
+    if architecture in BOUNDED:
+        return
+    with torch.device("meta"):  # takes no memory, draws no random number
+        size = sum(parameter.numel() for parameter in network(**configuration).parameters())
+    if size > MAX_PARAMETERS:
+        raise ValueError(f"it would have {size} parameters, more than {MAX_PARAMETERS}")
+
+
 def _is_moderate(configuration: Mapping[str, Any]) -> bool:
-    """Whether all values are whole numbers up to :data:`MAX_SIZE`, or short lists of such."""
+    """Whether all values are words, whole numbers up to :data:`MAX_SIZE`, or short lists of such
+    numbers."""
     numbers: list[Any] = []
     for value in configuration.values():
+        if isinstance(value, str) and len(value) <= _MAX_LENGTH:
+            continue
         several = isinstance(value, (list, tuple)) and len(value) <= _MAX_LENGTH
         numbers += value if several else [value]
     return all(type(number) is int and 0 <= number <= MAX_SIZE for number in numbers)

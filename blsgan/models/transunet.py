@@ -16,7 +16,7 @@ head       1x1 convolution                               N x 256 x 256
 67.2 million parameters and 65 GFLOP (a multiply-add counted as two) for one 256x256 image. The
 published generator ends in free layers; here the last convolution gives share logits for
 ``split_attenuation`` or the free head alike. k comes from the transformer's tokens through the
-sizes of the published reconstructor's last layers (1024-128-1).
+sizes of the published reconstructor's last layers (1024-128-1), or from that reconstructor.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blsgan.models.generator import Generator
+from blsgan.models.generator import Generator, Head, SoftTissue
 from blsgan.ops import K_MAX
 
 
@@ -111,6 +111,8 @@ class TransUNetGenerator(Generator):
         decoder: channels of the decoder's four steps.
         token_grid: side of the token grid that the position embedding is learnt for; other sizes
             resample it.
+        head: see :class:`~blsgan.models.generator.Generator`.
+        soft_tissue: see there; ``own`` is read off the transformer's tokens.
 
     Raises:
         ValueError: widths that do not fit together.
@@ -128,15 +130,18 @@ class TransUNetGenerator(Generator):
         mlp_width: int = 512,
         decoder: Sequence[int] = (256, 128, 64, 16),
         token_grid: int = 16,
+        head: Head = "exact",
+        soft_tissue: SoftTissue = "own",
     ) -> None:
-        super().__init__()
+        super().__init__(layers, head, soft_tissue)
         deep = 8 * width
-        if layers < 2 or heads < 1 or deep % heads or len(decoder) != 4:
-            raise ValueError(f"layers={layers} must be >= 2, heads={heads} divide {deep}, and "
-                             f"decoder={tuple(decoder)} have four steps")
+        if heads < 1 or deep % heads or len(decoder) != 4:
+            raise ValueError(f"heads={heads} must divide {deep}, and decoder={tuple(decoder)} have "
+                             "four steps")
         self._configuration = {
             "layers": layers, "width": width, "blocks": blocks, "heads": heads,
             "mlp_width": mlp_width, "decoder": list(decoder), "token_grid": token_grid,
+            **self._options(),
         }
         self.stem = nn.Sequential(
             _normalised(nn.Conv2d(1 + layers, width, 7, stride=2, padding=3, bias=False)),
@@ -162,7 +167,8 @@ class TransUNetGenerator(Generator):
             DecoderStep(*channels) for channels in zip(inputs, skips, decoder, strict=True)
         )
         self.share_head = nn.Conv2d(decoder[3], layers, 1)
-        self.k_head = nn.Sequential(nn.Linear(deep, 128), nn.ReLU(), nn.Linear(128, 1))
+        if soft_tissue == "own":
+            self.k_head = nn.Sequential(nn.Linear(deep, 128), nn.ReLU(), nn.Linear(128, 1))
 
     def configuration(self) -> dict[str, object]:
         """What rebuilds this network: ``TransUNetGenerator(**configuration)``."""
@@ -193,7 +199,11 @@ class TransUNetGenerator(Generator):
                 position, (rows, columns), mode="bilinear", align_corners=False
             )
         tokens = self.transformer(tokens + position.flatten(2).transpose(1, 2))
-        soft_tissue = K_MAX * torch.sigmoid(self.k_head(tokens.mean(dim=1)).squeeze(1).float())
+        if self.soft_tissue == "own":
+            logit = self.k_head(tokens.mean(dim=1)).squeeze(1)
+            soft_tissue = K_MAX * torch.sigmoid(logit.float())
+        else:
+            soft_tissue = self._given_soft_tissue(image)
 
         x = self.bridge(tokens.transpose(1, 2).reshape(batch, channels, rows, columns))
         for step, skip in zip(self.decoder, (*reversed(skips), None), strict=True):

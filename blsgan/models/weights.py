@@ -188,7 +188,9 @@ def export_onnx(generator: Generator, path: Path) -> None:
 def save_weights(
     generator: Generator, folder: str | Path, name: str, card: Mapping[str, Any]
 ) -> Path:
-    """Writes ``NAME.safetensors``, ``NAME.onnx`` and ``NAME.json``: all three or none.
+    """Writes ``NAME.safetensors``, ``NAME.onnx`` and ``NAME.json``: all of them or none.
+
+    A generator that :attr:`~blsgan.models.generator.Generator.exports` no graph has no ``.onnx``.
 
     Args:
         generator: a network of the registry.
@@ -204,10 +206,12 @@ def save_weights(
         OutputError: the folder cannot be written.
     """
     folder = Path(folder)
-    targets = [folder / f"{name}{suffix}" for suffix in (".safetensors", ".onnx", ".json")]
-    with atomic_paths(targets) as (tensors, graph, text):
-        tensors.write_bytes(safetensors_bytes(generator))
-        export_onnx(generator, graph)
+    graphs = (".onnx",) if generator.exports else ()
+    targets = [folder / f"{name}{suffix}" for suffix in (".safetensors", *graphs, ".json")]
+    with atomic_paths(targets) as (*files, text):
+        files[0].write_bytes(safetensors_bytes(generator))
+        for graph in files[1:]:
+            export_onnx(generator, graph)
         fields = {
             "name": name,
             "architecture": generator.architecture,
@@ -215,9 +219,9 @@ def save_weights(
             "parameters": sum(parameter.numel() for parameter in generator.parameters()),
             "sha256": {
                 target.name: hashlib.sha256(written.read_bytes()).hexdigest()
-                for target, written in zip(targets[:2], (tensors, graph), strict=True)
+                for target, written in zip(targets[:-1], files, strict=True)
             },
             **card,
         }
         text.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
-    return targets[2]
+    return targets[-1]

@@ -6,12 +6,13 @@ The shipped presets lie in ``blsgan/training/presets``; copy one, edit it, and g
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from blsgan.errors import UsageError
 
@@ -20,6 +21,7 @@ PRESETS = Path(__file__).resolve().parent / "presets"
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Steps = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 class _Strict(BaseModel):
@@ -33,9 +35,21 @@ class ModelConfig(_Strict):
     configuration: dict[str, Any] = Field(default_factory=dict)
 
 
+class SupervisorConfig(_Strict):
+    """The second player. It takes part in the stages whose ``loss.supervisor`` is not 0."""
+
+    enabled: bool = Field(default=True, description="false: it takes part in none")
+    widths: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(
+        min_length=2, max_length=6
+    )] = Field(default=(16, 32, 64, 128, 256), description="channels of its U-Net")
+
+
 class DataConfig(_Strict):
     """What a step sees."""
 
+    pairs: Literal["crops", "images"] = Field(
+        default="crops", description="crops of the overlap, or whole images as published"
+    )
     synthetic: Annotated[int, Field(ge=1)] = Field(
         default=16, description="synthetic pairs in a step"
     )
@@ -43,13 +57,19 @@ class DataConfig(_Strict):
         default=0.5, description="of the synthetic pairs: the evaluation protocol's settings"
     )
     visits: Annotated[int, Field(ge=0)] = Field(
-        default=8, description="real overlaps in a step; 0: none"
+        default=8, description="real overlaps with another visit's truth in a step; 0: none"
+    )
+    real: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="real overlaps without a truth in a step, for the supervisor"
     )
     validation: Annotated[int, Field(ge=1)] = Field(
         default=192, description="synthetic pairs of validation joints in a validation"
     )
     crop: tuple[int, int] = Field(
         default=(64, 128), description="rows and columns of a crop, in px"
+    )
+    size: Annotated[int, Field(ge=64, le=4096, multiple_of=32)] = Field(
+        default=256, description="side of a whole image, in px"
     )
 
 
@@ -61,46 +81,168 @@ class OptimiserConfig(_Strict):
     )
     learning_rate: Positive = Field(default=1.5e-3, description="of AdamW, the highest")
     muon_learning_rate: Positive = Field(default=3e-3, description="of Muon, the highest")
+    reconstructor_learning_rate: Positive | None = Field(
+        default=None, description="of the VGG-11 that reads k; none: learning_rate"
+    )
+    supervisor_learning_rate: Positive = Field(default=1e-4, description="constant, Adam")
     final_share: Share = Field(
         default=0.02, description="learning rate at the end / at its highest"
     )
     warm_up_steps: Steps = 150
     betas: tuple[Share, Share] = (0.9, 0.99)
     weight_decay: Annotated[float, Field(ge=0)] = 0.02
-    clip_norm: Positive = 0.5
+    clip_norm: Positive | None = Field(default=0.5, description="none: not clipped")
     ema_decay: Share = Field(
-        default=0.999, description="of the averaged weights, the ones that ship"
+        default=0.999, description="of the averaged weights, the ones that ship; 0: no average"
     )
 
 
 class LossConfig(_Strict):
     """Weights of the terms in ``objective.py``."""
 
-    visits: Annotated[float, Field(ge=0)] = 0.4
+    decibel: Annotated[float, Field(ge=0)] = Field(
+        default=0.1, description="logarithm of each image's error, where the truth is known"
+    )
+    visits: Annotated[float, Field(ge=0)] = Field(
+        default=0.4, description="in it, of real overlaps beside synthetic ones"
+    )
     soft_tissue: Annotated[float, Field(ge=0)] = 0.3
     mse_floor: Positive = Field(
         default=2e-5, description="mean squared error below which nothing is won"
     )
+    layer: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="RMSE of layers of synthetic pairs"
+    )
+    reconstruction: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="RMSE of the composed layers against the image"
+    )
+    supervisor: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="what the supervisor says of the layers"
+    )
 
 
-class TrainingConfig(_Strict):
-    """A whole run. ``precision`` is of the network's arithmetic; losses are always float32."""
+class StageConfig(_Strict):
+    """A part of the run; of data, optimiser and loss a preset gives what differs from the run's."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "lite"
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    steps: Steps = 9000
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
-    validate_every: Steps = 250
-    checkpoint_every: Steps = 250
-    keep_checkpoints: Steps = 3
-    model: ModelConfig = ModelConfig()
+    name: Name
+    steps: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="optimiser steps; 0 leaves the stage out"
+    )
+    epochs: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="instead of steps: times that every image is drawn"
+    )
     data: DataConfig = DataConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     loss: LossConfig = LossConfig()
 
+    @model_validator(mode="after")
+    def _one_length(self) -> StageConfig:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("a stage has either steps or epochs")
+        return self
+
+
+class TrainingConfig(_Strict):
+    """A whole run. ``precision`` is of the networks' arithmetic; losses are always float32."""
+
+    name: Name = "lite"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    steps: Steps | None = Field(default=9000, description="of a run without stages")
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    compile: bool = Field(default=False, description="torch.compile the networks")
+    deterministic: bool = Field(
+        default=False, description="refuse kernels whose result varies; the CPU's never does"
+    )
+    validate_every: Steps = 250
+    checkpoint_every: Steps = 250
+    keep_checkpoints: Steps = 3
+    model: ModelConfig = ModelConfig()
+    supervisor: SupervisorConfig = SupervisorConfig()
+    data: DataConfig = DataConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    loss: LossConfig = LossConfig()
+    stages: tuple[StageConfig, ...] = Field(
+        default=(), description="one after the other; none: a single one of ``steps``"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stages_inherit(cls, fields: Any) -> Any:
+        """Completes each stage by the run's data, optimiser and loss."""
+        if not isinstance(fields, dict) or not isinstance(fields.get("stages"), list | tuple):
+            return fields
+        stages = [_inherit(stage, fields) for stage in fields["stages"]]
+        if stages and fields.get("steps") is not None:
+            raise ValueError("a run with stages has no key 'steps': set stages.0.steps and so on")
+        return {**fields, "stages": stages, **({"steps": None} if stages else {})}
+
+    @model_validator(mode="after")
+    def _has_a_length(self) -> TrainingConfig:
+        if self.steps is None and not self.stages:
+            raise ValueError("a run has either steps or stages")
+        return self
+
     def dump(self) -> str:
         """The resolved configuration as YAML; :func:`load_config` reads it back."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+    def has_supervisor(self) -> bool:
+        """Whether any stage is supervised."""
+        losses = [stage.loss for stage in self.stages] or [self.loss]
+        return self.supervisor.enabled and any(loss.supervisor > 0 for loss in losses)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage with its place in the run: it makes the steps ``first`` (from 0) to ``last - 1``."""
+
+    name: str
+    first: int
+    last: int
+    data: DataConfig
+    optimiser: OptimiserConfig
+    loss: LossConfig
+
+    @property
+    def steps(self) -> int:
+        return self.last - self.first
+
+
+def stages_of(config: TrainingConfig, epoch: Callable[[DataConfig], int]) -> list[Stage]:
+    """The run's stages in order, without those of no steps.
+
+    Args:
+        config: the run's configuration.
+        epoch: the steps in which every image is drawn once, asked only for stages of epochs.
+
+    Raises:
+        UsageError: no stage has a step.
+    """
+    if not config.stages:
+        assert config.steps is not None
+        parts = config.data, config.optimiser, config.loss
+        return [Stage(config.name, 0, config.steps, *parts)]
+    stages: list[Stage] = []
+    for given in config.stages:
+        first = stages[-1].last if stages else 0
+        steps = given.steps if given.steps is not None else (given.epochs or 0) * epoch(given.data)
+        if steps:
+            parts = given.data, given.optimiser, given.loss
+            stages.append(Stage(given.name, first, first + steps, *parts))
+    if not stages:
+        raise UsageError("every stage has 0 steps; set stages.0.steps or stages.0.epochs")
+    return stages
+
+
+def _inherit(stage: Any, fields: Mapping[str, Any]) -> Any:
+    if not isinstance(stage, dict):
+        return stage
+    whole = dict(stage)
+    for part in ("data", "optimiser", "loss"):
+        common, own = fields.get(part, {}), stage.get(part, {})
+        if isinstance(common, dict) and isinstance(own, dict):
+            whole[part] = {**common, **own}
+    return whole
 
 
 def preset_names() -> list[str]:
@@ -136,7 +278,7 @@ def load_config(preset: str | Path, changes: Sequence[str] = ()) -> TrainingConf
     if not isinstance(fields, dict):
         raise UsageError(f"{path}: is not a preset (keys and values)")
     for change in changes:
-        _apply(fields, change)
+        apply_change(fields, change)
     try:
         config = TrainingConfig.model_validate(fields)
     except ValidationError as error:
@@ -146,16 +288,31 @@ def load_config(preset: str | Path, changes: Sequence[str] = ()) -> TrainingConf
         if first["type"] == "extra_forbidden":
             names = _known_keys(first["loc"][:-1])
             known = f"; known keys there: {', '.join(names)}" if names else ""
-        raise UsageError(f"{path}: key '{key}': {first['msg'].lower()} (got "
-                         f"{first['input']!r}){known}") from error
-    rows, columns = config.data.crop
-    if min(rows, columns) < 16 or rows % 16 or columns % 16:
-        raise UsageError(f"{path}: key 'data.crop' is {rows}x{columns}; rows and columns must be "
-                         "multiples of 16")
+        where = f"key '{key}': " if key else ""
+        what = first["msg"].removeprefix("Value error, ")
+        got = "" if isinstance(first["input"], dict) else f" (got {first['input']!r})"
+        raise UsageError(f"{path}: {where}{what[0].lower()}{what[1:]}{got}{known}") from error
+    _check_data(config, path)
     return config
 
 
-def _apply(fields: dict[str, Any], change: str) -> None:
+def _check_data(config: TrainingConfig, path: Path) -> None:
+    parts = [(f"stages.{i}.data", stage.data) for i, stage in enumerate(config.stages)]
+    for key, data in parts or [("data", config.data)]:
+        rows, columns = data.crop
+        if min(rows, columns) < 16 or rows % 16 or columns % 16:
+            raise UsageError(f"{path}: key '{key}.crop' is {rows}x{columns}; rows and columns must "
+                             "be multiples of 16")
+        if data.pairs == "images" and data.visits:
+            raise UsageError(f"{path}: key '{key}.visits' is {data.visits}; whole images have no "
+                             "truth of other visits, so it must be 0")
+    if len({data.pairs for _, data in parts}) > 1:
+        raise UsageError(f"{path}: key 'stages' mixes data.pairs crops and images; a run has one "
+                         "of them")
+
+
+def apply_change(fields: dict[str, Any], change: str) -> None:
+    """Puts one ``key=value`` into ``fields``; raises :class:`UsageError` where it cannot."""
     key, equals, text = change.partition("=")
     if not equals or not key.strip():
         raise UsageError(f"'{change}' is not key=value, as in optimiser.learning_rate=1e-3")
@@ -166,12 +323,30 @@ def _apply(fields: dict[str, Any], change: str) -> None:
     except yaml.YAMLError as error:
         raise UsageError(f"the value of '{change}' is not YAML") from error
     *parents, last = key.strip().split(".")
+    place: Any = fields
     for parent in parents:
-        inner = fields.setdefault(parent, {})
-        if not isinstance(inner, dict):
-            raise UsageError(f"key '{key}' does not exist: '{parent}' has no keys below it")
-        fields = inner
-    fields[last] = value
+        place = _below(place, parent, key)
+    if isinstance(place, list):
+        raise UsageError(f"key '{key}' does not exist: {len(place)} stages are not replaced as a "
+                         f"whole; name a key of one, as in {parents[-1]}.{last}.steps")
+    place[last] = value
+    if parents[:1] == ["stages"] and last in ("steps", "epochs"):
+        place.pop("epochs" if last == "steps" else "steps", None)  # a stage has one of them
+
+
+def _below(place: Any, name: str, key: str) -> dict[str, Any] | list[Any]:
+    """What lies under ``name``: keys, made where there are none, or a list such as the stages."""
+    inner: Any
+    if isinstance(place, list):
+        if not name.isdigit() or int(name) >= len(place):
+            raise UsageError(f"key '{key}' does not exist: '{name}' is not one of 0 to "
+                             f"{len(place) - 1}")
+        inner = place[int(name)]
+    else:
+        inner = place.setdefault(name, {})
+    if not isinstance(inner, dict | list):
+        raise UsageError(f"key '{key}' does not exist: '{name}' has no keys below it")
+    return inner
 
 
 def _number(text: str) -> str | float:
@@ -185,7 +360,7 @@ def _number(text: str) -> str | float:
 def _known_keys(location: Sequence[str | int]) -> list[str]:
     model: Any = TrainingConfig
     for part in location:
-        model = model.model_fields[part].annotation
+        model = StageConfig if isinstance(part, int) else model.model_fields[part].annotation
     return list(model.model_fields)
 
 

@@ -10,45 +10,65 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import fcntl
 import json
 import math
 import os
-import platform
-import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from blsgan import __version__
 from blsgan.backends import WeightsFile, find_weights
 from blsgan.data.layout import JointImage, load_root
-from blsgan.data.splits import is_validation, select
-from blsgan.data.truths import cached_visit_truths
-from blsgan.data.visits import PROTOCOL, TRAINING
+from blsgan.data.splits import is_validation
 from blsgan.errors import BlsganError, InputError, UsageError, WeightsError
-from blsgan.io.atomic import atomic_path, check_writable_folder
 from blsgan.models import build_generator, load_generator, save_weights
+from blsgan.models.backbones import BackboneGenerator
+from blsgan.models.generator import Generator, layers_from
+from blsgan.models.supervisor import Supervisor
 from blsgan.models.weights import check_exporter
-from blsgan.ops import split_attenuation
-from blsgan.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from blsgan.training.config import TrainingConfig, load_config
-from blsgan.training.objective import Terms, image_errors, objective
-from blsgan.training.optimisers import Optimisers
-from blsgan.training.pairs import PairBatch, SyntheticPairs, VisitPairs
+from blsgan.training.board import Board, check_tensorboard
+from blsgan.training.checkpoint import (
+    Checkpoint,
+    latest_step,
+    load_checkpoint,
+    save_checkpoint,
+)
+from blsgan.training.config import Stage, TrainingConfig, load_config, stages_of
+from blsgan.training.distributed import World, world_of
+from blsgan.training.objective import (
+    Terms,
+    image_errors,
+    lesson,
+    objective,
+    supervisor_objective,
+)
+from blsgan.training.optimisers import Optimisers, optimiser_state, restore_optimiser
+from blsgan.training.pairs import PairBatch
+from blsgan.training.run_folder import (
+    CHECKPOINTS,
+    CONFIG_FILE,
+    ENVIRONMENT_FILE,
+    METRICS_FILE,
+    WEIGHTS,
+    device_of,
+    environment,
+    metrics_until,
+    prepared,
+    write_text,
+)
+from blsgan.training.sources import Sources, load_sources
 
-CONFIG_FILE = "config.yaml"
-ENVIRONMENT_FILE = "environment.json"
-METRICS_FILE = "metrics.jsonl"
-CHECKPOINTS = "checkpoints"
-WEIGHTS = "weights"
-_VALIDATION_CROP = (96, 160)
+TENSORBOARD = "tensorboard"
 _READ_EVERY = 10  # steps between looks at the loss: each one waits for the device
+_Network = TypeVar("_Network", bound=nn.Module)
 
 
 class DivergedError(BlsganError, RuntimeError):
@@ -57,10 +77,15 @@ class DivergedError(BlsganError, RuntimeError):
 
 @dataclass(frozen=True)
 class Progress:
-    """What a step or a validation reports: ``validation`` is None between validations."""
+    """What a step or a validation reports: ``validation`` is None between validations.
+
+    ``terms`` are the objective's parts by name (``objective.Terms``), means since the last
+    validation.
+    """
 
     step: int
     steps: int
+    stage: str
     terms: dict[str, float]
     validation: dict[str, float] | None
 
@@ -69,54 +94,93 @@ Report = Callable[[Progress], None]
 Warn = Callable[[str], None]
 
 
-@dataclass
-class _Pairs:
-    training: SyntheticPairs
-    visits: VisitPairs | None
-    validation: PairBatch
-    validation_visits: PairBatch | None
-
-
-def learning_rate_share(step: int, config: TrainingConfig) -> float:
-    """Learning rate of a step (from 0) as a share of the highest: linear warm-up, cosine decay."""
-    optimiser = config.optimiser
+def learning_rate_share(step: int, stage: Stage) -> float:
+    """Learning rate of a stage's step (from 0) as a share of the highest: linear warm-up, cosine
+    decay."""
+    optimiser = stage.optimiser
     warm_up = min(1.0, (step + 1) / optimiser.warm_up_steps)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / config.steps)))
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / stage.steps)))
     return warm_up * (cosine * (1 - optimiser.final_share) + optimiser.final_share)
 
 
 class Trainer:
-    """A run in memory: pairs, generator, its average, optimiser, and the step they stand at.
+    """A run in memory: sources, generator, its average, supervisor, optimisers, and the step.
 
     Args:
         config: the run's configuration.
-        images: every image of the dataset; the split by joint is made here.
-        cache: folder for the registered visits, or None to find them anew.
-        device: where the network runs.
+        sources: where batches come from (``load_sources``).
+        device: where the networks run.
+        world: the processes that train together.
+
+    Attributes:
+        stages: the run's stages; ``steps`` is the last one's end.
+        phase: called with the name of each part of a step (data, generator, supervisor, optimiser),
+            gives the context that it runs in; a benchmark replaces it by a clock.
 
     Raises:
-        InputError: the dataset lacks what the configuration asks for.
+        WeightsError: the architecture or its configuration is none.
+        UsageError: images or crops of a size that does not fit the network.
     """
 
     def __init__(
         self,
         config: TrainingConfig,
-        images: Sequence[JointImage],
-        cache: Path | None,
+        sources: Sources,
         device: torch.device,
+        world: World | None = None,
     ) -> None:
         self.config, self.device, self.step = config, device, 0
-        self._pairs = _load_pairs(config, images, cache)
+        self.world = World() if world is None else world
+        self.phase: Callable[[str], contextlib.AbstractContextManager[Any]] = record_function
+        self._sources = sources
+        self.stages = stages_of(config, sources.epoch)
+        self.steps = self.stages[-1].last
         torch.manual_seed(config.seed)
         generator = build_generator(config.model.architecture, config.model.configuration)
-        self.generator = generator.to(device)
-        # Its stub knows no memory_format for modules.
-        self.generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        _check_sizes(generator, self.stages)
+        self.generator = _placed(generator, device)
         self.average = copy.deepcopy(self.generator)
         self.average.requires_grad_(False).eval()
         self._parameters: list[Tensor] = list(self.generator.parameters())
-        self._optimisers = Optimisers(self.generator, config.optimiser)
+        self.supervisor: Supervisor | None = None
+        if config.has_supervisor():
+            supervisor = Supervisor(generator.layers, config.supervisor.widths)
+            self.supervisor = _placed(supervisor, device)
         self._random = torch.Generator().manual_seed(config.seed + 1)
+        self._begin_stage()
+
+    @property
+    def stage(self) -> Stage:
+        """The stage of the next step, or the last one when there is none."""
+        return next((s for s in self.stages if self.step < s.last), self.stages[-1])
+
+    @property
+    def supervised(self) -> bool:
+        """Whether the supervisor takes part in the next step."""
+        return self.supervisor is not None and self.stage.loss.supervisor > 0
+
+    def move_to(self, step: int) -> None:
+        """Stands at a step as if all before it had been made, with the weights as they are."""
+        self.step = step
+        self._begin_stage()
+
+    def _begin_stage(self) -> None:
+        """Fresh optimisers, and the networks as this stage runs them."""
+        stage = self.stage
+        self._optimisers = Optimisers(self.generator, stage.optimiser)
+        # A free head does not need k for its layers; MONAI's networks have heads for other uses.
+        unused = self.generator.head == "free" or isinstance(self.generator, BackboneGenerator)
+        self._network = self._as_run(self.world.wrap(self.generator, unused=unused))
+        if self.supervisor is not None and self.supervised:
+            self._supervisor_optimiser = torch.optim.Adam(
+                self.supervisor.parameters(), lr=stage.optimiser.supervisor_learning_rate,
+                betas=stage.optimiser.betas,
+            )
+            self._verdict = self._as_run(self.supervisor)
+            self._pupil = self._as_run(self.world.wrap(self.supervisor, unused=False))
+
+    def _as_run(self, network: nn.Module) -> nn.Module:
+        return cast(nn.Module, torch.compile(network)) if self.config.compile else network
 
     def start_from(self, weights: Path) -> None:
         """Replaces the random first weights by those of a ``.safetensors`` file.
@@ -134,48 +198,105 @@ class Trainer:
                              f"({self.config.model.architecture}, "
                              f"{self.config.model.configuration})") from error
 
-    def train_step(self) -> Terms:
-        """One step; the terms stay on the device."""
-        config = self.config
-        batch = self._pairs.training.draw(
-            config.data.synthetic, self._random, size=config.data.crop,
-            protocol_share=config.data.protocol_share,
+    def draw(self) -> PairBatch:
+        """The next step's batch; random numbers move on, the step does not."""
+        return self._sources.draw(self.stage, self.step, self._random)
+
+    def train_step(self, batch: PairBatch | None = None) -> Terms:
+        """One step of both players; the terms stay on the device.
+
+        Args:
+            batch: what to learn from, synthetic pairs first; drawn by default.
+        """
+        stage = self.stage
+        if batch is None:
+            with self.phase("data"):
+                batch = self.draw()
+        with self.phase("generator"):
+            layers, soft_tissue = self._separate(batch)
+            verdict = self._judge(layers) if self.supervised else None
+            terms = objective(
+                layers, soft_tissue, batch, stage.loss, synthetic=stage.data.synthetic,
+                verdict=verdict,
+            )
+            self.generator.zero_grad()
+            terms.total.backward()
+        with self.phase("optimiser"):
+            if stage.optimiser.clip_norm is not None:
+                nn.utils.clip_grad_norm_(self._parameters, stage.optimiser.clip_norm)
+            self._optimisers.step(learning_rate_share(self.step - stage.first, stage))
+            self._follow(stage)
+        if self.supervised:
+            terms.parts["supervisor_own"] = self._teach(layers, batch, stage)
+        self.step += 1
+        if self.step == stage.last and self.step < self.steps:
+            self._begin_stage()
+        return terms
+
+    def _separate(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        """Layers and k of the whole batch, of which this process computes its rows."""
+        rows = self.world.rows
+        layers, soft_tissue = _separate(
+            self._network, self.generator.head, rows(batch.image), rows(batch.masks),
+            self.config.precision,
         )
-        if self._pairs.visits is not None:
-            real = self._pairs.visits.draw(config.data.visits, self._random, size=config.data.crop)
-            batch = PairBatch.join(batch, real)
-        batch = _to(batch, self.device)
-        layers, soft_tissue = _separate(self.generator, batch, config.precision)
-        terms = objective(layers, soft_tissue, batch, config.loss)
-        self.generator.zero_grad()
-        terms.total.backward()
-        nn.utils.clip_grad_norm_(self._parameters, config.optimiser.clip_norm)
-        self._optimisers.step(learning_rate_share(self.step, config))
+        count = len(batch.image)
+        return self.world.gather(layers, count), self.world.gather(soft_tissue, count)
+
+    def _judge(self, layers: Tensor) -> Tensor:
+        """The supervisor's logits for layers, through which gradients flow to the generator."""
+        assert self.supervisor is not None
+        self.supervisor.requires_grad_(False)
+        with self._autocast():
+            logits = self._verdict(self.world.rows(layers))
+        self.supervisor.requires_grad_(True)
+        return self.world.gather(logits.float(), len(layers), summed=False)
+
+    def _teach(self, layers: Tensor, batch: PairBatch, stage: Stage) -> Tensor:
+        """The supervisor's step on the layers that the generator has just been judged by."""
+        assert self.supervisor is not None
+        with self.phase("supervisor"):
+            given = lesson(layers, batch, stage.data.synthetic)
+            with self._autocast():
+                logits = self._pupil(self.world.rows(given.layers))
+            loss = supervisor_objective(
+                self.world.gather(logits.float(), len(given.layers)), given
+            )
+            self.supervisor.zero_grad()
+            loss.backward()
+        with self.phase("optimiser"):
+            if stage.optimiser.clip_norm is not None:
+                nn.utils.clip_grad_norm_(self.supervisor.parameters(), stage.optimiser.clip_norm)
+            self._supervisor_optimiser.step()
+        return loss
+
+    def _autocast(self) -> torch.autocast:
+        return _autocast(self.device, self.config.precision)
+
+    def _follow(self, stage: Stage) -> None:
         # The average follows quickly at first, so that early validations mean something.
-        decay = min(config.optimiser.ema_decay, (1 + self.step) / (10 + self.step))
+        decay = min(stage.optimiser.ema_decay, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), self._parameters, 1 - decay)
             for kept, current in zip(
                 self.average.buffers(), self.generator.buffers(), strict=True
             ):
                 kept.copy_(current)  # running statistics of normalised architectures
-        self.step += 1
-        return terms
 
     def validate(self) -> dict[str, float]:
-        """PSNR in dB of the averaged weights on crops of validation joints.
+        """PSNR in dB of the averaged weights on pairs of validation joints, in the overlap.
 
         ``synthetic_psnr_db`` on synthetic overlaps of the protocol's settings,
         ``upper_psnr_db`` and ``lower_psnr_db`` on real overlaps with another visit's truth. Quick
         stand-ins for ``blsgan evaluate``, which sees whole images through ``Separator``.
         """
         figures = {}
-        batch = self._pairs.validation
+        batch = self._sources.validation
         layers, soft_tissue = self._separate_all(batch)
         errors, usable = image_errors(layers, batch)
         figures["synthetic_psnr_db"] = _mean_psnr(errors[usable])
         figures["soft_tissue_error"] = float((soft_tissue - batch.soft_tissue).abs().mean())
-        batch_visits = self._pairs.validation_visits
+        batch_visits = self._sources.validation_visits
         if batch_visits is not None:
             layers, _ = self._separate_all(batch_visits)
             errors, usable = image_errors(layers, batch_visits)
@@ -184,21 +305,30 @@ class Trainer:
             figures["lower_psnr_db"] = _mean_psnr(errors[usable & ~upper])
         return figures
 
+    def examples(self, count: int = 4) -> tuple[PairBatch, Tensor]:
+        """The first validation pairs and the layers that the averaged weights make of them."""
+        first = PairBatch(*(value[:count] for value in vars(self._sources.validation).values()))
+        return first, self._separate_all(first)[0]
+
     def _separate_all(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         parts = []
         with torch.inference_mode():
             for start in range(0, len(batch.image), 32):
-                part = PairBatch(*(value[start : start + 32] for value in vars(batch).values()))
-                layers, soft_tissue = _separate(self.average, _to(part, self.device), "float32")
-                parts.append((layers.cpu(), soft_tissue.cpu()))
+                part = slice(start, start + 32)
+                image, masks = batch.image[part].to(self.device), batch.masks[part].to(self.device)
+                layers, k = _separate(self.average, self.average.head, image, masks, "float32")
+                parts.append((layers.cpu(), k.cpu()))
         return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
     def checkpoint(self) -> Checkpoint:
         """Everything needed to go on from here."""
         tensors = {"random": self._random.get_state()}
-        for prefix, module in (("generator", self.generator), ("average", self.average)):
+        for prefix, module in self._modules().items():
             tensors |= {f"{prefix}.{k}": v.cpu() for k, v in module.state_dict().items()}
         tensors |= {f"optimiser.{k}": v for k, v in self._optimisers.state().items()}
+        if self.supervised:
+            state = optimiser_state(self._supervisor_optimiser)
+            tensors |= {f"supervisor_optimiser.{k}": v for k, v in state.items()}
         return Checkpoint(self.step, tensors)
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -207,21 +337,28 @@ class Trainer:
         Raises:
             InputError: it belongs to another model.
         """
-        groups: dict[str, dict[str, Tensor]] = {"generator": {}, "average": {}, "optimiser": {}}
+        groups: dict[str, dict[str, Tensor]] = defaultdict(dict)
         for key, value in checkpoint.tensors.items():
             group, _, rest = key.partition(".")
-            if group in groups:
-                groups[group][rest] = value
+            groups[group][rest] = value
         try:
-            self.generator.load_state_dict(groups["generator"])
-            self.average.load_state_dict(groups["average"])
-        except RuntimeError as error:
+            for prefix, module in self._modules().items():
+                module.load_state_dict(groups[prefix])
+            self.move_to(checkpoint.step)
+            self._optimisers.restore(groups["optimiser"])
+            if self.supervised:
+                restore_optimiser(self._supervisor_optimiser, groups["supervisor_optimiser"])
+        except (RuntimeError, ValueError, IndexError) as error:
             raise InputError("the checkpoint is of another model than the run's configuration "
                              f"({self.config.model.architecture}); restore config.yaml or start "
                              "the run anew in another folder") from error
-        self._optimisers.restore(groups["optimiser"])
         self._random.set_state(checkpoint.tensors["random"])
-        self.step = checkpoint.step
+
+    def _modules(self) -> dict[str, nn.Module]:
+        modules: dict[str, nn.Module] = {"generator": self.generator, "average": self.average}
+        if self.supervisor is not None:
+            modules["supervisor"] = self.supervisor
+        return modules
 
 
 def train(
@@ -232,10 +369,13 @@ def train(
     resume: bool = False,
     init: str | Path | None = None,
     device: str = "cpu",
+    tensorboard: bool = False,
     report: Report | None = None,
     warn: Warn | None = None,
 ) -> Path:
     """Trains a generator and writes its weights.
+
+    Under torchrun each process calls this, and the first one alone writes, reports and warns.
 
     Args:
         root: the dataset's folder ``Data``.
@@ -244,6 +384,7 @@ def train(
         resume: go on from the newest whole checkpoint.
         init: weights to start from instead of random ones: a name, a file or a folder.
         device: a torch device (``cpu``, ``cuda``, ``cuda:1``).
+        tensorboard: write scalars and panels for TensorBoard into ``RUN/tensorboard``.
         report: called after every tenth step and every validation.
         warn: called with a sentence about anything a user should know.
 
@@ -259,49 +400,79 @@ def train(
         OutputError: the folder cannot be written.
     """
     run, report, warn = Path(run), report or (lambda progress: None), warn or (lambda text: None)
-    target = _device(device)
     check_exporter()
+    if tensorboard:
+        check_tensorboard()
     images = load_root(root)
-    check_writable_folder(run)
-    if not resume and (run / CONFIG_FILE).exists():
-        raise UsageError(f"{run}: holds a run already; add --resume to go on with it or choose "
-                         "another folder")
-    if resume and not (run / CONFIG_FILE).exists():
-        raise UsageError(f"{run}: holds no run to resume (no {CONFIG_FILE})")
-    first = _first_weights(init) if init is not None else None
-    run.mkdir(parents=True, exist_ok=True)
-    with _locked(run):
-        trainer = Trainer(config, images, run, target)
-        if resume:
-            trainer.restore(load_checkpoint(run / CHECKPOINTS, warn))
-        else:
-            if first is not None:
-                trainer.start_from(first.path)
-            save_checkpoint(run / CHECKPOINTS, trainer.checkpoint(), config.keep_checkpoints)
-            environment = _environment(root)
-            if first is not None:
-                environment["init"] = {"file": first.path.name, "sha256": first.sha256}
-            _write(run / ENVIRONMENT_FILE, json.dumps(environment, indent=2) + "\n")
-            _write(run / CONFIG_FILE, config.dump())
-        metrics = _metrics_until(run / METRICS_FILE, trainer.step)
-        _loop(trainer, run, metrics, report)
-        environment = json.loads((run / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
-        card = {
-            "trained": {
-                "config": config.model_dump(mode="json"),
-                "init": environment.get("init"),
-                "training_joints": len({i.joint for i in images if not is_validation(i.joint)}),
-                "validation_joints": len({i.joint for i in images if is_validation(i.joint)}),
-                "steps": trainer.step,
-                "validation": metrics[-1] if metrics else None,
-                "blsgan": __version__,
-                "torch": str(torch.__version__),
-            },
-            "licence": "Apache-2.0",
-            "intended_use": "research on hand radiographs; not a medical device",
-            "limits": "two bones; images like those of the training joints; masks taken as given",
-        }
-        return save_weights(trainer.average, run / WEIGHTS, config.name, card)
+    given = find_first_weights(init) if init is not None else None
+    with world_of(device_of(device)) as (world, target):
+        _settle(config, target)
+        with contextlib.ExitStack() as held:
+            if world.first:
+                held.enter_context(prepared(run, resume))
+                sources = load_sources(config, images, run, target)
+            world.wait()  # the first process registers the visits, the others read what it found
+            if not world.first:
+                sources = load_sources(config, images, run, target)
+            trainer = Trainer(config, sources, target, world)
+            if resume:
+                found = load_checkpoint(run / CHECKPOINTS, warn if world.first else _silent)
+                trainer.restore(found)
+            elif given is not None:
+                trainer.start_from(given.path)
+            world.wait()
+            board = None
+            if world.first:
+                if not resume:
+                    _begin_run(trainer, run, root, given)
+                if tensorboard:
+                    board = held.enter_context(Board(run / TENSORBOARD, trainer.step))
+            metrics = _loop(trainer, run, report if world.first else _silent, board)
+            card = run / WEIGHTS / f"{config.name}.json"
+            if world.first:
+                card = save_weights(
+                    trainer.average, run / WEIGHTS, config.name,
+                    _card(trainer, run, images, metrics),
+                )
+            world.wait()
+    return card
+
+
+def _silent(*ignored: Any) -> None:
+    """What processes other than the first one report and warn with."""
+
+
+def _begin_run(
+    trainer: Trainer, run: Path, root: str | Path, given: WeightsFile | None
+) -> None:
+    config = trainer.config
+    save_checkpoint(run / CHECKPOINTS, trainer.checkpoint(), config.keep_checkpoints)
+    described = environment(root, trainer.device, trainer.world.size)
+    if given is not None:
+        described["init"] = {"file": given.path.name, "sha256": given.sha256}
+    write_text(run / ENVIRONMENT_FILE, json.dumps(described, indent=2) + "\n")
+    write_text(run / CONFIG_FILE, config.dump())
+
+
+def _card(
+    trainer: Trainer, run: Path, images: Sequence[JointImage], metrics: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    described = json.loads((run / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
+    return {
+        "trained": {
+            "config": trainer.config.model_dump(mode="json"),
+            "init": described.get("init"),
+            "training_joints": len({i.joint for i in images if not is_validation(i.joint)}),
+            "validation_joints": len({i.joint for i in images if is_validation(i.joint)}),
+            "steps": trainer.step,
+            "validation": metrics[-1] if metrics else None,
+            "blsgan": __version__,
+            "torch": str(torch.__version__),
+        },
+        "licence": "Apache-2.0",
+        "intended_use": "research on hand radiographs; not a medical device",
+        "limits": "two bones; images like those of the training joints; masks taken as given",
+    }
 
 
 def run_config(run: str | Path) -> TrainingConfig:
@@ -316,139 +487,106 @@ def run_config(run: str | Path) -> TrainingConfig:
     return load_config(path)
 
 
-def _loop(trainer: Trainer, run: Path, metrics: list[dict[str, Any]], report: Report) -> None:
-    config = trainer.config
-    sums, count, started = torch.zeros(4, device=trainer.device), 0, time.monotonic()
-    shown: dict[str, float] = {}
-    while trainer.step < config.steps:
-        sums += trainer.train_step().detached()
+def _loop(
+    trainer: Trainer, run: Path, report: Report, board: Board | None
+) -> list[dict[str, Any]]:
+    """Trains to the end; returns the lines of the metrics' file."""
+    config, first = trainer.config, trainer.world.first
+    metrics = metrics_until(run / METRICS_FILE, trainer.step) if first else []
+    sums: Tensor | None = None
+    count, started = 0, time.monotonic()
+    while trainer.step < trainer.steps:
+        stage = trainer.stage
+        terms = trainer.train_step()
+        sums = terms.detached() if sums is None else sums + terms.detached()
         count += 1
-        last = trainer.step == config.steps
-        validate = last or trainer.step % config.validate_every == 0
-        save = last or trainer.step % config.checkpoint_every == 0
-        if trainer.step % _READ_EVERY == 0 or validate or save:
-            means = (sums / count).tolist()
-            shown = dict(zip(("loss", "synthetic_db", "visits_db", "soft_tissue"), means,
-                             strict=True))
-            if not all(math.isfinite(value) for value in means):
-                raise DivergedError(_diverged(trainer.step, shown, run))
-            report(Progress(trainer.step, config.steps, shown, None))
-        if validate:
+        ended = trainer.step == stage.last
+        validate = ended or trainer.step % config.validate_every == 0
+        save = ended or trainer.step % config.checkpoint_every == 0
+        if trainer.step % _READ_EVERY and not validate and not save:
+            continue
+        means = (sums / count).tolist()
+        shown = dict(zip(terms.names(), means, strict=True))
+        if not all(math.isfinite(value) for value in means):
+            raise DivergedError(_diverged(trainer.step, shown, run))
+        progress = Progress(trainer.step, trainer.steps, stage.name, shown, None)
+        report(progress)
+        if first and board is not None:
+            board.scalars(progress)
+        if validate and first:
             figures = trainer.validate()
             metrics.append({
-                "step": trainer.step, **shown, **figures,
+                "step": trainer.step, "stage": stage.name, **shown, **figures,
                 "seconds": round(time.monotonic() - started, 1),
             })
-            _write(run / METRICS_FILE, "".join(json.dumps(line) + "\n" for line in metrics))
-            report(Progress(trainer.step, config.steps, shown, figures))
-            sums, count = torch.zeros_like(sums), 0
-        if save:
+            write_text(run / METRICS_FILE, "".join(json.dumps(line) + "\n" for line in metrics))
+            progress = replace(progress, validation=figures)
+            report(progress)
+            if board is not None:
+                board.scalars(progress)
+                board.panel(trainer.step, *trainer.examples())
+        if validate:
+            sums, count = None, 0
+        if save and first:
             save_checkpoint(run / CHECKPOINTS, trainer.checkpoint(), config.keep_checkpoints)
+    return metrics
 
 
 def _diverged(step: int, terms: dict[str, float], run: Path) -> str:
     listed = ", ".join(f"{key} {value:g}" for key, value in terms.items())
+    folder = run / CHECKPOINTS
+    good = latest_step(folder)
     return (f"the loss is not finite at step {step} ({listed}); lower optimiser.learning_rate and "
-            f"start anew, or resume from the last checkpoint in {run / CHECKPOINTS}")
+            f"start anew, or resume from the last checkpoint, step {good} in {folder}")
 
 
 def _separate(
-    generator: nn.Module, batch: PairBatch, precision: str
+    network: nn.Module, head: str, image: Tensor, masks: Tensor, precision: str
 ) -> tuple[Tensor, Tensor]:
-    image = batch.image.contiguous(memory_format=torch.channels_last)
-    masks = batch.masks.contiguous(memory_format=torch.channels_last)
-    with torch.autocast(image.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        logits, soft_tissue = generator(image, masks)
-    layers = split_attenuation(logits.float(), batch.image, batch.masks, soft_tissue.float())
-    return layers, soft_tissue
+    with _autocast(image.device, precision):
+        logits, soft_tissue = network(
+            image.contiguous(memory_format=torch.channels_last),
+            masks.contiguous(memory_format=torch.channels_last),
+        )
+    return layers_from(head, logits, image, masks, soft_tissue), soft_tissue.float()
 
 
-def _load_pairs(
-    config: TrainingConfig, images: Sequence[JointImage], cache: Path | None
-) -> _Pairs:
-    training, validation = select(images, "train"), select(images, "val")
-    if not training or not validation:
-        raise InputError(f"the dataset's {len(images)} images leave {len(training)} for training "
-                         f"and {len(validation)} for validation; both must have some joints")
-    held_out = SyntheticPairs(validation).draw(
-        config.data.validation, torch.Generator().manual_seed(7), protocol=True,
-        size=_VALIDATION_CROP,
-    )
-    visits, held_out_visits = None, None
-    if config.data.visits:
-        visits = VisitPairs(cached_visit_truths(training, cache, TRAINING), training)
-        truths = cached_visit_truths(validation, cache, PROTOCOL)
-        if truths:
-            held_out_visits = VisitPairs(truths, validation).all(size=_VALIDATION_CROP)
-    return _Pairs(SyntheticPairs(training), visits, held_out, held_out_visits)
+def _autocast(device: torch.device, precision: str) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def _to(batch: PairBatch, device: torch.device) -> PairBatch:
-    return PairBatch(*(value.to(device, non_blocking=True) for value in vars(batch).values()))
+def _placed(network: _Network, device: torch.device) -> _Network:
+    network = network.to(device)
+    # Its stub knows no memory_format for modules.
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
+
+
+def _check_sizes(generator: Generator, stages: Sequence[Stage]) -> None:
+    for stage in stages:
+        size = (stage.data.size,) * 2 if stage.data.pairs == "images" else stage.data.crop
+        if any(side % generator.size_multiple for side in size):
+            key = "data.size" if stage.data.pairs == "images" else "data.crop"
+            raise UsageError(f"key '{key}' is {size[0]}x{size[1]} px; the architecture "
+                             f"'{generator.architecture}' needs multiples of "
+                             f"{generator.size_multiple}")
+
+
+def _settle(config: TrainingConfig, device: torch.device) -> None:
+    """Which kernels a run may use."""
+    torch.use_deterministic_algorithms(config.deterministic)
+    if device.type == "cuda":
+        if config.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = not config.deterministic
 
 
 def _mean_psnr(errors: Tensor) -> float:
     return float((-10 * torch.log10(errors.clamp(min=1e-10))).mean()) if len(errors) else math.nan
 
 
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"device '{name}' is not a torch device; use cpu, cuda or "
-                         "cuda:N") from error
-    if device.type == "cuda" and (
-        not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
-    ):
-        raise UsageError(f"device '{name}' is not there: torch {torch.__version__} sees "
-                         f"{torch.cuda.device_count()} CUDA devices; use --device cpu")
-    if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"device '{name}' is not supported; use cpu, cuda or cuda:N")
-    return device
-
-
-@contextlib.contextmanager
-def _locked(run: Path) -> Iterator[None]:
-    """Holds the run folder: two processes writing into one run would corrupt it."""
-    with (run / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(f"{run}: another process is training in this folder; wait for it or "
-                             "choose another folder") from error
-        yield
-
-
-def _metrics_until(path: Path, step: int) -> list[dict[str, Any]]:
-    """The lines already written, without those of steps that a resumed run repeats."""
-    if not path.exists():
-        return []
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if line["step"] <= step]
-
-
-def _first_weights(init: str | Path) -> WeightsFile:
+def find_first_weights(init: str | Path) -> WeightsFile:
     weights = find_weights(init)
     if weights.safetensors is None:
         raise WeightsError(f"weights '{weights.name}' have no .safetensors file to start from")
     return weights.load(weights.safetensors)
-
-
-def _environment(root: str | Path) -> dict[str, Any]:
-    commit = None
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, check=True,
-            capture_output=True, text=True,
-        ).stdout.strip()
-    return {
-        "blsgan": __version__, "git": commit, "torch": str(torch.__version__),
-        "python": platform.python_version(), "machine": platform.machine(),
-        "threads": torch.get_num_threads(), "cores": os.cpu_count(), "data": str(root),
-    }
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-

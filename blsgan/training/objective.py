@@ -1,8 +1,11 @@
-"""What the lite recipe minimises, and the same error as the figure that is reported.
+"""What is minimised: the generator's terms, the supervisor's own loss, and the reported error.
 
-Quality is reported as the mean over images of the PSNR in the overlap, so that is what is
-minimised: the logarithm of each image's mean squared error. An L1 or L2 mean over a batch would be
-ruled by its worst images. A floor keeps images that are already good from dominating.
+Two families of terms can be weighed against each other. The published ones are root mean square
+errors and the supervisor's verdict (Wang et al., BLS-GAN, AAAI 2025), through the fused ops. The
+lite recipe's are logarithms: quality is reported as the mean over images of the PSNR in the
+overlap, so that is what is minimised, the logarithm of each image's mean squared error. An L1 or
+L2 mean over a batch would be ruled by its worst images. A floor keeps images that are already good
+from dominating.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from blsgan.ops import layer_loss, reconstruction_loss, supervisor_loss
+from blsgan.ops.fused.supervisor_loss import TargetLayers
 from blsgan.training.config import LossConfig
 from blsgan.training.pairs import PairBatch
 
@@ -20,20 +25,24 @@ MIN_PX = 20  # an image with fewer pixels to compare says nothing
 
 @dataclass
 class Terms:
-    """The parts of the objective, scalars: ``total`` is minimised, the others are read.
+    """The objective, scalars: ``total`` is minimised, ``parts`` are read.
 
-    ``synthetic`` and ``visits`` are an image's mean squared error in dB (minus its PSNR), averaged
-    over images; ``soft_tissue`` is the mean absolute error of k on synthetic pairs.
+    ``synthetic_db`` and ``visits_db`` are an image's mean squared error in dB (minus its PSNR),
+    averaged over images; ``soft_tissue`` is the mean absolute error of k on synthetic pairs;
+    ``layer``, ``reconstruction`` and ``supervisor`` are the terms of those weights in the
+    configuration, there where the weight is not 0.
     """
 
     total: Tensor
-    synthetic: Tensor
-    visits: Tensor
-    soft_tissue: Tensor
+    parts: dict[str, Tensor]
+
+    def names(self) -> list[str]:
+        """What :meth:`detached` holds."""
+        return ["loss", *self.parts]
 
     def detached(self) -> Tensor:
-        """[4] in the order of the fields."""
-        return torch.stack([value.detach() for value in vars(self).values()])
+        """One number for each name."""
+        return torch.stack([value.detach() for value in (self.total, *self.parts.values())])
 
 
 def image_errors(layers: Tensor, batch: PairBatch) -> tuple[Tensor, Tensor]:
@@ -51,14 +60,24 @@ def image_errors(layers: Tensor, batch: PairBatch) -> tuple[Tensor, Tensor]:
     return squared / pixels.clamp(min=1), pixels >= MIN_PX
 
 
-def objective(layers: Tensor, soft_tissue: Tensor, batch: PairBatch, config: LossConfig) -> Terms:
-    """The training objective.
+def objective(
+    layers: Tensor,
+    soft_tissue: Tensor,
+    batch: PairBatch,
+    config: LossConfig,
+    *,
+    synthetic: int | None = None,
+    verdict: Tensor | None = None,
+) -> Terms:
+    """The generator's objective.
 
     Args:
-        layers: [B,2,H,W], predicted.
+        layers: [B,N,H,W], predicted.
         soft_tissue: [B], predicted k.
         batch: the truth; its synthetic pairs are those whose k is known.
         config: weights of the terms.
+        synthetic: the number of synthetic pairs, which come first; all by default.
+        verdict: the supervisor's logits [B,2N,H,W] for ``layers``, where it takes part.
     """
     errors, usable = image_errors(layers, batch)
     decibels = 10 * torch.log10(errors + config.mse_floor)
@@ -68,8 +87,77 @@ def objective(layers: Tensor, soft_tissue: Tensor, batch: PairBatch, config: Los
         kept = torch.where(where, values, torch.zeros_like(values))
         return kept.sum() / where.sum().clamp(min=1)
 
-    synthetic = mean(decibels, usable & known)
-    visits = mean(decibels, usable & ~known)
+    synthetic_db = mean(decibels, usable & known)
+    visits_db = mean(decibels, usable & ~known)
     tissue = mean((soft_tissue - torch.nan_to_num(batch.soft_tissue)).abs(), known)
-    total = 0.1 * (synthetic + config.visits * visits) + config.soft_tissue * tissue
-    return Terms(total, synthetic, visits, tissue)
+    parts = {"synthetic_db": synthetic_db, "visits_db": visits_db, "soft_tissue": tissue}
+    total = layers.new_zeros(())
+    if config.decibel or config.soft_tissue:
+        total = config.decibel * (synthetic_db + config.visits * visits_db)
+        total = total + config.soft_tissue * tissue
+    if config.layer:
+        first = slice(synthetic)
+        parts["layer"] = layer_loss(layers[first], batch.layers[first], batch.masks[first])
+        total = total + config.layer * parts["layer"]
+    if config.reconstruction:
+        parts["reconstruction"] = reconstruction_loss(
+            layers, batch.masks, soft_tissue, batch.image
+        )
+        total = total + config.reconstruction * parts["reconstruction"]
+    if verdict is not None:
+        parts["supervisor"] = supervisor_loss(verdict, batch.masks)
+        total = total + config.supervisor * parts["supervisor"]
+    return Terms(total, parts)
+
+
+@dataclass
+class Lesson:
+    """What the supervisor learns from in a step, in one batch of three kinds.
+
+    Attributes:
+        layers: [C+S+B,N,H,W]: C radiographs cut out by their masks, S true layers of synthetic
+            pairs, B generated layers.
+        masks: [C+S+B,N,H,W], theirs.
+        counts: (C, S, B).
+    """
+
+    layers: Tensor
+    masks: Tensor
+    counts: tuple[int, int, int]
+
+
+def lesson(layers: Tensor, batch: PairBatch, synthetic: int) -> Lesson:
+    """Makes the supervisor's batch.
+
+    Args:
+        layers: [B,N,H,W], generated; no gradient flows back to them.
+        batch: what they were generated from.
+        synthetic: the number of synthetic pairs, which come first. The radiographs cut out are the
+            other images, or the synthetic ones where there is no other.
+    """
+    cut = slice(synthetic if synthetic < len(layers) else 0, None)
+    first = slice(synthetic)
+    parts = (batch.image[cut] * batch.masks[cut], batch.layers[first], layers.detach())
+    masks = batch.masks
+    return Lesson(
+        torch.cat([part.to(layers.dtype) for part in parts]),
+        torch.cat((masks[cut], masks[first], masks)),
+        (len(parts[0]), len(parts[1]), len(parts[2])),
+    )
+
+
+def supervisor_objective(verdict: Tensor, given: Lesson) -> Tensor:
+    """The supervisor's own loss for its logits [C+S+B,2N,H,W] on a lesson: the mean of three BCEs.
+
+    In a radiograph cut out, no bone is there, nor separated, where another lies over it (target:
+    masks without the overlap, twice); true layers are there and real (M, M); generated ones are
+    there and not real (M, 0).
+    """
+    targets: tuple[TargetLayers, ...] = ("exclusive", "masks", "zeros")
+    losses = [
+        supervisor_loss(logits, masks, target, "bce")
+        for logits, masks, target in zip(
+            verdict.split(given.counts), given.masks.split(given.counts), targets, strict=True
+        )
+    ]
+    return torch.stack(losses).mean()

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from blsgan.training.config import OptimiserConfig
 
-_OUTER = ("stem.", "share_head.", "k_head.")
+_OUTER = ("stem.", "share_head.", "k_head.", "reconstructor.")
+_RECONSTRUCTOR = "reconstructor."
+_HIGHEST = "highest"  # key of a parameter group: its learning rate at a share of 1
 
 
 class Optimisers:
@@ -33,51 +35,72 @@ class Optimisers:
             if config.method == "muon" and parameter.ndim == 4 and not name.startswith(_OUTER)
         ]
         chosen = {id(parameter) for parameter in inner}
-        outer = [p for p in network.parameters() if id(p) not in chosen]
+        outer = [
+            (name, parameter) for name, parameter in network.named_parameters()
+            if id(parameter) not in chosen and parameter.requires_grad
+        ]
+        slow = config.reconstructor_learning_rate or config.learning_rate
+        parts = (
+            ([p for name, p in outer if not name.startswith(_RECONSTRUCTOR)], config.learning_rate),
+            ([p for name, p in outer if name.startswith(_RECONSTRUCTOR)], slow),
+        )
         self._inner = [(p, nn.Parameter(_matrix(p.detach()))) for p in inner]
-        self._all: list[tuple[torch.optim.Optimizer, float]] = [(
-            torch.optim.AdamW(
-                outer, lr=config.learning_rate, betas=config.betas,
-                weight_decay=config.weight_decay,
-            ),
-            config.learning_rate,
+        self._all: list[torch.optim.Optimizer] = [torch.optim.AdamW(
+            [{"params": part, "lr": rate, _HIGHEST: rate} for part, rate in parts if part],
+            betas=config.betas, weight_decay=config.weight_decay,
         )]
         if self._inner:
-            self._all.append((
-                torch.optim.Muon(
-                    [matrix for _, matrix in self._inner], lr=config.muon_learning_rate,
-                    weight_decay=config.weight_decay, momentum=0.95, nesterov=True,
-                    adjust_lr_fn="match_rms_adamw",
-                ),
-                config.muon_learning_rate,
+            matrices = [matrix for _, matrix in self._inner]
+            rate = config.muon_learning_rate
+            self._all.append(torch.optim.Muon(
+                [{"params": matrices, "lr": rate, _HIGHEST: rate}],
+                weight_decay=config.weight_decay, momentum=0.95, nesterov=True,
+                adjust_lr_fn="match_rms_adamw",
             ))
 
     def step(self, share: float) -> None:
         """Moves the weights by their gradients, at ``share`` of the highest learning rates."""
         for weight, matrix in self._inner:
             matrix.grad = None if weight.grad is None else _matrix(weight.grad)
-        for optimiser, highest in self._all:
+        for optimiser in self._all:
             for group in optimiser.param_groups:
-                group["lr"] = highest * share
+                group["lr"] = group[_HIGHEST] * share
             optimiser.step()
 
     def state(self) -> dict[str, Tensor]:
         """``METHOD.PARAMETER.NAME`` -> tensor, for a checkpoint."""
         return {
-            f"{number}.{index}.{key}": value.cpu()
-            for number, (optimiser, _) in enumerate(self._all)
-            for index, state in optimiser.state_dict()["state"].items()
-            for key, value in state.items()
+            f"{number}.{key}": value
+            for number, optimiser in enumerate(self._all)
+            for key, value in optimiser_state(optimiser).items()
         }
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Takes back what :meth:`state` gave."""
-        states: list[dict[int, dict[str, Any]]] = [{} for _ in self._all]
-        for name, value in tensors.items():
-            number, index, key = name.split(".", 2)
-            states[int(number)].setdefault(int(index), {})[key] = value
-        for (optimiser, _), state in zip(self._all, states, strict=True):
-            optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+        for number, optimiser in enumerate(self._all):
+            prefix = f"{number}."
+            restore_optimiser(optimiser, {
+                name.removeprefix(prefix): value for name, value in tensors.items()
+                if name.startswith(prefix)
+            })
+
+
+def optimiser_state(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """``PARAMETER.NAME`` -> tensor on the CPU, for a checkpoint."""
+    return {
+        f"{index}.{key}": value.cpu()
+        for index, state in optimiser.state_dict()["state"].items()
+        for key, value in state.items()
+    }
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Takes back what :func:`optimiser_state` gave."""
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in tensors.items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = value
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
 
 
 def _matrix(weight: Tensor) -> Tensor:

@@ -53,6 +53,10 @@ class PairBatch:
         return PairBatch(*(torch.cat(pair) for pair in zip(
             vars(first).values(), vars(second).values(), strict=True)))
 
+    def to(self, device: torch.device) -> PairBatch:
+        """The batch on a device."""
+        return PairBatch(*(value.to(device, non_blocking=True) for value in vars(self).values()))
+
 
 def _uniform(generator: torch.Generator, count: int, low: float, high: float) -> Tensor:
     return low + (high - low) * torch.rand(count, generator=generator)
@@ -250,6 +254,18 @@ class SyntheticPairs:
         return PairBatch(image, mask, layer, valid, k)
 
 
+def _variation(generator: torch.Generator, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """How crops of real overlaps are varied: shift [B,2], degrees [B], zoom [B], tone [B,1,1,1]."""
+    g, n = generator, count
+    still = _chance(g, n, 0.4)
+    turn = torch.where(still, torch.zeros(n), 4 * torch.randn(n, generator=g))
+    zoom = torch.where(still, torch.ones(n), _uniform(g, n, 0.92, 1.12))
+    shift = torch.stack((
+        torch.round(_uniform(g, n, -8, 8)), torch.round(_uniform(g, n, -20, 20))
+    ), dim=1)
+    return shift, turn, zoom, _tone(g, n, 0.5, 0.15)
+
+
 class VisitPairs:
     """Real overlaps with the truth of another visit.
 
@@ -285,15 +301,9 @@ class VisitPairs:
         self, count: int, generator: torch.Generator, *, size: tuple[int, int] = CROP
     ) -> PairBatch:
         """Draws ``count`` pairs, varied by shift, rotation, zoom, tone and flip."""
-        g, n = generator, count
-        record = torch.randint(len(self), (n,), generator=g)
-        still = _chance(g, n, 0.4)
-        turn = torch.where(still, torch.zeros(n), 4 * torch.randn(n, generator=g))
-        zoom = torch.where(still, torch.ones(n), _uniform(g, n, 0.92, 1.12))
-        shift = torch.stack((
-            torch.round(_uniform(g, n, -8, 8)), torch.round(_uniform(g, n, -20, 20))
-        ), dim=1)
-        batch = self._crops(record, size, shift, turn, zoom, _tone(g, n, 0.5, 0.15))
+        g = generator
+        record = torch.randint(len(self), (count,), generator=g)
+        batch = self._crops(record, size, *_variation(g, count))
         image, masks, layers, valid = _flip(
             g, batch.image, batch.masks, batch.layers, batch.valid
         )
@@ -328,4 +338,47 @@ class VisitPairs:
         return PairBatch(
             image, mask, truth.expand(-1, 2, -1, -1), valid & chosen & overlap,
             torch.full((len(record),), float("nan")),
+        )
+
+
+class RealOverlaps:
+    """Real overlaps whose truth nobody knows: what the supervisor sees beside separated layers.
+
+    Args:
+        images: the joints to draw from; those without an overlap (< 20 px) are left out.
+
+    Raises:
+        InputError: there is no overlap at all.
+    """
+
+    def __init__(self, images: Sequence[JointImage]) -> None:
+        arrays = [read_joint(joint) for joint in images]
+        arrays = [a for a in arrays if overlap_px(a.masks) >= MIN_OVERLAP_PX]
+        if not arrays:
+            raise InputError("the split has no joint with an overlap; set data.real=0")
+        self.pixels = torch.from_numpy(np.stack([a.image for a in arrays]))
+        self.masks = torch.from_numpy(np.stack([a.masks.astype(np.uint8) for a in arrays]))
+        self.centres = torch.tensor([
+            [np.round(np.mean(where)) for where in np.nonzero(a.masks.all(axis=0))] for a in arrays
+        ], dtype=torch.float32)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def draw(
+        self, count: int, generator: torch.Generator, *, size: tuple[int, int] = CROP
+    ) -> PairBatch:
+        """Draws ``count`` overlaps, varied as visit pairs are; no pixel is valid."""
+        record = torch.randint(len(self), (count,), generator=generator)
+        shift, turn, zoom, tone = _variation(generator, count)
+        grid = _grid(self.centres[record], size, shift, turn, zoom, self.pixels.shape[-1])
+        stack = torch.cat((
+            self.pixels[record].float()[:, None] / 255, self.masks[record].float()
+        ), dim=1)
+        out = _sample(stack, grid)
+        image, masks = out[:, :1].clamp(0, 1) ** tone, (out[:, 1:] > 0.5).float()
+        image, masks = _flip(generator, image * masks.amax(dim=1, keepdim=True), masks)
+        return PairBatch(
+            image, masks, torch.zeros_like(masks), torch.zeros_like(masks, dtype=torch.bool),
+            torch.full((count,), float("nan")),
         )

@@ -29,24 +29,23 @@ from blsgan.backends import SEGMENTATION, WeightsFile, find_weights
 from blsgan.data.layout import JointImage, load_root
 from blsgan.data.splits import is_validation, select
 from blsgan.errors import InputError, UsageError, WeightsError
-from blsgan.io.atomic import check_writable_folder
 from blsgan.models.segmenter import SegmenterNetwork
 from blsgan.models.segmenter_files import load_segmenter, save_segmenter
 from blsgan.models.weights import check_exporter
 from blsgan.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from blsgan.training.config import Positive, Share, Steps, _apply
-from blsgan.training.loop import (
+from blsgan.training.config import Positive, Share, Steps, apply_change
+from blsgan.training.loop import DivergedError
+from blsgan.training.run_folder import (
     CHECKPOINTS,
     CONFIG_FILE,
     ENVIRONMENT_FILE,
     METRICS_FILE,
     WEIGHTS,
-    DivergedError,
-    _device,
-    _environment,
-    _locked,
-    _metrics_until,
-    _write,
+    device_of,
+    environment,
+    metrics_until,
+    prepared,
+    write_text,
 )
 from blsgan.training.scenes import SceneBatch, Scenes
 
@@ -153,7 +152,7 @@ def segmentation_config(
         if not isinstance(fields, dict):
             raise UsageError(f"{path}: is not a configuration (keys and values)")
     for change in changes:
-        _apply(fields, change)
+        apply_change(fields, change)
     try:
         return SegmentationConfig.model_validate(fields)
     except ValidationError as error:
@@ -419,36 +418,29 @@ def train_segmenter(
         OutputError: the folder cannot be written.
     """
     run, report, warn = Path(run), report or (lambda progress: None), warn or (lambda text: None)
-    target = _device(device)
+    target = device_of(device)
     check_exporter()
     images = load_root(root)
-    check_writable_folder(run)
-    if not resume and (run / CONFIG_FILE).exists():
-        raise UsageError(f"{run}: holds a run already; add --resume to go on with it or choose "
-                         "another folder")
-    if resume and not (run / CONFIG_FILE).exists():
-        raise UsageError(f"{run}: holds no run to resume (no {CONFIG_FILE})")
     first = _first_weights(init) if init is not None else None
-    run.mkdir(parents=True, exist_ok=True)
-    with _locked(run):
+    with prepared(run, resume):
         trainer = SegmentationTrainer(config, images, target)
         if resume:
             trainer.restore(load_checkpoint(run / CHECKPOINTS, warn))
         else:
-            environment = _environment(root)
+            described = environment(root, target)
             if first is not None:
                 trainer.start_from(first.path)
-                environment["init"] = {"file": first.path.name, "sha256": first.sha256}
+                described["init"] = {"file": first.path.name, "sha256": first.sha256}
             save_checkpoint(run / CHECKPOINTS, trainer.checkpoint(), config.keep_checkpoints)
-            _write(run / ENVIRONMENT_FILE, json.dumps(environment, indent=2) + "\n")
-            _write(run / CONFIG_FILE, config.dump())
-        metrics = _metrics_until(run / METRICS_FILE, trainer.step)
+            write_text(run / ENVIRONMENT_FILE, json.dumps(described, indent=2) + "\n")
+            write_text(run / CONFIG_FILE, config.dump())
+        metrics = metrics_until(run / METRICS_FILE, trainer.step)
         _loop(trainer, run, metrics, report)
-        environment = json.loads((run / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
+        described = json.loads((run / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
         card = {
             "trained": {
                 "config": config.model_dump(mode="json"),
-                "init": environment.get("init"),
+                "init": described.get("init"),
                 "training_joints": len({i.joint for i in images if not is_validation(i.joint)}),
                 "validation_joints": len({i.joint for i in images if is_validation(i.joint)}),
                 "steps": trainer.step,
@@ -493,7 +485,7 @@ def _loop(
             figures = trainer.validate()
             metrics.append({"step": trainer.step, "loss": loss, **figures,
                             "seconds": round(time.monotonic() - started, 1)})
-            _write(run / METRICS_FILE, "".join(json.dumps(line) + "\n" for line in metrics))
+            write_text(run / METRICS_FILE, "".join(json.dumps(line) + "\n" for line in metrics))
             report(SegmentationProgress(trainer.step, config.steps, loss, figures))
             total, count = torch.zeros_like(total), 0
         if save:

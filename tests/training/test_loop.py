@@ -16,9 +16,10 @@ from blsgan.backends import create
 from blsgan.data.layout import load_root
 from blsgan.errors import InputError, UsageError, WeightsError
 from blsgan.models import load_generator
-from blsgan.training import loop
-from blsgan.training.config import load_config
+from blsgan.training import loop, run_folder
+from blsgan.training.config import load_config, stages_of
 from blsgan.training.loop import DivergedError, Trainer, learning_rate_share, run_config, train
+from blsgan.training.sources import load_sources
 
 
 def run_cli(*arguments):
@@ -67,7 +68,8 @@ def registered(finished):
 def test_training_lowers_its_objective(dataset, tiny, tmp_path, registered):
     config = tiny.model_copy(update={"steps": 40})
     cache = registered(tmp_path / "cache")
-    trainer = Trainer(config, load_root(dataset), cache, torch.device("cpu"))
+    sources = load_sources(config, load_root(dataset), cache, torch.device("cpu"))
+    trainer = Trainer(config, sources, torch.device("cpu"))
     totals = [float(trainer.train_step().total.detach()) for _ in range(40)]
     assert np.mean(totals[-10:]) < np.mean(totals[:10]) - 0.02
 
@@ -129,8 +131,8 @@ def test_nan_stops_the_run_with_the_step_and_the_terms(
 ):
     honest = loop.objective
 
-    def broken(layers, *rest):
-        terms = honest(layers, *rest)
+    def broken(layers, *rest, **options):
+        terms = honest(layers, *rest, **options)
         terms.total = terms.total * float("nan")
         return terms
 
@@ -166,13 +168,14 @@ def test_a_checkpoint_of_another_model_is_refused(dataset, tiny, tmp_path, finis
 
 def test_two_processes_cannot_train_in_one_folder(dataset, tiny, finished):
     run, _, _ = finished
-    with loop._locked(run), pytest.raises(UsageError, match="another process"):
+    with run_folder.locked(run), pytest.raises(UsageError, match="another process"):
         train(dataset, run, tiny, resume=True)
 
 
 def test_learning_rate_warms_up_and_decays(tiny):
     config = load_config("lite")
-    shares = [learning_rate_share(step, config) for step in range(config.steps)]
+    (stage,) = stages_of(config, lambda data: 0)
+    shares = [learning_rate_share(step, stage) for step in range(config.steps)]
     assert shares[0] == pytest.approx(1 / config.optimiser.warm_up_steps)
     peak = config.optimiser.warm_up_steps - 1
     decayed = 0.5 * (1 + np.cos(np.pi * peak / config.steps))
@@ -187,7 +190,8 @@ def test_dry_run_prints_the_configuration_and_touches_nothing(dataset, tmp_path)
     from blsgan.cli.train import command
 
     result = CliRunner().invoke(
-        command, ["--data", str(dataset), "-o", str(tmp_path / "run"), "--dry-run"]
+        command, ["--data", str(dataset), "-o", str(tmp_path / "run"), "--dry-run",
+                  "--set", "data.synthetic=1", "--set", "data.visits=1"]
     )
     assert result.exit_code == 0, result.output
     assert "learning_rate: 0.0015" in result.output

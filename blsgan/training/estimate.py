@@ -1,0 +1,187 @@
+"""What a run will cost: parameters, arithmetic and time of a step of each stage, on this device."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from blsgan.data.layout import MIN_OVERLAP_PX, JointImage, load_root, overlap_px, read_joint
+from blsgan.data.splits import select
+from blsgan.training.config import DataConfig, Stage, TrainingConfig
+from blsgan.training.loop import Trainer
+from blsgan.training.pairs import PairBatch
+from blsgan.training.run_folder import device_of
+from blsgan.training.sources import epoch_steps
+
+_TIMED_STEPS = 2  # after one that warms up
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """One stage: steps, floating-point operations and seconds of a step (a multiply-add is two)."""
+
+    stage: Stage
+    flop: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A whole run; ``parameters`` of each network by name, ``device`` that steps were timed on."""
+
+    parameters: dict[str, int]
+    stages: list[StageCost]
+    device: str
+
+    @property
+    def seconds(self) -> float:
+        """Of all steps; reading the data and validations come on top."""
+        return sum(cost.stage.steps * cost.seconds for cost in self.stages)
+
+    def lines(self) -> Iterator[str]:
+        """Sentences for a dry run."""
+        for name, count in self.parameters.items():
+            yield f"{name}: {count:,} parameters"
+        for cost in self.stages:
+            data = cost.stage.data
+            batch = f"{data.synthetic} synthetic"
+            batch += f", {data.visits} visit" if data.visits else ""
+            batch += f", {data.real} real" if data.real else ""
+            size = (data.size, data.size) if data.pairs == "images" else data.crop
+            yield (f"{cost.stage.name}: {cost.stage.steps} steps of {batch} {data.pairs} of "
+                   f"{size[0]}x{size[1]} px; {cost.flop / 1e9:,.0f} GFLOP and "
+                   f"{cost.seconds:.2f} s a step on {self.device}")
+        yield f"estimated time: {_hours(self.seconds)}, without reading the data and validations"
+
+
+def estimate(config: TrainingConfig, root: str | Path, device: str = "cpu") -> Estimate:
+    """Builds the networks and times steps of each stage on made-up pictures.
+
+    Args:
+        config: the run.
+        root: the dataset, read where a stage is given in epochs: its images are counted.
+        device: where steps are timed.
+
+    Raises:
+        InputError: the dataset is needed and is not one.
+        UsageError: the device is not there, or a size does not fit the network.
+    """
+    target = device_of(device)
+    counted: dict[str, int] = {}
+
+    def epoch(data: DataConfig) -> int:
+        if not counted:
+            counted.update(count_images(select(load_root(root), "train")))
+        return epoch_steps([
+            (counted["synthetic"], data.synthetic), (counted["real"], data.real)
+        ])
+
+    trainer = Trainer(config, MadeUp(epoch, target), target)
+    costs = []
+    for stage in trainer.stages:
+        trainer.move_to(stage.first)
+        with FlopCounterMode(display=False) as counter:
+            trainer.train_step()
+        trainer.move_to(stage.first)
+        started = time.perf_counter()
+        for _ in range(_TIMED_STEPS):
+            trainer.train_step()
+            trainer.step = stage.first  # a stage of a single step shall not end
+        if target.type == "cuda":
+            torch.cuda.synchronize(target)
+        seconds = (time.perf_counter() - started) / _TIMED_STEPS
+        costs.append(StageCost(stage, counter.get_total_flops(), seconds))
+    return Estimate(_parameters(trainer), costs, str(target))
+
+
+class MadeUp:
+    """Sources that need no dataset: one batch for each stage, in the shape of the real one.
+
+    Args:
+        epoch: steps of an epoch.
+        device: where batches lie.
+        layers: N, the number of bones.
+    """
+
+    def __init__(
+        self, epoch: Callable[[DataConfig], int], device: torch.device, layers: int = 2
+    ) -> None:
+        self.epoch = epoch
+        self._device, self._layers = device, layers
+        self._made: dict[int, PairBatch] = {}
+
+    @property
+    def validation(self) -> PairBatch:
+        """The batch that was drawn last."""
+        return list(self._made.values())[-1]
+
+    @property
+    def validation_visits(self) -> PairBatch | None:
+        """None."""
+        return None
+
+    def draw(self, stage: Stage, step: int, random: torch.Generator) -> PairBatch:
+        """The same batch in every step of a stage."""
+        if stage.first not in self._made:
+            self._made[stage.first] = made_up(stage, self._device, self._layers)
+        return self._made[stage.first]
+
+
+def count_images(images: Sequence[JointImage]) -> dict[str, int]:
+    """Images that synthetic pairs are made of, and real overlaps.
+
+    Raises:
+        InputError: a listed file is missing or damaged.
+    """
+    counts = {"synthetic": 0, "real": 0}
+    for joint in images:
+        arrays = read_joint(joint)
+        if overlap_px(arrays.masks) >= MIN_OVERLAP_PX:
+            counts["real"] += 1
+        elif arrays.background is not None:
+            counts["synthetic"] += 1
+    return counts
+
+
+def made_up(stage: Stage, device: torch.device, layers: int = 2) -> PairBatch:
+    """A batch of a stage's shape with two overlapping rectangles and noise in every image."""
+    data = stage.data
+    count = data.synthetic + data.visits + data.real
+    height, width = (data.size, data.size) if data.pairs == "images" else data.crop
+    random = torch.Generator().manual_seed(0)
+    masks = torch.zeros(count, layers, height, width)
+    for bone in range(layers):
+        top = bone * height // (2 * layers)
+        masks[:, bone, top : top + height * 2 // 3, width // 8 : width * 7 // 8] = 1
+    truth = 0.5 * torch.rand(masks.shape, generator=random) * masks
+    image = 1 - (1 - truth).prod(dim=1, keepdim=True)
+    valid = (masks.sum(dim=1, keepdim=True) > 1) & (masks > 0)
+    known = torch.arange(count) < data.synthetic
+    k = torch.where(known, 0.1, torch.nan)
+    return PairBatch(image, masks, truth, valid, k).to(device)
+
+
+def _parameters(trainer: Trainer) -> dict[str, int]:
+    generator = trainer.generator
+    counts = {generator.architecture: _count(generator)}
+    if generator.soft_tissue == "reconstructor":
+        counts["reconstructor"] = _count(generator.reconstructor)
+        counts[generator.architecture] -= counts["reconstructor"]
+    if trainer.supervisor is not None:
+        counts["supervisor"] = _count(trainer.supervisor)
+    return counts
+
+
+def _count(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _hours(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes else f"{seconds:.0f} s"

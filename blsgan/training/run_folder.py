@@ -1,0 +1,119 @@
+"""A run's folder and machine: what every kind of training writes, holds and asks for."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from blsgan import __version__
+from blsgan.errors import UsageError
+from blsgan.io.atomic import atomic_path, check_writable_folder
+
+CONFIG_FILE = "config.yaml"
+ENVIRONMENT_FILE = "environment.json"
+METRICS_FILE = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+WEIGHTS = "weights"
+
+
+def device_of(name: str) -> torch.device:
+    """The torch device of that name.
+
+    Raises:
+        UsageError: there is none, or it is neither the CPU nor a CUDA device.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"device '{name}' is not a torch device; use cpu, cuda or "
+                         "cuda:N") from error
+    if device.type == "cuda" and (
+        not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
+    ):
+        raise UsageError(f"device '{name}' is not there: torch {torch.__version__} sees "
+                         f"{torch.cuda.device_count()} CUDA devices; use --device cpu")
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device '{name}' is not supported; use cpu, cuda or cuda:N")
+    return device
+
+
+@contextlib.contextmanager
+def prepared(run: Path, resume: bool) -> Iterator[None]:
+    """The run's folder, checked, made and held."""
+    check_writable_folder(run)
+    if not resume and (run / CONFIG_FILE).exists():
+        raise UsageError(f"{run}: holds a run already; add --resume to go on with it or choose "
+                         "another folder")
+    if resume and not (run / CONFIG_FILE).exists():
+        raise UsageError(f"{run}: holds no run to resume (no {CONFIG_FILE})")
+    run.mkdir(parents=True, exist_ok=True)
+    with locked(run):
+        yield
+
+
+@contextlib.contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Holds the run folder: two processes writing into one run would corrupt it."""
+    with (run / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(f"{run}: another process is training in this folder; wait for it or "
+                             "choose another folder") from error
+        yield
+
+
+def metrics_until(path: Path, step: int) -> list[dict[str, Any]]:
+    """The lines already written, without those of steps that a resumed run repeats."""
+    if not path.exists():
+        return []
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if line["step"] <= step]
+
+
+def environment(
+    root: str | Path, device: torch.device, processes: int = 1
+) -> dict[str, Any]:
+    """Versions, commit and machine of a run on the data ``root``, for ``environment.json``."""
+    commit = None
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, check=True,
+            capture_output=True, text=True,
+        ).stdout.strip()
+    return {
+        "blsgan": __version__, "git": commit, "torch": str(torch.__version__),
+        "python": platform.python_version(), "machine": platform.machine(),
+        "threads": torch.get_num_threads(), "cores": os.cpu_count(), "data": str(root),
+        "processes": processes, "device": _device_name(device),
+        "packages": _versions("numpy", "opencv-python-headless", "monai"),
+    }
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    """Of those that are installed."""
+    found = {}
+    for package in packages:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,180 @@
+"""Where a step's batch comes from: crops of overlaps, or whole images as published."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from blsgan.data.layout import JointImage
+from blsgan.data.splits import select
+from blsgan.data.truths import cached_visit_truths
+from blsgan.data.visits import PROTOCOL, TRAINING
+from blsgan.errors import InputError, UsageError
+from blsgan.training.config import DataConfig, Stage, TrainingConfig
+from blsgan.training.images import Deck, WholeImages, protocol_shifts
+from blsgan.training.pairs import PairBatch, RealOverlaps, SyntheticPairs, VisitPairs
+
+_VALIDATION_CROP = (96, 160)
+_VALIDATION_SEED = 7
+
+
+class Sources(Protocol):
+    """The training images of a run and its fixed validation pairs.
+
+    Attributes:
+        validation: synthetic pairs of validation joints with the protocol's settings, on the CPU.
+        validation_visits: real overlaps of validation joints with another visit's truth, if any.
+    """
+
+    @property
+    def validation(self) -> PairBatch: ...
+
+    @property
+    def validation_visits(self) -> PairBatch | None: ...
+
+    def epoch(self, data: DataConfig) -> int:
+        """Steps in which every image is drawn once by each of its sources."""
+        ...
+
+    def draw(self, stage: Stage, step: int, random: torch.Generator) -> PairBatch:
+        """A step's batch on the training device: synthetic pairs first, then real overlaps."""
+        ...
+
+
+def load_sources(
+    config: TrainingConfig, images: Sequence[JointImage], cache: Path | None, device: torch.device
+) -> Sources:
+    """Reads what a run's stages need; the split by joint is made here.
+
+    Args:
+        config: the run's configuration.
+        images: every image of the dataset.
+        cache: folder for the registered visits, or None to find them anew.
+        device: the training device.
+
+    Raises:
+        InputError: the dataset lacks what the configuration asks for.
+        UsageError: the network is of another number of bones than the dataset's joints have.
+    """
+    layers = config.model.configuration.get("layers", 2)
+    if layers != 2:
+        raise UsageError(f"key 'model.configuration.layers' is {layers}; the dataset's joints have "
+                         "2 bones")
+    training, validation = select(images, "train"), select(images, "val")
+    if not training or not validation:
+        raise InputError(f"the dataset's {len(images)} images leave {len(training)} for training "
+                         f"and {len(validation)} for validation; both must have some joints")
+    parts = [stage.data for stage in config.stages] or [config.data]
+    if parts[0].pairs == "images":
+        return _Images(parts, training, validation, config.seed, device)
+    return _Crops(parts, training, validation, cache, device)
+
+
+class _Crops:
+    """Crops around overlaps, see ``pairs.py``."""
+
+    def __init__(
+        self,
+        parts: Sequence[DataConfig],
+        training: Sequence[JointImage],
+        validation: Sequence[JointImage],
+        cache: Path | None,
+        device: torch.device,
+    ) -> None:
+        self._device = device
+        self.validation = SyntheticPairs(validation).draw(
+            parts[0].validation, torch.Generator().manual_seed(_VALIDATION_SEED), protocol=True,
+            size=_VALIDATION_CROP,
+        )
+        self.validation_visits: PairBatch | None = None
+        self._visits: VisitPairs | None = None
+        self._real: RealOverlaps | None = None
+        if any(part.visits for part in parts):
+            self._visits = VisitPairs(cached_visit_truths(training, cache, TRAINING), training)
+            truths = cached_visit_truths(validation, cache, PROTOCOL)
+            if truths:
+                self.validation_visits = VisitPairs(truths, validation).all(size=_VALIDATION_CROP)
+        if any(part.real for part in parts):
+            self._real = RealOverlaps(training)
+        self._synthetic = SyntheticPairs(training)
+
+    def epoch(self, data: DataConfig) -> int:
+        counts = [(len(self._synthetic), data.synthetic)]
+        counts += [(len(self._visits), data.visits)] if self._visits else []
+        counts += [(len(self._real), data.real)] if self._real else []
+        return epoch_steps(counts)
+
+    def draw(self, stage: Stage, step: int, random: torch.Generator) -> PairBatch:
+        data = stage.data
+        batch = self._synthetic.draw(
+            data.synthetic, random, size=data.crop, protocol_share=data.protocol_share
+        )
+        if data.visits and self._visits is not None:
+            visits = self._visits.draw(data.visits, random, size=data.crop)
+            batch = PairBatch.join(batch, visits)
+        if data.real and self._real is not None:
+            batch = PairBatch.join(batch, self._real.draw(data.real, random, size=data.crop))
+        return batch.to(self._device)
+
+
+class _Images:
+    """Whole images, see ``images.py``; each is drawn once before any is drawn again."""
+
+    validation_visits: PairBatch | None = None
+
+    def __init__(
+        self,
+        parts: Sequence[DataConfig],
+        training: Sequence[JointImage],
+        validation: Sequence[JointImage],
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self._device, self._seed = device, seed
+        size = parts[0].size
+        self._images = WholeImages(training, size, device)
+        if any(part.real for part in parts) and not self._images.real_count:
+            raise InputError("the split has no joint with an overlap; set data.real=0")
+        held_out = WholeImages(validation, size, torch.device("cpu"))
+        count = parts[0].validation
+        random = torch.Generator().manual_seed(_VALIDATION_SEED)
+        self.validation = held_out.synthetic(
+            torch.arange(count) % held_out.synthetic_count, protocol_shifts(count, random)
+        )
+        self._decks: dict[tuple[int, str], Deck] = {}
+
+    def epoch(self, data: DataConfig) -> int:
+        return epoch_steps([
+            (self._images.synthetic_count, data.synthetic), (self._images.real_count, data.real)
+        ])
+
+    def draw(self, stage: Stage, step: int, random: torch.Generator) -> PairBatch:
+        data, turn = stage.data, step - stage.first
+        index = self._deck(stage, "synthetic").draw(turn * data.synthetic, data.synthetic)
+        shifts = protocol_shifts(data.synthetic, random)
+        batch = self._images.synthetic(self._send(index), self._send(shifts))
+        if data.real:
+            index = self._deck(stage, "real").draw(turn * data.real, data.real)
+            batch = PairBatch.join(batch, self._images.real(self._send(index)))
+        return batch
+
+    def _send(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self._device.type == "cuda":  # from pinned memory no copy makes the host wait
+            return tensor.pin_memory().to(self._device, non_blocking=True)
+        return tensor
+
+    def _deck(self, stage: Stage, kind: str) -> Deck:
+        key = stage.first, kind
+        if key not in self._decks:
+            count = self._images.real_count if kind == "real" else self._images.synthetic_count
+            self._decks[key] = Deck(count, 2 * (self._seed + stage.first) + (kind == "real"))
+        return self._decks[key]
+
+
+def epoch_steps(counts: Sequence[tuple[int, int]]) -> int:
+    """Steps of an epoch from the (images, drawn in a step) of each source."""
+    return max(math.ceil(count / drawn) for count, drawn in counts if drawn)
