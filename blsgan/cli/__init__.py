@@ -26,6 +26,7 @@ COMMANDS = {
     "demo": ("blsgan.cli.demo", "Separate a joint phantom and show how well it went."),
     "evaluate": ("blsgan.cli.evaluate", "Measure quality on the public dataset."),
     "jsn": ("blsgan.cli.jsn", "Measure joint space narrowing between two visits."),
+    "data": ("blsgan.cli.data", "Verify a dataset, or pack it into one file."),
     "train": ("blsgan.cli.train", "Train a generator on the public dataset."),
     "doctor": ("blsgan.cli.doctor", "Check what can run here, and say why something cannot."),
     "info": ("blsgan.cli.info", "Show versions, compiled kernels, backends and weights."),

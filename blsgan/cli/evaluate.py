@@ -32,7 +32,7 @@ def _parse_parts(context: click.Context, parameter: click.Parameter, value: str)
 
 @click.command("evaluate")
 @click.option("--data", "root", required=True, type=click.Path(path_type=Path),
-              help="The dataset's folder Data, with its list files (LS_K1_all_train, ...).")
+              help="The dataset's folder Data (with LS_K1_all_train, ...), or its packed file.")
 @click.option("--split", type=click.Choice(("train", "val", "all")), default="val",
               show_default=True, help="Joints to judge; nobody trained on those of val.")
 @click.option("--weights", help="Name or file of the weights; the shipped ones by default.")
@@ -129,8 +129,9 @@ def command(
 
 def _check_complete(root: Path, images: Sequence[JointImage]) -> None:
     """Asks for every listed file before minutes of work, not in the middle of them."""
-    missing = [path for image in images for path in (image.image, image.upper, image.lower)
-               if not path.is_file()]
+    from blsgan.data.layout import missing_files
+
+    missing = missing_files(images)
     if missing:
         raise InputError(f"{root}: {len(missing)} of {3 * len(images)} files that its lists name "
                          f"are missing, the first is {missing[0]}; complete the dataset")
