@@ -25,6 +25,7 @@ COMMANDS = {
     "separate": ("blsgan.cli.separate", "Take the overlapping bones of radiographs apart."),
     "demo": ("blsgan.cli.demo", "Separate a joint phantom and show how well it went."),
     "evaluate": ("blsgan.cli.evaluate", "Measure quality on the public dataset."),
+    "compare": ("blsgan.cli.compare", "Set runs, weights and evaluations side by side."),
     "jsn": ("blsgan.cli.jsn", "Measure joint space narrowing between two visits."),
     "data": ("blsgan.cli.data", "Verify a dataset, or pack it into one file."),
     "train": ("blsgan.cli.train", "Train a generator on the public dataset."),
