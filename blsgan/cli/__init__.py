@@ -27,6 +27,7 @@ COMMANDS = {
     "evaluate": ("blsgan.cli.evaluate", "Measure quality on the public dataset."),
     "compare": ("blsgan.cli.compare", "Set runs, weights and evaluations side by side."),
     "jsn": ("blsgan.cli.jsn", "Measure joint space narrowing between two visits."),
+    "ablate": ("blsgan.cli.ablate", "Train the method without each of its parts, and compare."),
     "data": ("blsgan.cli.data", "Verify a dataset, or pack it into one file."),
     "train": ("blsgan.cli.train", "Train a generator on the public dataset."),
     "doctor": ("blsgan.cli.doctor", "Check what can run here, and say why something cannot."),

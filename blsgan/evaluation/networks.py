@@ -125,12 +125,12 @@ def from_generator(
             layer[window] = np.where(overlap[window], found, layer[window])
         return Answer(layers, float(soft_tissue[0]))
 
+    seen = "whole images" if crop is None else f"crops of {crop[0]}x{crop[1]}"
     return Method(f"blsgan {weights.name}", run, {
         "weights": weights.name,
         "weights_file": weights.safetensors.name if weights.safetensors else "",
         "sha256": sha256, "architecture": weights.architecture or "unknown",
-        "backend": "torch, whole images" if crop is None else f"torch, crops of {crop[0]}x{crop[1]}",
-        "backend_version": str(torch.__version__),
+        "backend": f"torch, {seen}", "backend_version": str(torch.__version__),
     })
 
 
