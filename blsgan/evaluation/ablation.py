@@ -84,10 +84,10 @@ def rows(steps: int = DEFAULT_STEPS) -> list[Row]:
             ("data.protocol_share=1", "stages.1.data.protocol_share=1")),
         Row("published-pairs-alone", "both: published pairs and no other visit's truth",
             ("data.protocol_share=1", "stages.1.data.protocol_share=1", "data.visits=0")),
-        Row("unet", "U-Net instead of lite",
-            ("model.architecture=unet", "model.configuration={}")),
-        Row("transunet", "TransUNet instead of lite",
-            ("model.architecture=transunet", "model.configuration={}")),
+        Row("unet", "U-Net instead of lite, k from VGG-11",
+            ("model.architecture=unet", "model.configuration={soft_tissue: reconstructor}")),
+        Row("transunet", "TransUNet instead of lite, k from VGG-11",
+            ("model.architecture=transunet", "model.configuration={soft_tissue: reconstructor}")),
     ]
 
 
@@ -227,16 +227,17 @@ def _train(
     config = load_config(PRESET, changes)
     resume = (folder / CONFIG_FILE).is_file()
     if resume:
-        differing = differences(config.model_dump(mode="json"),
-                                run_config(folder).model_dump(mode="json"))
+        wanted, found = (c.model_dump(mode="json") for c in (config, run_config(folder)))
+        # Either way round: a configuration of a model lists only what differs from its defaults.
+        differing = sorted({*differences(wanted, found), *differences(found, wanted)})
         if differing:
             raise UsageError(f"{folder}: holds this row with other settings "
                              f"({', '.join(differing)}); choose another folder or remove it")
     card = folder / WEIGHTS / f"{row.name}.json"
     if not card.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        for found in output.glob("registration-*.npz"):
-            _lend(found, folder / found.name)
+        for visits in output.glob("registration-*.npz"):
+            _lend(visits, folder / visits.name)
 
         def show(progress: TrainingProgress) -> None:
             report(row, progress.step)

@@ -12,13 +12,14 @@ from blsgan.backends import Weights, find_weights
 from blsgan.errors import BackendError, UsageError
 from blsgan.evaluation.methods import Answer, Method, Sample, from_separator
 from blsgan.geometry import bounding_box
-from blsgan.separation import CONTEXT_PX, Separator
+from blsgan.separation import CONTEXT_PX, CROP_MULTIPLE, Separator
 
 if TYPE_CHECKING:
     from blsgan.evaluation.protocol import Supervise
     from blsgan.models.generator import Generator
 
 CONFIG_FILE, WEIGHTS_FOLDER = "config.yaml", "weights"
+DEFAULT_ARCHITECTURE = "lite"
 
 
 def run_of(path_or_name: str | Path | None) -> Path | None:
@@ -30,8 +31,9 @@ def run_of(path_or_name: str | Path | None) -> Path | None:
 def from_weights(path_or_name: str | Path | None = None, backend: str = "auto") -> Method:
     """The separator of a set of weights, by name, file, folder, or the run that trained them.
 
-    Weights that ``Separator`` does not run (a free head, a network of one size) are run in PyTorch
-    on what they were trained on: a window around the overlap, or the whole image.
+    Weights that ``Separator`` does not run (a free head, a network whose sides must be multiples of
+    more than 8) are run in PyTorch on what they were trained on: a window around the overlap, or
+    the whole image.
 
     Raises:
         WeightsError: there are none, or they are damaged.
@@ -45,9 +47,11 @@ def from_weights(path_or_name: str | Path | None = None, backend: str = "auto") 
         if not path_or_name.is_dir():
             raise UsageError(f"{run}: has no weights yet; finish it with `blsgan train --resume`")
     weights = find_weights(path_or_name)
-    if weights.onnx is None and weights.safetensors is not None:
+    # The default architecture with a graph is Separator's, and no torch is imported to see that.
+    plain = weights.onnx is not None and weights.architecture in (None, DEFAULT_ARCHITECTURE)
+    if not plain and weights.safetensors is not None:
         generator, sha256 = _generator(weights)
-        if not generator.exports:
+        if not generator.exports or CROP_MULTIPLE % generator.size_multiple:
             if backend not in ("auto", "torch"):
                 raise UsageError(f"{weights.safetensors}: runs in PyTorch alone; leave out "
                                  f"--backend {backend}")

@@ -157,3 +157,25 @@ def test_a_runs_supervisor_judges_what_it_was_trained_on(dataset, phantom, tmp_p
     images = [image for image in load_root(dataset) if image.image.stem == "a"]
     part = evaluate_real(images, [], from_weights(run), supervise=supervise)
     assert 0 <= part.summary["methods"]["blsgan lite-gan"]["supervisor_dice"]["mean"] <= 1
+
+
+def test_networks_of_another_grid_do_not_go_through_the_separator(tmp_path, sample):
+    """A backbone wants multiples of 32; the separator's crops are multiples of 8."""
+    from blsgan.models import build_generator
+    from blsgan.models.weights import safetensors_bytes
+
+    options = {"head": "exact", "soft_tissue": "zero", "widths": [4, 8]}
+    generator = build_generator("unet", options).eval()
+    (tmp_path / "mine.safetensors").write_bytes(safetensors_bytes(generator))
+    (tmp_path / "mine.json").write_text(json.dumps({
+        "name": "mine", "architecture": "unet",
+        "trained": {"config": {"data": {"crop": [64, 128]}}},
+    }))
+    method = from_weights(tmp_path / "mine.json")
+    assert method.description["backend"] == "torch, crops of 64x128"
+    answer = method(sample)
+    outside = ~sample.masks.all(axis=0)
+    np.testing.assert_array_equal(answer.layers[:, outside],
+                                  (sample.image * sample.masks)[:, outside])
+    with pytest.raises(UsageError, match="runs in PyTorch alone"):
+        from_weights(tmp_path / "mine.json", "onnx")
