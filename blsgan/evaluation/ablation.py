@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blsgan.data.layout import content_digest, load_root
+from blsgan.data.layout import JointImage, content_digest, load_root
 from blsgan.data.splits import select
 from blsgan.data.truths import cached_visit_truths
 from blsgan.data.visits import PROTOCOL, TRAINING
@@ -257,7 +257,7 @@ def _lend(source: Path, target: Path) -> None:
 
 
 def _evaluate(
-    folder: Path, row: Row, images: Sequence[Any], digest: str, seed: int, output: Path,
+    folder: Path, row: Row, images: Sequence[JointImage], digest: str, seed: int, output: Path,
     progress: Progress,
 ) -> Recorded:
     """The row's evaluation, made now or found: of the same weights and images."""
