@@ -59,7 +59,7 @@ def common_changes(steps: int) -> tuple[str, ...]:
         f"stages.0.steps={first}", f"stages.1.steps={steps - first}",
         "data.synthetic=4", "data.visits=2", "stages.1.data.real=2", "data.validation=32",
         f"optimiser.warm_up_steps={max(1, steps // 12)}",
-        f"validate_every={steps}", f"checkpoint_every={max(1, steps // 4)}", "keep_checkpoints=1",
+        f"validate_every={steps}", f"checkpoint_every={max(1, steps // 2)}", "keep_checkpoints=1",
     )
 
 
