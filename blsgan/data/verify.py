@@ -107,7 +107,7 @@ def verify(root: str | Path, *, progress: Progress = _silent) -> Report:
     images = _read_lists(root, lists, report)
     pixels: dict[bytes, list[_Image]] = defaultdict(list)
     for image in progress(list(images.values()), "reading every image"):
-        digest = _check_files(root, image, report)
+        digest = _check_files(image, report)
         if digest is not None:
             pixels[digest].append(image)
     _check_sizes(images.values(), report)
@@ -198,7 +198,7 @@ def _values(image: _Image, key: str, report: Report) -> np.ndarray | None:
     return raster.values
 
 
-def _check_files(root: Path, image: _Image, report: Report) -> bytes | None:
+def _check_files(image: _Image, report: Report) -> bytes | None:
     """Checks one image and its masks; returns a digest of its pixels where it can be read."""
     values = _values(image, "image", report)
     masks = [_check_mask(image, bone, values, report) for bone in BONES]
