@@ -55,9 +55,9 @@ def region_mse(predicted: np.ndarray, truth: np.ndarray, region: np.ndarray) -> 
     return float(np.mean(difference**2))
 
 
-# Spatial frequency in cycles per pixel: edges of the bands of an error spectrum. The corners of the
-# frequency plane, beyond the pixel grid's own limit of 0.5, belong to the last band.
-SPECTRUM_EDGES = np.linspace(0.0, 0.5, 17)
+# Spatial frequency in cycles per pixel: edges of the bands of an error spectrum, up to the corners of
+# the frequency plane (0.5 along both axes).
+SPECTRUM_EDGES = np.linspace(0.0, np.sqrt(0.5), 24)
 _SPECTRUM_LEAST_PX = 64  # smaller regions are padded to this: no band is without frequencies
 
 
@@ -75,7 +75,7 @@ def error_spectrum(
         region: bool [H,W], at least one pixel.
 
     Returns:
-        float64 [16], one value for each band of ``SPECTRUM_EDGES``.
+        float64 [23], one value for each band of ``SPECTRUM_EDGES``.
     """
     total = region_mse(predicted, truth, region)  # for its checks, and to scale by
     rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
