@@ -55,8 +55,8 @@ def region_mse(predicted: np.ndarray, truth: np.ndarray, region: np.ndarray) -> 
     return float(np.mean(difference**2))
 
 
-# Spatial frequency in cycles per pixel: edges of the bands of an error spectrum, up to the corners of
-# the frequency plane (0.5 along both axes).
+# Spatial frequency in cycles per pixel: edges of the bands of an error spectrum, up to the corners
+# of the frequency plane (0.5 along both axes).
 SPECTRUM_EDGES = np.linspace(0.0, np.sqrt(0.5), 24)
 _SPECTRUM_LEAST_PX = 64  # smaller regions are padded to this: no band is without frequencies
 
