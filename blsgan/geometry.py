@@ -12,11 +12,24 @@ Bool = NDArray[np.bool_]
 GRID_PX = 256
 """Side of the public dataset's pictures, and of the grid that the mask segmenter works on."""
 
+_SAME_BONE_SHARE = 0.6  # of the smaller mask; a real overlap is a rim
+
 
 def bounding_box(mask: Bool) -> tuple[int, int, int, int]:
     """Top, left, bottom, right (past the end) of the True pixels of mask [H,W], which has some."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
+
+
+def doubtful_masks(masks: Bool) -> str | None:
+    """What looks wrong with masks [2,H,W] that can be used: the public dataset has some of both."""
+    smaller = min(np.count_nonzero(mask) for mask in masks)
+    if np.count_nonzero(masks[0] & masks[1]) > _SAME_BONE_SHARE * smaller:
+        return "the masks cover mostly the same pixels: do both show one bone?"
+    upper, lower = (np.flatnonzero(mask.any(axis=1)).mean() for mask in masks)
+    if upper > lower:
+        return "the upper mask lies below the lower one: are the two masks swapped?"
+    return None
 
 
 def joint_axis(masks: Bool) -> NDArray[np.float64]:

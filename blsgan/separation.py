@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from blsgan import backends
 from blsgan.errors import BlsganError, InputError, WeightsError
-from blsgan.geometry import bone_width_px, bounding_box
+from blsgan.geometry import bone_width_px, bounding_box, doubtful_masks
 
 Float32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
@@ -46,8 +46,6 @@ CROP_MULTIPLE = 8
 
 MAX_CROP_AREA_PX = 512 * 512
 """Crops are kept below this by a smaller working scale, so memory is bounded whatever the masks."""
-
-_SAME_BONE_SHARE = 0.6  # of the smaller mask; a real overlap is a rim
 
 _BATCH_AREA_PX = 2 * MAX_CROP_AREA_PX  # pixels that go through the network at once
 
@@ -304,7 +302,8 @@ class _Joint:
             )
         overlap = masks[0] & masks[1]
         crop = _plan(masks, overlap)
-        return cls(image, masks, overlap, crop, (*notes, *_mask_notes(masks, overlap)))
+        doubt = doubtful_masks(masks)
+        return cls(image, masks, overlap, crop, (*notes, doubt) if doubt else notes)
 
     def without_overlap(self) -> Separation:
         """The separation of bones that do not overlap: each layer is the image inside its mask."""
@@ -420,17 +419,6 @@ def as_unit_interval(image: NDArray[Any]) -> tuple[Float32, tuple[str, ...]]:
             f"image has values from {low:g} to {high:g}, outside [0,1]; scale it first."
         )
     return image, ()
-
-
-def _mask_notes(masks: Bool, overlap: Bool) -> tuple[str, ...]:
-    """What looks wrong with masks that can be used: the public dataset has some of both."""
-    smaller = min(np.count_nonzero(mask) for mask in masks)
-    if np.count_nonzero(overlap) > _SAME_BONE_SHARE * smaller:
-        return ("the masks cover mostly the same pixels: do both show one bone?",)
-    upper, lower = (np.flatnonzero(mask.any(axis=1)).mean() for mask in masks)
-    if upper > lower:
-        return ("the upper mask lies below the lower one: are the two masks swapped?",)
-    return ()
 
 
 def working_scale(masks: Bool) -> float:

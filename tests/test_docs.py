@@ -17,7 +17,7 @@ def test_every_option_of_every_command_is_in_the_reference(name):
     text = (ROOT / "docs/reference/cli.md").read_text(encoding="utf-8")
     assert f"`blsgan {name}" in text
     sections = re.split(r"^## ", text, flags=re.MULTILINE)
-    section = next(part for part in sections if part.startswith(f"`blsgan {name}"))
+    section = next(part for part in sections if re.match(rf"`blsgan {name}[` ]", part))
     command = import_module(COMMANDS[name][0]).command
     commands = [command, *getattr(command, "commands", {}).values()]
     for parameter in (parameter for each in commands for parameter in each.params):

@@ -26,10 +26,13 @@ COMMANDS = {
     "segment": ("blsgan.cli.segment", "Predict the masks of both bones."),
     "demo": ("blsgan.cli.demo", "Separate a joint phantom and show how well it went."),
     "evaluate": ("blsgan.cli.evaluate", "Measure quality on the public dataset."),
+    "compare": ("blsgan.cli.compare", "Set runs, weights and evaluations side by side."),
     "jsn": ("blsgan.cli.jsn", "Measure joint space narrowing between two visits."),
     "report": ("blsgan.cli.report", "Write what a run found as a page to read."),
     "reader-study": ("blsgan.cli.reader_study", "Let readers tell separated bones from real ones."),
     "export-dicom": ("blsgan.cli.export_dicom", "Write results as DICOM objects."),
+    "ablate": ("blsgan.cli.ablate", "Train the method without each of its parts, and compare."),
+    "data": ("blsgan.cli.data", "Verify a dataset, or pack it into one file."),
     "train": ("blsgan.cli.train", "Train a generator on the public dataset."),
     "train-segmenter": (
         "blsgan.cli.train_segmenter", "Train the mask segmenter on the public dataset."

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from blsgan import backends
+from blsgan.cli.tables import print_tables
 from blsgan.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from blsgan.data.layout import JointImage
     from blsgan.evaluation.methods import Method
-    from blsgan.evaluation.results import Evaluation, Table
+    from blsgan.evaluation.results import Evaluation
 
 _PARTS = ("synthetic", "real")
 
@@ -32,10 +33,11 @@ def _parse_parts(context: click.Context, parameter: click.Parameter, value: str)
 
 @click.command("evaluate")
 @click.option("--data", "root", required=True, type=click.Path(path_type=Path),
-              help="The dataset's folder Data, with its list files (LS_K1_all_train, ...).")
+              help="The dataset's folder Data (with LS_K1_all_train, ...), or its packed file.")
 @click.option("--split", type=click.Choice(("train", "val", "all")), default="val",
               show_default=True, help="Joints to judge; nobody trained on those of val.")
-@click.option("--weights", help="Name or file of the weights; the shipped ones by default.")
+@click.option("--weights", help="Name, file or training run of the weights; the shipped ones by "
+              "default.")
 @click.option("--backend", type=click.Choice(backends.NAMES), default="auto", show_default=True,
               help="What runs the network.")
 @click.option("--no-model", is_flag=True, help="Closed forms alone; needs no weights.")
@@ -43,6 +45,10 @@ def _parse_parts(context: click.Context, parameter: click.Parameter, value: str)
               callback=_parse_parts, help="What to measure, separated by commas.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
               help="Of the synthetic shifts and of the bootstrap.")
+@click.option("--inception", type=click.Path(path_type=Path),
+              help="The FID's Inception network (TorchScript or ONNX): adds the FID.")
+@click.option("--extractor", type=click.Path(path_type=Path),
+              help="Another feature network (TorchScript or ONNX) for a Fréchet distance.")
 @click.option("-o", "--output", type=click.Path(path_type=Path),
               help="Folder for JSON, markdown, CSV, figures and registered visits "
                    "(a rerun replaces the results and reuses the registration).")
@@ -50,7 +56,8 @@ def _parse_parts(context: click.Context, parameter: click.Parameter, value: str)
               help="Draw figures into the output folder; by default where matplotlib is installed.")
 def command(
     root: Path, split: str, weights: str | None, backend: str, no_model: bool,
-    parts: tuple[str, ...], seed: int, output: Path | None, figures: bool | None,
+    parts: tuple[str, ...], seed: int, inception: Path | None, extractor: Path | None,
+    output: Path | None, figures: bool | None,
 ) -> None:
     """Measure how well bones are separated, with the closed forms beside the model.
 
@@ -67,17 +74,10 @@ def command(
 
     from blsgan.data.layout import load_root
     from blsgan.data.splits import select
-    from blsgan.data.truths import cached_visit_truths
-    from blsgan.evaluation.methods import from_separator
-    from blsgan.evaluation.protocol import (
-        NothingToMeasureError,
-        describe_images,
-        evaluate_real,
-        evaluate_synthetic,
-    )
-    from blsgan.evaluation.results import Evaluation
+    from blsgan.evaluation.frechet import load_extractor, patch_extractor
+    from blsgan.evaluation.networks import from_weights, load_supervisor, run_of
+    from blsgan.evaluation.run import run_evaluation
     from blsgan.io.atomic import check_writable_folder
-    from blsgan.separation import Separator
 
     if output is not None:
         check_writable_folder(output)
@@ -86,9 +86,12 @@ def command(
         raise InputError(f"{root}: no joint of its lists belongs to the split {split}; "
                          "use --split all")
     _check_complete(root, images)
-    model: Method | None = None
-    if not no_model:
-        model = from_separator(Separator.from_pretrained(weights, backend=backend))
+    extractors = [patch_extractor()]
+    extractors += [load_extractor(inception, inception=True)] if inception is not None else []
+    extractors += [load_extractor(extractor)] if extractor is not None else []
+    model: Method | None = None if no_model else from_weights(weights, backend)
+    run = None if no_model else run_of(weights)
+    supervise = load_supervisor(run) if run is not None else None
 
     status = Console(stderr=True)
 
@@ -97,68 +100,27 @@ def command(
 
         return track(items, label, total, console=status, disable=not status.is_terminal)
 
-    evaluation = Evaluation(
-        split, seed, describe_images(images), model.description if model else {}
+    evaluation = run_evaluation(
+        images, model, split=split, parts=parts, seed=seed, cache=output, extractors=extractors,
+        supervise=supervise, progress=progress, busy=status.status,
+        left_out=lambda reason: click.echo(f"left out: {reason}", err=True),
     )
-    # A split may lack what one part measures; the other part is worth having all the same.
-    empty: list[NothingToMeasureError] = []
-    if "synthetic" in parts:
-        try:
-            evaluation.synthetic = evaluate_synthetic(images, model, seed=seed, progress=progress)
-        except NothingToMeasureError as error:
-            empty.append(error)
-    if "real" in parts:
-        with status.status("registering the visits of each joint (minutes at the first run)"):
-            truths = cached_visit_truths(images, output)
-        try:
-            evaluation.real = evaluate_real(images, truths, model, seed=seed, progress=progress)
-        except NothingToMeasureError as error:
-            empty.append(error)
-    if len(empty) == len(parts):
-        raise empty[0]
-    for reason in empty:
-        click.echo(f"left out: {reason}", err=True)
-
     # Files first: a reader of standard output that goes away (head, less) must not lose them.
     if output is not None:
         written = evaluation.write(output)
         written += _draw(evaluation, images, model, output, figures, status)
         click.echo("wrote " + ", ".join(str(path) for path in written), err=True)
-    _print(evaluation, Console())
+    print_tables(evaluation.heading(), evaluation.tables(), Console())
 
 
 def _check_complete(root: Path, images: Sequence[JointImage]) -> None:
     """Asks for every listed file before minutes of work, not in the middle of them."""
-    missing = [path for image in images for path in (image.image, image.upper, image.lower)
-               if not path.is_file()]
+    from blsgan.data.layout import missing_files
+
+    missing = missing_files(images)
     if missing:
         raise InputError(f"{root}: {len(missing)} of {3 * len(images)} files that its lists name "
                          f"are missing, the first is {missing[0]}; complete the dataset")
-
-
-def _print(evaluation: Evaluation, console: Console) -> None:
-    console.print(evaluation.heading(), highlight=False, soft_wrap=True)
-    for table in evaluation.tables():
-        if console.is_terminal:
-            console.print()
-            console.print(_rich_table(table))
-            for note in table.notes:
-                console.print(note, style="dim", highlight=False)
-        else:  # into a file or another program: nothing wrapped, nothing drawn
-            click.echo()
-            click.echo(table.markdown(), nl=False)
-
-
-def _rich_table(table: Table) -> Any:
-    from rich.markup import escape
-    from rich.table import Table as RichTable
-
-    drawn = RichTable(title=escape(table.title), title_justify="left")
-    for index, name in enumerate(table.header):
-        drawn.add_column(escape(name), justify="left" if index == 0 else "right")
-    for row in table.rows:
-        drawn.add_row(*map(escape, row))
-    return drawn
 
 
 def _draw(
@@ -167,21 +129,12 @@ def _draw(
 ) -> list[Path]:
     from importlib.util import find_spec
 
-    part = evaluation.synthetic
-    if wanted is False or part is None:
+    if wanted is False:
         return []
     if wanted is None and find_spec("matplotlib") is None:
         status.print("no figures: matplotlib is not installed; pip install 'blsgan[figures]'",
                      highlight=False)
         return []
-    from blsgan.evaluation.figures import draw_by_size, draw_error_panel, typical_images
-    from blsgan.evaluation.results import BY_SIZE_NAME, PANEL_NAME
+    from blsgan.evaluation.figures import draw_all
 
-    by_size = output / BY_SIZE_NAME
-    draw_by_size(part, by_size)
-    if model is None:
-        return [by_size]
-    panel = output / PANEL_NAME
-    draw_error_panel(images, typical_images(part, model.name), model, panel,
-                     seed=evaluation.seed)
-    return [by_size, panel]
+    return draw_all(evaluation, images, model, output)

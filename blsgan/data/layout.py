@@ -9,11 +9,13 @@ and ``Dataset_cases_anonymization/JOINT/HASH.jpg`` with ``HASH_mask_upper.bmp``,
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,20 +24,28 @@ from blsgan.io.files import read_file
 from blsgan.io.masks import threshold
 from blsgan.io.raster import decode_raster
 
+if TYPE_CHECKING:
+    from blsgan.data.packed import PackedDataset
+
 LIST_FILES = ("LS_K1_all_train", "LS_K1_overlap_train", "LS_K1_nonoverlap_train")
+IMAGE_FOLDER = "Dataset_cases_anonymization"
 # An image counts as overlapped from this many pixels of mask intersection on (the paper's lists).
 MIN_OVERLAP_PX = 20
 
 
 @dataclass(frozen=True)
 class JointImage:
-    """One radiograph of one joint: where its four files lie."""
+    """One radiograph of one joint: where its four files lie.
+
+    Of a packed dataset (``packed``) the paths only say what each part is called: FILE/JOINT/HASH.
+    """
 
     joint: str
     image: Path
     upper: Path
     lower: Path
     background: Path | None
+    packed: PackedDataset | None = field(default=None, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -85,21 +95,44 @@ def load_list(path: str | Path) -> list[JointImage]:
     return images
 
 
-def load_root(root: str | Path) -> list[JointImage]:
-    """Every image that the list files under ``root`` name, once, sorted by name.
+def list_files(root: Path) -> list[Path]:
+    """The lists of single images (``LS_*``) in the folder ``root``, sorted by name.
 
     Raises:
         InputError: ``root`` is no folder, or holds none of the dataset's list files.
     """
-    root = Path(root)
     if not root.is_dir():
         raise InputError(f"{root}: is not a folder; give the dataset's folder Data")
     lists = [path for path in sorted(root.glob("LS_*")) if path.is_file()]
     if not lists:
         raise InputError(f"{root}: holds none of the dataset's list files ({', '.join(LIST_FILES)})"
                          "; give the folder that contains them")
+    return lists
+
+
+def load_root(root: str | Path) -> list[JointImage]:
+    """Every image of a dataset, once, sorted by name.
+
+    Args:
+        root: the folder that holds the list files, or a file that ``blsgan data pack`` wrote of it.
+
+    Raises:
+        InputError: ``root`` is neither, or a list cannot be read.
+    """
+    root = Path(root)
+    if root.is_file():
+        from blsgan.data.packed import PackedDataset
+
+        return PackedDataset(root).images()
+    lists = list_files(root)
     found = {image.name: image for path in lists for image in load_list(path)}
     return [found[name] for name in sorted(found)]
+
+
+def listed_pair_path(root: Path, name: str) -> Path:
+    """Where a file of a list of follow-up pairs lies: below ``root``, or below its image folder."""
+    here, below = root / name, root / IMAGE_FOLDER / name
+    return below if not here.exists() and below.exists() else here
 
 
 def by_joint(images: Iterable[JointImage]) -> dict[str, list[JointImage]]:
@@ -121,12 +154,49 @@ def _grey(path: Path, what: str) -> np.ndarray:
     return raster.values
 
 
+def missing_files(images: Iterable[JointImage]) -> list[Path]:
+    """The images' and masks' files that are listed and not there; a packed dataset is whole."""
+    return [path for joint in images if joint.packed is None
+            for path in (joint.image, joint.upper, joint.lower) if not path.is_file()]
+
+
+def content_hashes(joint: JointImage) -> tuple[str, str, str, str]:
+    """SHA-256 of the files of image, upper mask, lower mask and background ("" where none is).
+
+    A packed dataset knows those of the files that were packed.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    if joint.packed is not None:
+        return joint.packed.content_hashes(joint)
+    image, upper, lower = (
+        read_file(path).sha256 for path in (joint.image, joint.upper, joint.lower)
+    )
+    background = ""
+    if joint.background is not None and joint.background.exists():
+        background = read_file(joint.background).sha256
+    return image, upper, lower, background
+
+
+def content_digest(images: Iterable[JointImage]) -> str:
+    """One SHA-256 for the names and the bytes of these images, in any order, packed or not.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    lines = sorted(" ".join((image.name, *content_hashes(image))) for image in images)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
 def read_joint(joint: JointImage) -> JointArrays:
     """Reads image, masks and background of one entry.
 
     Raises:
         InputError: a file is missing, damaged or not 8 bit, sizes differ, or a mask is not one.
     """
+    if joint.packed is not None:
+        return joint.packed.read(joint)
     image = _grey(joint.image, "image")
     masks = []
     for path in (joint.upper, joint.lower):

@@ -13,10 +13,9 @@ import cv2
 import numpy as np
 
 from blsgan.data import visits
-from blsgan.data.layout import JointImage
+from blsgan.data.layout import JointImage, content_hashes
 from blsgan.data.visits import PROTOCOL, Thresholds, VisitTruth, visit_truths
 from blsgan.io.atomic import atomic_path
-from blsgan.io.files import read_file
 
 _FORMAT = 2
 _MARGIN_PX = 3
@@ -32,8 +31,8 @@ def registration_key(images: Sequence[JointImage], thresholds: Thresholds = PROT
     digest.update(inspect.getsource(visits).encode())
     for image in images:
         digest.update(image.name.encode())
-        for path in (image.image, image.upper, image.lower):
-            digest.update(read_file(path).sha256.encode())
+        for sha256 in content_hashes(image)[:3]:
+            digest.update(sha256.encode())
     return digest.hexdigest()
 
 

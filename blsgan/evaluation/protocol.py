@@ -15,9 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from blsgan.data.layout import MIN_OVERLAP_PX, JointImage, joints_of, overlap_px, read_joint
+from blsgan.data.layout import (
+    MIN_OVERLAP_PX,
+    JointArrays,
+    JointImage,
+    joints_of,
+    overlap_px,
+    read_joint,
+)
 from blsgan.data.visits import VisitTruth
 from blsgan.errors import InputError
+from blsgan.evaluation import frechet
+from blsgan.evaluation.frechet import Extractor
 from blsgan.evaluation.methods import (
     Method,
     Sample,
@@ -27,20 +36,33 @@ from blsgan.evaluation.methods import (
 )
 from blsgan.evaluation.metrics import (
     BUCKETS,
+    SPECTRUM_EDGES,
+    bootstrap_balanced_mean,
     bootstrap_mean,
     bucket_name,
     bucket_of,
+    error_spectrum,
     psnr_db,
     region_mse,
     score_regions,
 )
-from blsgan.synthesis.overlap import as_unit, compose_image, protocol_overlap
+from blsgan.synthesis.overlap import (
+    PROTOCOL_SHIFT_PX,
+    as_unit,
+    compose_image,
+    image_rng,
+    protocol_overlap,
+)
 
 BONES = ("upper", "lower")
 Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
+# Layers and masks [2,H,W] -> a supervisor's probabilities [4,h,w] (upper and lower bone here, upper
+# and lower one real) and the masks [2,h,w] of what it saw (blsgan.evaluation.networks).
+Supervise = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-def _silent(items: Iterable[Any], label: str, total: int) -> Iterable[Any]:
+def silent(items: Iterable[Any], label: str, total: int) -> Iterable[Any]:
+    """A progress that shows nothing."""
     return items
 
 
@@ -76,12 +98,54 @@ def _count(records: Sequence[dict[str, Any]]) -> dict[str, int]:
             "joints": len({r["joint"] for r in records})}
 
 
+class _Features:
+    """The features of all methods' bones, and of those they are compared with, by extractor."""
+
+    def __init__(self, extractors: Sequence[Extractor]) -> None:
+        self._samples = [(extractor, defaultdict[str, frechet.Sample](frechet.Sample))
+                         for extractor in extractors]
+
+    def add(
+        self, method: str, joint: str, layers: np.ndarray, masks: np.ndarray, overlap: np.ndarray
+    ) -> None:
+        for extractor, samples in self._samples:
+            samples[method].add(extractor(layers, masks, np.stack([overlap] * len(masks))), joint)
+
+    def add_free_bones(
+        self, method: str, joint: JointImage, arrays: JointArrays, seed: int
+    ) -> None:
+        """The bones of an image without overlap, cut out where an overlap would lie."""
+        image = as_unit(arrays.image)
+        low, high = PROTOCOL_SHIFT_PX
+        shift = int(image_rng(joint.name, seed).integers(2 * low, 2 * high + 1))
+        hidden = frechet.pushed_together(arrays.masks, shift)
+        if hidden.sum(axis=(1, 2)).min() < MIN_OVERLAP_PX:
+            return
+        for extractor, samples in self._samples:
+            found = extractor(image * arrays.masks, arrays.masks, hidden)
+            samples[method].add(found, joint.joint)
+
+    def compare(
+        self, reference: str, how: Callable[..., dict[str, Any] | None]
+    ) -> list[dict[str, Any]]:
+        """``how`` of every extractor, without those that found too few bones."""
+        found = []
+        for extractor, samples in self._samples:
+            methods = {name: sample for name, sample in samples.items() if name != reference}
+            result = how(extractor, methods, samples[reference]) if methods else None
+            if result is not None:
+                found.append(result)
+        return found
+
+
 def evaluate_synthetic(
     images: Sequence[JointImage],
     model: Method | None,
     *,
     seed: int = 0,
-    progress: Progress = _silent,
+    progress: Progress = silent,
+    extractors: Sequence[Extractor] = (),
+    baselines: bool = True,
 ) -> Part:
     """Scores the protocol's synthetic overlaps of the joints without overlap among ``images``.
 
@@ -91,12 +155,18 @@ def evaluate_synthetic(
         model: the separator, or None for the closed forms alone.
         seed: of the shifts and of the bootstrap.
         progress: wraps the loop over the images.
+        extractors: features whose Fréchet distance is checked against the truth.
+        baselines: also measure the closed forms and the limit.
 
     Raises:
         InputError: a listed file is missing or damaged.
         NothingToMeasureError: no image gives a composite.
     """
-    methods = [*synthetic_baselines(), *([model] if model else []), synthetic_limit()]
+    methods = [model] if model else []
+    if baselines:
+        methods = [*synthetic_baselines(), *methods, synthetic_limit()]
+    spectra: dict[str, list[np.ndarray]] = defaultdict(list)
+    features = _Features(extractors)
     part = Part(left_out={"real overlap": 0, "no background": 0, "bones do not meet": 0})
     for joint in progress(images, "synthetic overlaps", len(images)):
         arrays = read_joint(joint)
@@ -115,6 +185,7 @@ def evaluate_synthetic(
         sample = Sample(pair.image, pair.masks, pair.layers, pair.soft_tissue)
         regions = {"overlap": pair.overlap, "union": pair.union}
         size = int(pair.overlap.sum())
+        features.add("truth", joint.joint, pair.layers, pair.masks, pair.overlap)
         for method in methods:
             started = time.perf_counter()
             answer = method(sample)
@@ -126,6 +197,8 @@ def evaluate_synthetic(
             for region, score in score_regions(answer.layers, pair.layers, regions).items():
                 record |= {f"{region}_mse": score.mse, f"{region}_psnr_db": score.psnr_db,
                            f"{region}_ssim": score.ssim}
+            spectra[method.name].append(error_spectrum(answer.layers, pair.layers, pair.overlap))
+            features.add(method.name, joint.joint, answer.layers, pair.masks, pair.overlap)
             if answer.soft_tissue is not None:
                 composed = compose_image(answer.layers, sample.masks, answer.soft_tissue)
                 record["reconstruction_mse"] = region_mse(composed, sample.image, regions["union"])
@@ -137,7 +210,13 @@ def evaluate_synthetic(
                                     f"({_reasons(part.left_out)}); give a split with joints "
                                     "without overlap")
     part.summary = {**_count(part.records), "left_out": part.left_out,
-                    "methods": _by_method(part.records, methods, seed, _summarise_synthetic)}
+                    "methods": _by_method(part.records, methods, seed, _summarise_synthetic),
+                    "spectrum": {
+                        "cycles_per_px": SPECTRUM_EDGES.tolist(),
+                        "mse": {name: np.mean(bands, axis=0).tolist()
+                                for name, bands in spectra.items()},
+                    }}
+    part.summary["frechet"] = features.compare("truth", frechet.compare_with_truth)
     return part
 
 
@@ -168,8 +247,7 @@ def _summarise_synthetic(records: Sequence[dict[str, Any]], seed: int) -> dict[s
     for bucket in map(bucket_name, BUCKETS):
         chosen = [r for r in records if r["bucket"] == bucket]
         if chosen:
-            keys = ("overlap_mse", "overlap_psnr_db", "overlap_ssim")
-            buckets[bucket] = {**_count(chosen), **_average(chosen, keys, seed)}
+            buckets[bucket] = {**_count(chosen), **_average(chosen, _SYNTHETIC_KEYS[:6], seed)}
     return {**_average(records, _SYNTHETIC_KEYS, seed), "buckets": buckets}
 
 
@@ -179,7 +257,10 @@ def evaluate_real(
     model: Method | None,
     *,
     seed: int = 0,
-    progress: Progress = _silent,
+    progress: Progress = silent,
+    extractors: Sequence[Extractor] = (),
+    supervise: Supervise | None = None,
+    baselines: bool = True,
 ) -> Part:
     """Scores real overlaps: hidden bones against another visit, recomposition against the image.
 
@@ -189,28 +270,34 @@ def evaluate_real(
         model: the separator, or None for the closed forms alone.
         seed: of the bootstrap.
         progress: wraps the loop over the images.
+        extractors: features for the Fréchet distance to the bones of images without overlap.
+        supervise: a trained supervisor, to say how much it agrees with the masks.
+        baselines: also measure the closed forms.
 
     Returns:
         Records of two kinds: ``kind`` "layer" (one for each truth and method: ``psnr_db``,
         ``mse``, and the ``floor_psnr_db`` of its registration) and "image" (one for each image and
-        method that states its k: reconstruction over the union).
+        method: reconstruction over the union where it states its k, the supervisor's agreement).
 
     Raises:
         InputError: a listed file is missing or damaged.
         NothingToMeasureError: no image has an overlap.
     """
-    methods = [*real_baselines(), *([model] if model else [])]
+    methods = [*(real_baselines() if baselines else []), *([model] if model else [])]
     wanted: dict[str, list[VisitTruth]] = defaultdict(list)
     for truth in truths:
         wanted[truth.image].append(truth)
     part = Part(left_out={"no overlap": 0})
+    features = _Features(extractors)
     for joint in progress(images, "real overlaps", len(images)):
         arrays = read_joint(joint)
         size = overlap_px(arrays.masks)
         if size < MIN_OVERLAP_PX:
             part.left_out["no overlap"] += 1
+            if extractors:
+                features.add_free_bones("real", joint, arrays, seed)
             continue
-        union = np.logical_or(arrays.masks[0], arrays.masks[1])
+        overlap, union = arrays.masks[0] & arrays.masks[1], arrays.masks[0] | arrays.masks[1]
         sample = Sample(as_unit(arrays.image), arrays.masks)
         inside = sample.image * union
         for method in methods:
@@ -224,6 +311,9 @@ def evaluate_real(
                 record |= {"reconstruction_mse": score.mse,
                            "reconstruction_psnr_db": score.psnr_db,
                            "reconstruction_ssim": score.ssim}
+            features.add(method.name, joint.joint, answer.layers, sample.masks, overlap)
+            if supervise is not None:
+                record |= _agreement(*supervise(answer.layers, sample.masks))
             part.records.append(record)
             for truth in wanted[joint.name]:
                 mse = region_mse(answer.layers[truth.bone], truth.truth, truth.valid)
@@ -237,7 +327,23 @@ def evaluate_real(
                                     f"{MIN_OVERLAP_PX} px or more; give a split with overlapped "
                                     "joints")
     part.summary = _real_summary(part, methods, seed)
+    part.summary["frechet"] = features.compare("real", frechet.compare_with_real)
     return part
+
+
+def _agreement(probabilities: np.ndarray, masks: np.ndarray) -> dict[str, float]:
+    """How much a supervisor finds each bone in its layer, and takes the overlap for real.
+
+    ``supervisor_dice``: Dice of the first two channels, cut at 0.5, and the masks, mean over the
+    bones; ``supervisor_real``: share of the overlap that its last two channels take for a real,
+    separated layer, mean over the bones.
+    """
+    here, real = probabilities[: len(masks)] > 0.5, probabilities[len(masks) :] > 0.5
+    shared = np.logical_and(here, masks).sum(axis=(1, 2))
+    both = here.sum(axis=(1, 2)) + masks.sum(axis=(1, 2))
+    overlap = masks.all(axis=0)
+    return {"supervisor_dice": float(np.mean(2 * shared / both)),
+            "supervisor_real": float(real[:, overlap].mean())}
 
 
 def _real_summary(part: Part, methods: Sequence[Method], seed: int) -> dict[str, Any]:
@@ -258,7 +364,8 @@ def _real_summary(part: Part, methods: Sequence[Method], seed: int) -> dict[str,
 
 
 def _summarise_real(records: Sequence[dict[str, Any]], seed: int) -> dict[str, Any]:
-    keys = ("reconstruction_mse", "reconstruction_psnr_db", "reconstruction_ssim", "soft_tissue")
+    keys = ("reconstruction_mse", "reconstruction_psnr_db", "reconstruction_ssim", "soft_tissue",
+            "supervisor_dice", "supervisor_real")
     result: dict[str, Any] = _average([r for r in records if r["kind"] == "image"], keys, seed)
     for bone in BONES:
         chosen = [r for r in records if r.get("bone") == bone]
@@ -266,7 +373,10 @@ def _summarise_real(records: Sequence[dict[str, Any]], seed: int) -> dict[str, A
             result[bone] = {**_average(chosen, ("psnr_db", "mse"), seed),
                             "comparisons": len(chosen), **_count(chosen)}
     if all(bone in result for bone in BONES):
-        result["mean_psnr_db"] = float(np.mean([result[b]["psnr_db"]["mean"] for b in BONES]))
+        both = [[r for r in records if r.get("bone") == bone] for bone in BONES]
+        result["mean_psnr_db"] = bootstrap_balanced_mean(
+            [([r["psnr_db"] for r in one], [r["joint"] for r in one]) for one in both], seed=seed
+        ).as_dict()
     return result
 
 

@@ -20,9 +20,12 @@ from blsgan.evaluation.metrics import BUCKETS, bucket_name
 from blsgan.evaluation.protocol import BONES, Part
 from blsgan.io.atomic import atomic_paths
 
-SCHEMA = 1
+SCHEMA = 2
 JSON_NAME, MARKDOWN_NAME = "evaluation.json", "evaluation.md"
-FIGURE_NAMES = BY_SIZE_NAME, PANEL_NAME = "metric_by_overlap_size.png", "error_panel.png"
+SYNTHETIC_CSV, REAL_CSV = "synthetic.csv", "real.csv"
+FIGURE_NAMES = BY_SIZE_NAME, SPECTRUM_NAME, PANEL_NAME, REAL_PANEL_NAME = (
+    "metric_by_overlap_size.png", "mse_spectrum.png", "error_panel.png", "real_panel.png",
+)
 
 
 @dataclass(frozen=True)
@@ -50,14 +53,14 @@ class Evaluation:
     Attributes:
         split: ``train``, ``val`` or ``all``.
         seed: of the synthetic shifts and of the bootstrap.
-        dataset: ``images`` and ``joints`` of the split.
+        dataset: ``images`` and ``joints`` of the split, ``sha256`` of their names and files.
         model: what identifies the model (weights, hash, backend); empty for closed forms alone.
         synthetic, real: the parts that were run.
     """
 
     split: str
     seed: int
-    dataset: dict[str, int]
+    dataset: dict[str, Any]
     model: dict[str, Any]
     synthetic: Part | None = None
     real: Part | None = None
@@ -95,7 +98,8 @@ class Evaluation:
                        _bucket_table(self.synthetic.summary)]
         if self.real:
             tables += [_real_table(self.real.summary), _reconstruction_table(self.real.summary)]
-        return tables
+        return tables + _frechet_tables(*(part.summary.get("frechet", []) if part else []
+                                          for part in (self.synthetic, self.real)))
 
     def write(self, folder: Path) -> list[Path]:
         """Writes JSON, markdown and CSV files into ``folder``: all of them, or none.
@@ -106,7 +110,7 @@ class Evaluation:
         Raises:
             OutputError: the folder is not writable or the disk is full.
         """
-        parts = {"synthetic.csv": self.synthetic, "real.csv": self.real}
+        parts = {SYNTHETIC_CSV: self.synthetic, REAL_CSV: self.real}
         present = {name: part for name, part in parts.items() if part is not None}
         names = [*present, MARKDOWN_NAME, JSON_NAME]
         paths = [folder / name for name in names]
@@ -139,7 +143,8 @@ def _cell(summary: dict[str, Any], key: str, form: str) -> str:
     return "" if value is None else format(value["mean"], form)
 
 
-def _with_interval(value: dict[str, float] | None, form: str) -> str:
+def with_interval(value: dict[str, float] | None, form: str) -> str:
+    """``28.10 [27.50, 28.70]``: a mean and its interval, or nothing where there is none."""
     if value is None:
         return ""
     return (f"{value['mean']:{form}} [{value['low']:{form}}, {value['high']:{form}}]")
@@ -151,12 +156,13 @@ def _left_out(summary: dict[str, Any]) -> str:
 
 
 def _synthetic_table(summary: dict[str, Any]) -> Table:
-    header = ["method", "MSE", "PSNR dB [95 %]", "SSIM [95 %]", "union PSNR dB", "union SSIM",
-              "reconstruction MSE", "k error", "ms"]
+    header = ["method", "MSE", "PSNR dB [95 %]", "SSIM [95 %]", "union MSE", "union PSNR dB",
+              "union SSIM", "reconstruction MSE", "k error", "ms"]
     rows = [
-        [name, _cell(m, "overlap_mse", ".5f"), _with_interval(m.get("overlap_psnr_db"), ".2f"),
-         _with_interval(m.get("overlap_ssim"), ".3f"), _cell(m, "union_psnr_db", ".2f"),
-         _cell(m, "union_ssim", ".4f"), _cell(m, "reconstruction_mse", ".1e"),
+        [name, _cell(m, "overlap_mse", ".5f"), with_interval(m.get("overlap_psnr_db"), ".2f"),
+         with_interval(m.get("overlap_ssim"), ".3f"), _cell(m, "union_mse", ".6f"),
+         _cell(m, "union_psnr_db", ".2f"), _cell(m, "union_ssim", ".4f"),
+         _cell(m, "reconstruction_mse", ".1e"),
          _cell(m, "soft_tissue_error", ".3f"), _cell(m, "time_ms", ".1f")]
         for name, m in summary["methods"].items()
     ]
@@ -170,7 +176,7 @@ def _synthetic_table(summary: dict[str, Any]) -> Table:
 def _bucket_table(summary: dict[str, Any]) -> Table:
     names = [bucket_name(bucket) for bucket in BUCKETS]
     first = next(iter(summary["methods"].values()))["buckets"]
-    header = ["PSNR dB / SSIM by overlap size in px"] + [
+    header = ["MSE / PSNR dB / SSIM by overlap size in px"] + [
         f"{name} (N={first[name]['images']})" if name in first else f"{name} (N=0)"
         for name in names
     ]
@@ -180,6 +186,7 @@ def _bucket_table(summary: dict[str, Any]) -> Table:
         for name in names:
             bucket = m["buckets"].get(name)
             cells.append("" if bucket is None else
+                         f"{_cell(bucket, 'overlap_mse', '.5f')} / "
                          f"{_cell(bucket, 'overlap_psnr_db', '.2f')} / "
                          f"{_cell(bucket, 'overlap_ssim', '.3f')}")
         rows.append([method, *cells])
@@ -189,17 +196,18 @@ def _bucket_table(summary: dict[str, Any]) -> Table:
 def _real_table(summary: dict[str, Any]) -> Table:
     counts = summary["comparisons"]
     header = ["method", *(f"{bone} bone ({counts[bone]}) PSNR dB [95 %]" for bone in BONES),
-              "mean of both"]
+              "mean of both [95 %]", *(f"{bone} MSE" for bone in BONES)]
     rows = []
     for name, m in summary["methods"].items():
-        bones = [_with_interval(m.get(bone, {}).get("psnr_db"), ".2f") for bone in BONES]
-        mean = m.get("mean_psnr_db")
-        rows.append([name, *bones, "" if mean is None else f"{mean:.2f}"])
+        bones = [m.get(bone, {}) for bone in BONES]
+        rows.append([name, *(with_interval(bone.get("psnr_db"), ".2f") for bone in bones),
+                     with_interval(m.get("mean_psnr_db"), ".2f"),
+                     *(_cell(bone, "mse", ".5f") for bone in bones)])
     floor = summary["floor"]
     both = [floor[bone]["mean"] for bone in BONES if bone in floor]
     rows.append(["floor: the registration itself",
-                 *(_with_interval(floor.get(bone), ".2f") for bone in BONES),
-                 f"{np.mean(both):.2f}" if len(both) == len(BONES) else ""])
+                 *(with_interval(floor.get(bone), ".2f") for bone in BONES),
+                 f"{np.mean(both):.2f}" if len(both) == len(BONES) else "", *("" for _ in BONES)])
     notes = ["The hidden bone as another visit of the joint shows it, registered and mapped to "
              "this image's intensities; the floor is the same error where nothing is hidden."]
     if not any(counts.values()):
@@ -208,13 +216,61 @@ def _real_table(summary: dict[str, Any]) -> Table:
 
 
 def _reconstruction_table(summary: dict[str, Any]) -> Table:
+    supervised = any("supervisor_dice" in m for m in summary["methods"].values())
     header = ["method", "MSE", "PSNR dB", "SSIM", "k"]
+    header += ["supervisor: Dice with the masks", "overlap taken for real"] if supervised else []
     rows = [
         [name, _cell(m, "reconstruction_mse", ".1e"), _cell(m, "reconstruction_psnr_db", ".1f"),
-         _cell(m, "reconstruction_ssim", ".4f"), _cell(m, "soft_tissue", ".3f")]
-        for name, m in summary["methods"].items() if "reconstruction_mse" in m
+         _cell(m, "reconstruction_ssim", ".4f"), _cell(m, "soft_tissue", ".3f"),
+         *((_cell(m, "supervisor_dice", ".4f"), _cell(m, "supervisor_real", ".3f"))
+           if supervised else ())]
+        for name, m in summary["methods"].items() if "reconstruction_mse" in m or supervised
     ]
     title = (f"Real overlaps: recomposed against the image, {summary['images']} images of "
              f"{summary['joints']} joints, over the bones' union")
     return Table(title, header, rows, [f"Methods that state no k cannot be recomposed."
                                        f"{_left_out(summary)}"])
+
+
+def _frechet_tables(
+    synthetic: Sequence[dict[str, Any]], real: Sequence[dict[str, Any]]
+) -> list[Table]:
+    """One table for each kind of features, with a column for each part that was measured."""
+    names = list(dict.fromkeys(found["name"] for found in (*synthetic, *real)))
+    return [
+        _frechet_table(
+            *(next((found for found in part if found["name"] == name), None)
+              for part in (synthetic, real))
+        )
+        for name in names
+    ]
+
+
+def _frechet_table(synthetic: dict[str, Any] | None, real: dict[str, Any] | None) -> Table:
+    found = [part for part in (synthetic, real) if part is not None]
+    header, columns = ["method"], []
+    if synthetic:
+        header.append(f"synthetic overlaps ({synthetic['generated']} bones)")
+        columns.append(synthetic["distance"])
+    if real:
+        header.append(f"real overlaps ({real['generated']} bones against {real['real']})")
+        columns.append({"truth": real["real_halves"], **real["distance"]})
+    methods = list(dict.fromkeys(name for column in columns for name in column))
+    rows = [
+        [name, *("" if column.get(name) is None else f"{column[name]:.3f}" for column in columns)]
+        for name in methods
+    ]
+    extractor = found[0]["extractor"]
+    notes = [f"{extractor['features']} features: {extractor['what']}. Synthetic: layers of one "
+             "half of the joints against the true layers of the other half, both ways. Real: "
+             "against bones that nothing hides; its row truth is one half of those against the "
+             "other."]
+    if synthetic and synthetic["nearer_than_truth"]:
+        notes.append(f"Nearer than the truth on synthetic overlaps: "
+                     f"{', '.join(synthetic['nearer_than_truth'])}; a closed form there means that "
+                     "these features cannot tell how well bones are separated.")
+    bones = min(min(part["generated"], part.get("real", part["generated"])) for part in found)
+    if "file" in extractor and bones <= extractor["features"]:
+        notes.append(f"N = {bones} bones are no more than the {extractor['features']} features: "
+                     "the distance is biased upwards, and comparable only at this N.")
+    return Table(found[0]["name"], header, rows, notes)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blsgan import __version__
+from blsgan.data.layout import listed_pair_path
 from blsgan.errors import InputError, UsageError
 from blsgan.io.files import read_file
 from blsgan.io.masks import BONES, decode_masks
@@ -381,7 +382,7 @@ def load_pairs(path: Path) -> tuple[list[ListedPair], int]:
             visits = [
                 VisitFiles(
                     *(
-                        _listed(path.parent, entry[role + suffix])
+                        listed_pair_path(path.parent, str(entry[role + suffix]))
                         for suffix in ("", "_upper", "_lower")
                     )
                 )
@@ -397,12 +398,6 @@ def load_pairs(path: Path) -> tuple[list[ListedPair], int]:
     if not pairs:
         raise InputError(f"{path} lists no pairs; give a list such as DR_K1_train.")
     return list(pairs), len(entries) - len(pairs)
-
-
-def _listed(root: Path, name: Any) -> Path:
-    here = root / str(name)
-    below = root / "Dataset_cases_anonymization" / str(name)
-    return below if not here.exists() and below.exists() else here
 
 
 def find_visit(image: Path, masks: tuple[Path, Path] | None, pattern: str) -> VisitFiles:

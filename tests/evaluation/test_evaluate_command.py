@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from blsgan.cli.evaluate import command
-from blsgan.data.layout import load_root
+from blsgan.data.layout import content_digest, load_root
+from blsgan.data.splits import is_validation
 from blsgan.errors import BlsganError, InputError, OutputError, UsageError
 from blsgan.evaluation.figures import draw_by_size
 from blsgan.evaluation.protocol import Part
@@ -38,11 +39,12 @@ def test_the_tables_name_split_counts_and_seed(finished):
         assert f"| {method} |" in result.stdout
 
 
-def test_json_markdown_and_csv_agree(finished):
+def test_json_markdown_and_csv_agree(finished, dataset):
     output, _ = finished
     report = json.loads((output / "evaluation.json").read_text())
     assert (report["split"], report["seed"], report["model"]) == ("val", 0, {})
-    assert report["dataset"] == {"images": 6, "joints": 3}
+    images = [image for image in load_root(dataset) if is_validation(image.joint)]
+    assert report["dataset"] == {"images": 6, "joints": 3, "sha256": content_digest(images)}
     with (output / "synthetic.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["method"] == "copy"]
     mean = report["synthetic"]["methods"]["copy"]["overlap_psnr_db"]["mean"]
@@ -51,6 +53,12 @@ def test_json_markdown_and_csv_agree(finished):
     with (output / "real.csv").open(newline="") as file:
         layers = [row for row in csv.DictReader(file) if row["kind"] == "layer"]
     assert sum(report["real"]["comparisons"].values()) * 6 == len(layers)
+    copied = report["real"]["methods"]["copy"]
+    both = [copied[bone]["psnr_db"]["mean"] for bone in ("upper", "lower")]
+    assert copied["mean_psnr_db"]["mean"] == pytest.approx(np.mean(both))
+    bands = report["synthetic"]["spectrum"]["mse"]["copy"]
+    mse = report["synthetic"]["methods"]["copy"]["overlap_mse"]["mean"]
+    assert sum(bands) == pytest.approx(mse)
 
 
 def test_the_same_command_gives_the_same_figures(finished, dataset, tmp_path):
@@ -77,9 +85,22 @@ def test_a_rerun_of_one_part_leaves_nothing_of_the_other(finished, dataset, tmp_
     assert (folder / "real.csv").exists()
 
 
-def test_figures_are_pictures(finished):
+def test_frechet_distances_name_their_features_and_counts(finished):
+    output, result = finished
+    assert "## Fréchet distance, patch DCT" in result.stdout
+    assert "FID" not in result.stdout
+    report = json.loads((output / "evaluation.json").read_text())
+    (synthetic,), (real,) = report["synthetic"]["frechet"], report["real"]["frechet"]
+    assert synthetic["generated"] == 2 * report["synthetic"]["images"]
+    assert real["generated"] == 2 * 3
+    assert real["distance"]["copy"] > 0
+    assert f"({real['generated']} bones against {real['real']})" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["metric_by_overlap_size.png", "mse_spectrum.png"])
+def test_figures_are_pictures(finished, name):
     pytest.importorskip("matplotlib")
-    data = (finished[0] / "metric_by_overlap_size.png").read_bytes()
+    data = (finished[0] / name).read_bytes()
     assert data.startswith(b"\x89PNG")
     assert len(data) > 10_000
 
@@ -107,10 +128,10 @@ def test_a_model_stands_beside_the_closed_forms(dataset, network, tmp_path):
 
 def test_the_error_panel_shows_the_model(dataset, network, tmp_path):
     pytest.importorskip("matplotlib")
-    result = evaluate("--data", dataset, "--weights", network, "--part", "synthetic",
-                      "-o", tmp_path)
+    result = evaluate("--data", dataset, "--weights", network, "-o", tmp_path)
     assert result.exit_code == 0, result.output
-    assert (tmp_path / "error_panel.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("error_panel.png", "real_panel.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
 def test_splits_differ(dataset):

@@ -6,8 +6,11 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from blsgan.evaluation.metrics import (
     PSNR_CEILING_DB,
+    SPECTRUM_EDGES,
+    bootstrap_balanced_mean,
     bootstrap_mean,
     bucket_of,
+    error_spectrum,
     psnr_db,
     region_mse,
     score_regions,
@@ -132,3 +135,62 @@ def test_bootstrap_is_seeded_and_degenerate_without_variation():
         bootstrap_mean([], [])
     with pytest.raises(ValueError, match="values"):
         bootstrap_mean([1.0], ["a", "b"])
+
+
+def test_metrics_are_torchmetrics(pair):
+    """Two libraries, one answer: scikit-image makes our maps, torchmetrics checks them."""
+    pytest.importorskip("torchmetrics")
+    torch = pytest.importorskip("torch")
+    from torchmetrics.functional.image import (
+        peak_signal_noise_ratio as their_psnr,
+    )
+    from torchmetrics.functional.image import (
+        structural_similarity_index_measure as their_ssim,
+    )
+
+    predicted, truth = (torch.from_numpy(images)[:, None] for images in pair)
+    everywhere = np.ones(pair[0].shape[1:], bool)
+    mse = region_mse(*pair, everywhere)
+    assert psnr_db(mse) == pytest.approx(float(their_psnr(predicted, truth, data_range=1.0)))
+    _, theirs = their_ssim(predicted, truth, sigma=1.5, data_range=1.0, return_full_image=True)
+    ours = ssim_map(*pair)
+    inner = (..., slice(10, -10), slice(10, -10))  # they pad by reflection of another kind
+    np.testing.assert_allclose(theirs.numpy()[:, 0][inner], ours[inner], atol=1e-6)
+
+
+def test_spectrum_adds_up_to_the_error(pair):
+    region = np.zeros((48, 56), bool)
+    region[10:20, 5:50] = True
+    region[12, 7] = False
+    bands = error_spectrum(*pair, region)
+    assert bands.shape == (len(SPECTRUM_EDGES) - 1,)
+    assert bands.min() >= 0
+    assert bands.sum() == pytest.approx(region_mse(*pair, region), rel=1e-12)
+    assert not error_spectrum(pair[0], pair[0], region).any()
+    np.testing.assert_allclose(error_spectrum(pair[0][0], pair[1][0], region).sum(),
+                               region_mse(pair[0][0], pair[1][0], region))
+
+
+@pytest.mark.parametrize("cycles", [4, 9, 20, 31])
+def test_a_wave_has_its_frequency(cycles):
+    wave = np.sin(2 * np.pi * cycles * np.arange(64) / 64)
+    error = np.broadcast_to(0.1 * wave, (64, 64))
+    bands = error_spectrum(error, np.zeros((64, 64)), np.ones((64, 64), bool))
+    band = np.digitize(cycles / 64, SPECTRUM_EDGES) - 1
+    assert bands[band] > 0.99 * bands.sum()
+
+
+def test_balanced_mean_weighs_parts_alike_and_resamples_them_together():
+    parts = [([10.0] * 30, ["a"] * 30), ([20.0], ["b"])]
+    assert bootstrap_balanced_mean(parts).mean == 15
+    rng = np.random.default_rng(0)
+    shared = rng.standard_normal(50)
+    names = [str(i) for i in range(50)]
+    opposite = bootstrap_balanced_mean([(shared, names), (-shared, names)])
+    assert (opposite.low, opposite.high) == (pytest.approx(0), pytest.approx(0))
+    alike = bootstrap_balanced_mean([(shared, names), (shared, names)])
+    assert alike == bootstrap_mean(shared, names)
+    with pytest.raises(ValueError, match="values"):
+        bootstrap_balanced_mean([])
+    with pytest.raises(ValueError, match="values"):
+        bootstrap_balanced_mean([([1.0], ["a"]), ([], [])])

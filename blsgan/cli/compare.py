@@ -1,0 +1,161 @@
+"""``blsgan compare``: runs, weights and evaluations side by side, with paired differences."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from blsgan.cli.tables import print_tables
+from blsgan.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from blsgan.evaluation.compare import Recorded
+
+EVALUATIONS = "evaluations"
+
+
+@click.command("compare")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.option("--data", "root", type=click.Path(path_type=Path),
+              help="The dataset's folder Data or its packed file, for a RUN that is no evaluation.")
+@click.option("--split", type=click.Choice(("train", "val", "all")), default="val",
+              show_default=True, help="Joints to evaluate a RUN on that is no evaluation.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Of the synthetic shifts and of the bootstrap of such an evaluation.")
+@click.option("--closed-forms/--no-closed-forms", default=True, show_default=True,
+              help="Also compare with the closed forms.")
+@click.option("-o", "--output", type=click.Path(path_type=Path),
+              help="Folder for JSON, markdown, a figure, and the evaluations that had to be made.")
+@click.option("--figures/--no-figures", default=None,
+              help="Draw the figure; by default where matplotlib is installed.")
+def command(
+    runs: tuple[str, ...], root: Path | None, split: str, seed: int, closed_forms: bool,
+    output: Path | None, figures: bool | None,
+) -> None:
+    """Set two or more RUNs side by side; the first is what the others are compared with.
+
+    A RUN is a folder or JSON file of `blsgan evaluate`, or, with --data, the run folder of `blsgan
+    train`, or a name or file of weights, which is evaluated now. Evaluations of other data, another
+    split or another seed are refused.
+    """
+    if figures and output is None:
+        raise UsageError("--figures needs a folder to write to; add -o FOLDER")
+    if len(runs) < 2:
+        raise UsageError("one RUN cannot be compared; give two or more")
+
+    from rich.console import Console
+
+    from blsgan.evaluation.compare import compare, find_evaluation, load_evaluation
+    from blsgan.io.atomic import check_writable_folder
+
+    status = Console(stderr=True)
+    labels = _labels(runs)
+    missing = [run for run in runs if find_evaluation(Path(run)) is None]
+    if missing and root is None:
+        raise UsageError(f"{missing[0]} is no evaluation; give a folder that `blsgan evaluate -o` "
+                         "wrote, or --data to evaluate it now")
+    if missing and output is None:
+        raise UsageError(f"{missing[0]} has to be evaluated, which takes a while; add -o FOLDER to "
+                         "keep it")
+    if output is not None:
+        check_writable_folder(output)
+    evaluations = []
+    for run, label in zip(runs, labels, strict=True):
+        path = find_evaluation(Path(run))
+        if path is not None:
+            evaluations.append(load_evaluation(path, label))
+        else:
+            assert root is not None, "asked for above"
+            assert output is not None, "asked for above"
+            evaluations.append(_evaluate(run, label, root, split, seed, output, status))
+    comparison = compare(evaluations, closed_forms=closed_forms)
+    if output is not None:
+        written = comparison.write(output)
+        written += _draw(comparison, output, figures, status)
+        click.echo("wrote " + ", ".join(str(path) for path in written), err=True)
+    print_tables(comparison.heading(), comparison.tables(), Console())
+
+
+def _labels(runs: Sequence[str]) -> list[str]:
+    """A short name for each: the last part of its path, more of it where that is not enough."""
+    def short(run: str, parts: int) -> str:
+        path = Path(run)
+        path = path.parent if path.name == "evaluation.json" else path
+        return "/".join(path.absolute().parts[-parts:]) if path.exists() else run
+
+    if len(set(runs)) < len(runs):
+        raise UsageError(f"{Counter(runs).most_common(1)[0][0]} is given twice")
+    for parts in range(1, 64):
+        labels = [short(run, parts) for run in runs]
+        if len(set(labels)) == len(labels):
+            return labels
+    return list(runs)
+
+
+def _evaluate(
+    run: str, label: str, root: Path, split: str, seed: int, output: Path, status: Console
+) -> Recorded:
+    """Evaluates weights now, or finds the evaluation of the same weights and images made before."""
+    from blsgan.data.layout import content_digest, load_root, missing_files
+    from blsgan.data.splits import select
+    from blsgan.evaluation.compare import find_evaluation, load_evaluation
+    from blsgan.evaluation.frechet import patch_extractor
+    from blsgan.evaluation.networks import from_weights
+    from blsgan.evaluation.run import run_evaluation
+
+    images = select(load_root(root), split)
+    if not images:
+        raise InputError(f"{root}: no joint of its lists belongs to the split {split}; use "
+                         "--split all")
+    if missing := missing_files(images):
+        raise InputError(f"{root}: {len(missing)} files that its lists name are missing, the first "
+                         f"is {missing[0]}; complete the dataset")
+    model = from_weights(run)
+    name = f"{model.description['weights']}-{model.description['sha256'][:12]}"
+    folder = output / EVALUATIONS / name
+    path = find_evaluation(folder)
+    if path is not None:
+        try:
+            known = load_evaluation(path, label)
+        except InputError:  # of an earlier version, or damaged: made again below
+            known = None
+        wanted = {"split": split, "seed": seed, "model": model.description}
+        if known is not None and known.report["dataset"].get("sha256") == content_digest(images) \
+                and all(known.report[key] == value for key, value in wanted.items()):
+            return known
+    status.print(f"evaluating {label}", highlight=False)
+
+    def progress(items: Iterable[Any], text: str, total: int) -> Iterable[Any]:
+        from rich.progress import track
+
+        return track(items, text, total, console=status, disable=not status.is_terminal)
+
+    evaluation = run_evaluation(
+        images, model, split=split, seed=seed, cache=output / EVALUATIONS,
+        extractors=[patch_extractor()], progress=progress, busy=status.status,
+        left_out=lambda reason: click.echo(f"left out: {reason}", err=True),
+    )
+    evaluation.write(folder)
+    return load_evaluation(folder / "evaluation.json", label)
+
+
+def _draw(comparison: Any, output: Path, wanted: bool | None, status: Console) -> list[Path]:
+    from importlib.util import find_spec
+
+    if wanted is False:
+        return []
+    if wanted is None and find_spec("matplotlib") is None:
+        status.print("no figure: matplotlib is not installed; pip install 'blsgan[figures]'",
+                     highlight=False)
+        return []
+    from blsgan.evaluation.compare import COMPARISON_FIGURE
+    from blsgan.evaluation.figures import draw_differences
+
+    draw_differences(comparison, output / COMPARISON_FIGURE)
+    return [output / COMPARISON_FIGURE]

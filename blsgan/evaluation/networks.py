@@ -1,0 +1,191 @@
+"""Trained networks as the protocol's methods and judges: weights, whole runs, supervisors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from blsgan.backends import Weights, find_weights
+from blsgan.errors import BackendError, UsageError
+from blsgan.evaluation.methods import Answer, Method, Sample, from_separator
+from blsgan.geometry import bounding_box
+from blsgan.separation import CONTEXT_PX, CROP_MULTIPLE, Separator
+
+if TYPE_CHECKING:
+    from blsgan.evaluation.protocol import Supervise
+    from blsgan.models.generator import Generator
+
+CONFIG_FILE, WEIGHTS_FOLDER = "config.yaml", "weights"
+DEFAULT_ARCHITECTURE = "lite"
+
+
+def run_of(path_or_name: str | Path | None) -> Path | None:
+    """The run folder of ``blsgan train`` that ``path_or_name`` is, or None where it is none."""
+    path = Path(path_or_name) if path_or_name is not None else None
+    return path if path is not None and (path / CONFIG_FILE).is_file() else None
+
+
+def from_weights(path_or_name: str | Path | None = None, backend: str = "auto") -> Method:
+    """The separator of a set of weights, by name, file, folder, or the run that trained them.
+
+    Weights that ``Separator`` does not run (a free head, a network whose sides must be multiples of
+    more than 8) are run in PyTorch on what they were trained on: a window around the overlap, or
+    the whole image.
+
+    Raises:
+        WeightsError: there are none, or they are damaged.
+        BackendError: the backend cannot run here.
+        UsageError: the run has not written its weights yet, or the weights need PyTorch and another
+            backend was asked for.
+    """
+    run = run_of(path_or_name)
+    if run is not None:
+        path_or_name = run / WEIGHTS_FOLDER
+        if not path_or_name.is_dir():
+            raise UsageError(f"{run}: has no weights yet; finish it with `blsgan train --resume`")
+    weights = find_weights(path_or_name)
+    # The default architecture with a graph is Separator's, and no torch is imported to see that.
+    plain = weights.onnx is not None and weights.architecture in (None, DEFAULT_ARCHITECTURE)
+    if not plain and weights.safetensors is not None:
+        generator, sha256 = _generator(weights)
+        if not generator.exports or CROP_MULTIPLE % generator.size_multiple:
+            if backend not in ("auto", "torch"):
+                raise UsageError(f"{weights.safetensors}: runs in PyTorch alone; leave out "
+                                 f"--backend {backend}")
+            return from_generator(weights, generator, sha256, trained_crop(weights))
+    return from_separator(Separator.from_pretrained(path_or_name, backend=backend))
+
+
+def _generator(weights: Weights) -> tuple[Generator, str]:
+    try:
+        from blsgan.models import load_generator
+    except ImportError as error:
+        raise BackendError(f"{weights.safetensors}: needs PyTorch, which is not installed; "
+                           "pip install 'blsgan[train]'") from error
+    assert weights.safetensors is not None
+    file = weights.load(weights.safetensors)
+    return load_generator(file.path, file.data), file.sha256
+
+
+def trained_crop(weights: Weights) -> tuple[int, int] | None:
+    """Rows and columns of the crops that weights were trained on last; None for whole images.
+
+    The card says so; weights without one are taken to be for whole images.
+    """
+    if weights.safetensors is None:
+        return None
+    try:
+        card = json.loads(weights.safetensors.with_suffix(".json").read_text(encoding="utf-8"))
+        config = card["trained"]["config"]
+        data = (config.get("stages") or [config])[-1]["data"]
+        rows, columns = data["crop"]
+        return None if data.get("pairs") == "images" else (int(rows), int(columns))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return None
+
+
+def from_generator(
+    weights: Weights, generator: Generator, sha256: str, crop: tuple[int, int] | None = None
+) -> Method:
+    """A generator in PyTorch; outside the overlap a layer is the image, as ``Separator``'s.
+
+    Args:
+        weights: its weights, for the record.
+        generator: the network.
+        sha256: of its file.
+        crop: rows and columns of the window around the overlap that it sees, enlarged where the
+            overlap is larger; None: the whole image.
+
+    Sides that are no multiples of the generator's are padded with 0 below and on the right.
+    """
+    import torch
+
+    def run(sample: Sample) -> Answer:
+        overlap = sample.masks.sum(axis=0) >= 2
+        layers = np.where(overlap, 0, sample.image * sample.masks).astype(np.float32)
+        window = (slice(None), slice(None))
+        if crop is not None:
+            if not overlap.any():
+                return Answer(layers)
+            top, left, bottom, right = bounding_box(overlap)
+            size = (max(crop[0], bottom - top + 2 * CONTEXT_PX),
+                    max(crop[1], right - left + 2 * CONTEXT_PX))
+            window = window_around(((top + bottom) // 2, (left + right) // 2), size, overlap.shape)
+        image = (sample.image * sample.masks.any(axis=0))[window]
+        masks = np.stack([mask[window] for mask in sample.masks])
+        height, width = image.shape
+        multiple = generator.size_multiple
+        pad = ((0, -height % multiple), (0, -width % multiple))
+        with torch.inference_mode():
+            separated, soft_tissue = generator.separate(
+                torch.from_numpy(np.pad(image, pad).astype(np.float32))[None, None],
+                torch.from_numpy(np.pad(masks, ((0, 0), *pad)).astype(np.float32))[None],
+            )
+        inside = separated[0, :, :height, :width].float().cpu().numpy()
+        for layer, found in zip(layers, inside, strict=True):
+            layer[window] = np.where(overlap[window], found, layer[window])
+        return Answer(layers, float(soft_tissue[0]))
+
+    seen = "whole images" if crop is None else f"crops of {crop[0]}x{crop[1]}"
+    return Method(f"blsgan {weights.name}", run, {
+        "weights": weights.name,
+        "weights_file": weights.safetensors.name if weights.safetensors else "",
+        "sha256": sha256, "architecture": weights.architecture or "unknown",
+        "backend": f"torch, {seen}", "backend_version": str(torch.__version__),
+    })
+
+
+def load_supervisor(run: str | Path) -> Supervise | None:
+    """The supervisor that a run trained, from its newest checkpoint; None where it has none.
+
+    It sees what it saw in training: the whole image, or a crop around the overlap.
+
+    Raises:
+        UsageError: ``run`` is no run, or its configuration is not valid.
+        InputError: no checkpoint can be read.
+    """
+    import torch
+
+    from blsgan.models.supervisor import Supervisor
+    from blsgan.training.checkpoint import load_checkpoint
+    from blsgan.training.loop import CHECKPOINTS, run_config
+
+    config = run_config(run)
+    if not config.has_supervisor():
+        return None
+    tensors = load_checkpoint(Path(run) / CHECKPOINTS, lambda text: None).tensors
+    state = {key.removeprefix("supervisor."): value for key, value in tensors.items()
+             if key.startswith("supervisor.")}
+    supervisor = Supervisor(2, config.supervisor.widths)
+    supervisor.load_state_dict(state)
+    supervisor.eval()
+    data = config.stages[-1].data if config.stages else config.data
+    size = data.crop if data.pairs == "crops" else None
+    multiple = 2 ** (len(config.supervisor.widths) - 1)
+
+    def supervise(layers: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if size is not None:
+            top, left, bottom, right = bounding_box(masks[0] & masks[1])
+            centre = (top + bottom) // 2, (left + right) // 2
+            rows, columns = window_around(centre, size, masks.shape[1:])
+            layers, masks = layers[:, rows, columns], masks[:, rows, columns]
+        height, width = layers.shape[1:]
+        pad = ((0, 0), (0, -height % multiple), (0, -width % multiple))
+        with torch.inference_mode():
+            picture = torch.from_numpy(np.pad(layers, pad).astype(np.float32))[None]
+            probabilities = torch.sigmoid(supervisor(picture))[0, :, :height, :width]
+        return probabilities.cpu().numpy(), masks
+
+    return supervise
+
+
+def window_around(
+    centre: tuple[int, int], size: tuple[int, int], whole: tuple[int, ...]
+) -> tuple[slice, slice]:
+    """The window of at most ``size`` px around ``centre`` that lies inside a picture ``whole``."""
+    starts = [min(max(middle - length // 2, 0), max(limit - length, 0))
+              for middle, length, limit in zip(centre, size, whole, strict=True)]
+    return slice(starts[0], starts[0] + size[0]), slice(starts[1], starts[1] + size[1])

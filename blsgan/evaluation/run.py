@@ -1,0 +1,91 @@
+"""One evaluation from start to end: for ``blsgan evaluate``, comparisons and ablations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from blsgan.data.layout import JointImage, content_digest
+from blsgan.data.truths import cached_visit_truths
+from blsgan.evaluation.frechet import Extractor
+from blsgan.evaluation.methods import Method
+from blsgan.evaluation.protocol import (
+    NothingToMeasureError,
+    Progress,
+    Supervise,
+    describe_images,
+    evaluate_real,
+    evaluate_synthetic,
+    silent,
+)
+from blsgan.evaluation.results import Evaluation
+
+PARTS = ("synthetic", "real")
+Busy = Callable[[str], AbstractContextManager[Any]]
+
+
+def run_evaluation(
+    images: Sequence[JointImage],
+    model: Method | None,
+    *,
+    split: str,
+    parts: Sequence[str] = PARTS,
+    seed: int = 0,
+    cache: Path | None = None,
+    extractors: Sequence[Extractor] = (),
+    supervise: Supervise | None = None,
+    baselines: bool = True,
+    progress: Progress = silent,
+    busy: Busy = lambda text: nullcontext(),
+    left_out: Callable[[str], None] = lambda text: None,
+) -> Evaluation:
+    """Measures a model, or the closed forms alone, on the images of a split.
+
+    Args:
+        images: the split's entries.
+        model: what to judge, or None.
+        split: the split's name, for the record.
+        parts: of :data:`PARTS`.
+        seed: of the synthetic shifts and of the bootstrap.
+        cache: folder where registered visits are kept.
+        extractors: features of the Fréchet distances.
+        supervise: a supervisor's opinion of layers.
+        baselines: also measure the closed forms; without them there must be a model.
+        progress: wraps loops over images: (items, label, total).
+        busy: a context around work without a count, such as a spinner.
+        left_out: called with a sentence where one of several parts has nothing to measure.
+
+    Raises:
+        InputError: a listed file is missing or damaged.
+        NothingToMeasureError: there is nothing to measure for any part.
+        OutputError: registered visits cannot be kept in ``cache``.
+    """
+    dataset = {**describe_images(images), "sha256": content_digest(images)}
+    evaluation = Evaluation(split, seed, dataset, model.description if model else {})
+    # A split may lack what one part measures; the other part is worth having all the same.
+    empty: list[NothingToMeasureError] = []
+    if "synthetic" in parts:
+        try:
+            evaluation.synthetic = evaluate_synthetic(
+                images, model, seed=seed, progress=progress, extractors=extractors,
+                baselines=baselines,
+            )
+        except NothingToMeasureError as error:
+            empty.append(error)
+    if "real" in parts:
+        with busy("registering the visits of each joint (minutes at the first run)"):
+            truths = cached_visit_truths(images, cache)
+        try:
+            evaluation.real = evaluate_real(
+                images, truths, model, seed=seed, progress=progress, extractors=extractors,
+                supervise=supervise, baselines=baselines,
+            )
+        except NothingToMeasureError as error:
+            empty.append(error)
+    if len(empty) == len(parts):
+        raise empty[0]
+    for reason in empty:
+        left_out(str(reason))
+    return evaluation

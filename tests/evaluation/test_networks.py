@@ -1,0 +1,181 @@
+"""Weights that the separator does not run, and supervisors, go through the protocol too."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from blsgan.backends import find_weights
+from blsgan.errors import UsageError
+from blsgan.evaluation.methods import Sample
+from blsgan.evaluation.networks import (
+    from_generator,
+    from_weights,
+    load_supervisor,
+    run_of,
+    trained_crop,
+    window_around,
+)
+from blsgan.evaluation.protocol import evaluate_real
+
+
+class Even:
+    """A stand-in for a generator: half the image for each bone, k = 0.3, and what it was shown."""
+
+    size_multiple = 16
+
+    def __init__(self):
+        self.shapes = []
+
+    def separate(self, image, masks):
+        self.shapes.append(tuple(image.shape))
+        assert not (image * (masks.amax(dim=1, keepdim=True) == 0)).any()
+        return image / 2 * masks, torch.full((len(image),), 0.3)
+
+
+@pytest.fixture
+def sample(phantom):
+    return Sample(phantom.image, phantom.masks)
+
+
+@pytest.fixture
+def weights():
+    return find_weights("lite")
+
+
+def test_a_whole_image_is_padded_and_kept_outside_the_overlap(weights, phantom):
+    generator = Even()
+    cut = Sample(phantom.image[:, :250], phantom.masks[:, :, :250])
+    answer = from_generator(weights, generator, "ab")(cut)
+    assert generator.shapes == [(1, 1, 256, 256)]
+    overlap = cut.masks.all(axis=0)
+    for layer, mask in zip(answer.layers, cut.masks, strict=True):
+        np.testing.assert_array_equal(layer[~overlap], (cut.image * mask)[~overlap])
+        np.testing.assert_allclose(layer[overlap], cut.image[overlap] / 2)
+    assert answer.soft_tissue == pytest.approx(0.3)
+
+
+def test_a_network_trained_on_crops_sees_a_crop(weights, sample):
+    small, large = Even(), Even()
+    method = from_generator(weights, small, "ab", (48, 160))
+    whole = from_generator(weights, large, "ab")
+    np.testing.assert_array_equal(method(sample).layers, whole(sample).layers)
+    (shape,) = small.shapes
+    assert shape[2] < 256
+    assert shape[2] % 16 == shape[3] % 16 == 0
+    assert method.description["backend"] == "torch, crops of 48x160"
+
+
+def test_nothing_overlaps_nothing_is_asked(weights, phantom):
+    generator = Even()
+    masks = phantom.masks.copy()
+    masks[1] &= ~masks[0]
+    answer = from_generator(weights, generator, "ab", (48, 160))(Sample(phantom.image, masks))
+    assert generator.shapes == []
+    np.testing.assert_array_equal(answer.layers, phantom.image * masks)
+
+
+@pytest.mark.parametrize(("centre", "expected"), [
+    ((50, 50), (slice(40, 60), slice(35, 65))), ((2, 99), (slice(0, 20), slice(70, 100))),
+])
+def test_windows_stay_inside(centre, expected):
+    assert window_around(centre, (20, 30), (100, 100)) == expected
+
+
+def test_windows_larger_than_the_picture_are_all_of_it():
+    rows, columns = window_around((5, 5), (20, 30), (10, 40))
+    assert np.zeros((10, 40))[rows, columns].shape == (10, 30)
+
+
+@pytest.mark.parametrize(
+    ("config", "crop"),
+    [
+        ({"data": {"crop": [48, 112]}}, (48, 112)),
+        ({"data": {"crop": [48, 112], "pairs": "images"}}, None),
+        ({"data": {"crop": [1, 2]}, "stages": [{"data": {"crop": [3, 4]}},
+                                               {"data": {"crop": [32, 64]}}]}, (32, 64)),
+        ({}, None),
+    ],
+)
+def test_the_card_tells_what_was_trained_on(tmp_path, weights, config, crop):
+    path = tmp_path / "mine.safetensors"
+    (tmp_path / "mine.json").write_text(json.dumps({"trained": {"config": config}}))
+    given = SimpleNamespace(safetensors=path)
+    assert trained_crop(given) == crop
+    (tmp_path / "mine.json").write_text("{")
+    assert trained_crop(given) is None
+
+
+def test_runs_are_told_from_weights(tmp_path):
+    assert run_of(None) is None
+    assert run_of("lite") is None
+    assert run_of(tmp_path) is None
+    (tmp_path / "config.yaml").write_text("name: mine\n")
+    assert run_of(tmp_path) == tmp_path
+    with pytest.raises(UsageError, match="has no weights yet"):
+        from_weights(tmp_path)
+
+
+def test_the_supervisors_opinion_is_recorded(images):
+    hidden = [image for image in images if image.image.stem == "a"]
+
+    def supervise(layers, masks):
+        probabilities = np.zeros((4, *masks.shape[1:]))
+        probabilities[:2] = masks  # finds the bones exactly
+        probabilities[2] = 1.0  # takes the upper layer for real, the lower one not
+        return probabilities, masks
+
+    part = evaluate_real(hidden, [], None, supervise=supervise)
+    for method in part.summary["methods"].values():
+        assert method["supervisor_dice"]["mean"] == 1
+        assert method["supervisor_real"]["mean"] == 0.5
+
+
+@pytest.mark.slow
+def test_a_runs_supervisor_judges_what_it_was_trained_on(dataset, phantom, tmp_path):
+    from blsgan.data.layout import load_root
+    from blsgan.training.config import load_config
+    from blsgan.training.loop import train
+
+    run = tmp_path / "run"
+    config = load_config("lite-gan", (
+        "stages.0.steps=1", "stages.1.steps=1", "validate_every=2", "precision=float32",
+        "model.configuration.widths=[4, 6, 6, 8]", "model.configuration.blocks=[1, 1, 1, 1]",
+        "supervisor.widths=[4, 8]", "data.synthetic=2", "data.visits=0", "data.crop=[32, 64]",
+        "stages.1.data.real=1", "data.validation=2",
+    ))
+    train(dataset, run, config)
+    supervise = load_supervisor(run)
+    layers = phantom.image * phantom.masks
+    probabilities, masks = supervise(layers, phantom.masks)
+    assert probabilities.shape == (4, 32, 64)
+    assert masks.shape == (2, 32, 64)
+    assert masks.all(axis=0).any()
+    assert 0 <= probabilities.min() <= probabilities.max() <= 1
+    images = [image for image in load_root(dataset) if image.image.stem == "a"]
+    part = evaluate_real(images, [], from_weights(run), supervise=supervise)
+    assert 0 <= part.summary["methods"]["blsgan lite-gan"]["supervisor_dice"]["mean"] <= 1
+
+
+def test_networks_of_another_grid_do_not_go_through_the_separator(tmp_path, sample):
+    """A backbone wants multiples of 32; the separator's crops are multiples of 8."""
+    from blsgan.models import build_generator
+    from blsgan.models.weights import safetensors_bytes
+
+    options = {"head": "exact", "soft_tissue": "zero", "widths": [4, 8]}
+    generator = build_generator("unet", options).eval()
+    (tmp_path / "mine.safetensors").write_bytes(safetensors_bytes(generator))
+    (tmp_path / "mine.json").write_text(json.dumps({
+        "name": "mine", "architecture": "unet",
+        "trained": {"config": {"data": {"crop": [64, 128]}}},
+    }))
+    method = from_weights(tmp_path / "mine.json")
+    assert method.description["backend"] == "torch, crops of 64x128"
+    answer = method(sample)
+    outside = ~sample.masks.all(axis=0)
+    np.testing.assert_array_equal(answer.layers[:, outside],
+                                  (sample.image * sample.masks)[:, outside])
+    with pytest.raises(UsageError, match="runs in PyTorch alone"):
+        from_weights(tmp_path / "mine.json", "onnx")
