@@ -21,7 +21,7 @@ def tiny():
     """The configuration of a tiny run."""
     from blsgan.training.config import load_config
 
-    return load_config("lite", TINY)
+    return load_config("fine-tune", TINY)
 
 
 STAGED = (

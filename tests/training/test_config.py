@@ -16,10 +16,10 @@ def test_every_shipped_preset_loads_and_survives_a_round_trip(tmp_path):
 
 
 def test_changes_reach_nested_keys_and_keep_the_others():
-    changed = load_config("lite", ["optimiser.learning_rate=1e-3", "steps=7"])
+    changed = load_config("fine-tune", ["optimiser.learning_rate=1e-3", "steps=7"])
     assert changed.optimiser.learning_rate == 1e-3
     assert changed.steps == 7
-    assert changed.optimiser.betas == load_config("lite").optimiser.betas
+    assert changed.optimiser.betas == load_config("fine-tune").optimiser.betas
 
 
 @pytest.mark.parametrize(("change", "expected"), [
@@ -36,7 +36,7 @@ def test_changes_reach_nested_keys_and_keep_the_others():
 ])
 def test_a_wrong_key_or_value_is_named(change, expected):
     with pytest.raises(UsageError) as caught:
-        load_config("lite", [change])
+        load_config("fine-tune", [change])
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -173,7 +173,7 @@ def test_two_processes_cannot_train_in_one_folder(dataset, tiny, finished):
 
 
 def test_learning_rate_warms_up_and_decays(tiny):
-    config = load_config("lite")
+    config = load_config("fine-tune")
     (stage,) = stages_of(config, lambda data: 0)
     shares = [learning_rate_share(step, stage) for step in range(config.steps)]
     assert shares[0] == pytest.approx(1 / config.optimiser.warm_up_steps)
@@ -210,7 +210,7 @@ def test_a_run_can_start_from_given_weights(dataset, tiny, tmp_path, registered,
         (a - b).abs().max() for a, b in zip(first.parameters(), second.parameters(), strict=True)
     ]
     assert 0 < max(moved) < 0.01
-    other = load_config("lite", ["model.configuration.widths=[6, 6, 6, 8]", "steps=1"])
+    other = load_config("fine-tune", ["model.configuration.widths=[6, 6, 6, 8]", "steps=1"])
     with pytest.raises(InputError, match="is not of the configuration's model"):
         train(dataset, registered(tmp_path / "other"), other, init=card)
     with pytest.raises(WeightsError, match="no weights called 'nobody'"):

@@ -256,7 +256,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(
 def test_sizes_and_bones_that_do_not_fit_are_refused_before_anything_starts(dataset, tmp_path):
     changes = ["model.architecture=unet", "model.configuration={soft_tissue: zero}",
                "data.crop=[48, 112]"]
-    config = load_config("lite", changes)
+    config = load_config("fine-tune", changes)
     with pytest.raises(UsageError, match=r"'data.crop' is 48x112 px.*'unet' needs multiples of 32"):
         Trainer(config, MadeUp(lambda data: 1, CPU), CPU)
     config = load_config("paper", ["model.configuration.layers=3"])
