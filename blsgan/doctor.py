@@ -17,11 +17,14 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blsgan import __version__
 from blsgan.engines import libraries
 from blsgan.errors import BlsganError
+
+if TYPE_CHECKING:
+    from blsgan.backends import Weights
 
 PROBE_TIMEOUT_S = 120
 """A probe that takes longer is reported as hanging; importing torch from a cold disk takes 20 s."""
@@ -320,13 +323,29 @@ def _engines() -> list[Check]:
 
 
 def _weights() -> tuple[dict[str, Any], list[str]]:
-    """Where the default weights are, and whether each file is the one its card describes."""
+    """Where the shipped weights are, and whether each file is the one its card describes.
+
+    Those of separation decide ``reason``; without a whole segmenter only masks cannot be predicted,
+    which is a note.
+    """
     from blsgan import backends
 
     try:
         weights = backends.find_weights()
     except BlsganError as error:
         return {"name": backends.DEFAULT_WEIGHTS, "files": [], "reason": str(error)}, []
+    files, notes = _weights_files(weights)
+    reason = next((f["reason"] for f in files if f["reason"]), None)
+    try:
+        segmenter, more = _weights_files(backends.find_weights(task=backends.SEGMENTATION))
+    except BlsganError as error:
+        segmenter, more = [], [f"masks cannot be predicted: {error}"]
+    more += [f"masks cannot be predicted: {f['reason']}" for f in segmenter if f["reason"]]
+    facts = {"name": weights.name, "architecture": weights.architecture}
+    return {**facts, "files": [*files, *segmenter], "reason": reason}, [*notes, *more]
+
+
+def _weights_files(weights: Weights) -> tuple[list[dict[str, Any]], list[str]]:
     files: list[dict[str, Any]] = []
     notes: list[str] = []
     for path in (weights.onnx, weights.safetensors):
@@ -340,5 +359,4 @@ def _weights() -> tuple[dict[str, Any], list[str]]:
         if entry["card_sha256"] is None:
             notes.append(f"{path} has no hash in its card, so damage to it cannot be seen.")
         files.append(entry)
-    facts = {"name": weights.name, "architecture": weights.architecture, "files": files}
-    return {**facts, "reason": next((f["reason"] for f in files if f["reason"]), None)}, notes
+    return files, notes

@@ -133,27 +133,26 @@ class TestWeights:
     @pytest.fixture
     def folder(self, tmp_path, monkeypatch):
         monkeypatch.setattr(backends, "WEIGHTS_FOLDER", tmp_path)
-        (tmp_path / "lite.onnx").write_bytes(b"network")
-        (tmp_path / "lite.safetensors").write_bytes(b"tensors")
-        hashes = {
-            name: hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
-            for name in ("lite.onnx", "lite.safetensors")
-        }
-        card = {"name": "lite", "architecture": "lite", "sha256": hashes}
-        (tmp_path / "lite.json").write_text(json.dumps(card))
+        for name in ("lite", "segmenter"):
+            hashes = {}
+            for file in (f"{name}.onnx", f"{name}.safetensors"):
+                (tmp_path / file).write_bytes(b"network")
+                hashes[file] = hashlib.sha256(b"network").hexdigest()
+            card = {"name": name, "architecture": name, "sha256": hashes}
+            (tmp_path / f"{name}.json").write_text(json.dumps(card))
         return tmp_path
 
     def test_what_the_card_says(self, folder):
         facts, notes = doctor._weights()
         assert facts["reason"] is None
-        assert [file["sha256"] == file["card_sha256"] for file in facts["files"]] == [True, True]
+        assert [file["sha256"] == file["card_sha256"] for file in facts["files"]] == [True] * 4
         assert notes == []
 
     def test_a_damaged_file_is_named(self, folder):
         (folder / "lite.safetensors").write_bytes(b"tensorz")
         facts, _ = doctor._weights()
         assert "lite.safetensors is damaged" in facts["reason"]
-        assert [file["reason"] is None for file in facts["files"]] == [True, False]
+        assert [file["reason"] is None for file in facts["files"]] == [True, False, True, True]
 
     def test_a_card_without_hashes_is_noted(self, folder):
         (folder / "lite.json").write_text(json.dumps({"name": "lite"}))
@@ -161,6 +160,17 @@ class TestWeights:
         assert facts["reason"] is None
         assert len(notes) == 2
         assert "no hash" in notes[0]
+
+    def test_separation_works_without_a_whole_segmenter(self, folder):
+        (folder / "segmenter.onnx").write_bytes(b"netword")
+        facts, notes = doctor._weights()
+        assert facts["reason"] is None
+        assert "masks cannot be predicted" in notes[0]
+        (folder / "segmenter.json").unlink()
+        facts, notes = doctor._weights()
+        assert facts["reason"] is None
+        assert len(facts["files"]) == 2
+        assert "masks cannot be predicted" in notes[0]
 
     def test_no_weights_at_all(self, folder):
         (folder / "lite.json").unlink()
