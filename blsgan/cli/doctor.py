@@ -13,9 +13,9 @@ from blsgan.doctor import Check, Report, collect
 def _line(works: bool, name: str, detail: str, reason: str | None) -> str:
     mark = click.style("ok", fg="green") if works else click.style("no", fg="yellow")
     text = "; ".join(part for part in (detail, reason) if part)
-    wrapped = textwrap.wrap(text, 76, break_long_words=False, break_on_hyphens=False) or [""]
-    return f"  {mark}  {name:<18}{wrapped[0]}" + "".join(
-        f"\n{'':<24}{more}" for more in wrapped[1:]
+    wrapped = textwrap.wrap(text, 71, break_long_words=False, break_on_hyphens=False) or [""]
+    return f"  {mark}  {name:<23}{wrapped[0]}" + "".join(
+        f"\n{'':<29}{more}" for more in wrapped[1:]
     )
 
 
