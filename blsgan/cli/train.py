@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from blsgan.cli.training_bar import TrainingBar
 from blsgan.errors import BackendError, BlsganError, UsageError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from blsgan.training.config import TrainingConfig
     from blsgan.training.loop import Progress as TrainingProgress
 
@@ -75,9 +74,12 @@ def command(
     first = os.environ.get("RANK", "0") == "0"
     console = Console(stderr=True, quiet=not first)
     try:
-        with _Bar(console, config.steps) as bar:
-            card = train(root, run, config, resume=resume, init=init, device=device,
-                         tensorboard=tensorboard, report=bar.report, warn=bar.warn)
+        with TrainingBar(console, "reading joints, registering visits", config.steps) as bar:
+            card = train(
+                root, run, config, resume=resume, init=init, device=device,
+                tensorboard=tensorboard, report=lambda progress: _report(bar, progress),
+                warn=bar.warn,
+            )
     except BlsganError as error:
         if first:
             raise
@@ -94,52 +96,16 @@ def _describe(config: TrainingConfig, root: Path, device: str) -> None:
         click.echo(f"# {line}")
 
 
-class _Bar:
-    """A bar with losses and the time left; on anything but a terminal a line each validation."""
-
-    def __init__(self, console: Console, steps: int | None) -> None:
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
+def _report(bar: TrainingBar, progress: TrainingProgress) -> None:
+    terms = ", ".join(_shown(name, value) for name, value in progress.terms.items())
+    figures = None
+    if progress.validation is not None:
+        figures = ", ".join(
+            f"{key.removesuffix('_psnr_db').replace('_', ' ')} {value:.2f}"
+            + (" dB" if key.endswith("_db") else "")
+            for key, value in progress.validation.items()
         )
-
-        self._console = console
-        self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TimeRemainingColumn(), TextColumn("{task.fields[terms]}"),
-            console=console, disable=not console.is_terminal,
-        )
-        self._task = self._progress.add_task(
-            "reading joints, registering visits", total=steps, terms=""
-        )
-        if not console.is_terminal:
-            console.print("reading joints, registering visits (minutes at the first run)")
-
-    def __enter__(self) -> _Bar:
-        self._progress.__enter__()
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        self._progress.stop()
-
-    def report(self, progress: TrainingProgress) -> None:
-        terms = ", ".join(_shown(name, value) for name, value in progress.terms.items())
-        self._progress.update(self._task, completed=progress.step, total=progress.steps,
-                              description=progress.stage, terms=terms)
-        if progress.validation is not None:
-            figures = ", ".join(
-                f"{key.removesuffix('_psnr_db').replace('_', ' ')} {value:.2f}"
-                + (" dB" if key.endswith("_db") else "")
-                for key, value in progress.validation.items()
-            )
-            self._console.print(f"step {progress.step}/{progress.steps}: {terms}; "
-                                f"validation: {figures}", highlight=False)
-
-    def warn(self, text: str) -> None:
-        self._console.print(f"warning: {text}", highlight=False)
+    bar.show(progress.step, progress.steps, progress.stage, terms, figures)
 
 
 def _shown(name: str, value: float) -> str:

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from blsgan.cli.training_bar import TrainingBar
 from blsgan.errors import BackendError, UsageError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from blsgan.training.segmentation import SegmentationConfig, SegmentationProgress
 
 
@@ -67,9 +66,11 @@ def command(
 
     from rich.console import Console
 
-    with _Bar(Console(stderr=True), config.steps) as bar:
-        card = train_segmenter(root, run, config, resume=resume, init=init, device=device,
-                               report=bar.report, warn=bar.warn)
+    with TrainingBar(Console(stderr=True), "reading joints", config.steps) as bar:
+        card = train_segmenter(
+            root, run, config, resume=resume, init=init, device=device,
+            report=lambda progress: _report(bar, progress), warn=bar.warn,
+        )
     click.echo(f"wrote {card}")
 
 
@@ -82,42 +83,10 @@ def _describe(config: SegmentationConfig) -> None:
     click.echo(f"# {parameters:,} parameters; {config.steps} steps of {config.data.batch} pictures")
 
 
-class _Bar:
-    """A bar with the loss and the time left; on anything but a terminal a line each validation."""
-
-    def __init__(self, console: Console, steps: int) -> None:
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
+def _report(bar: TrainingBar, progress: SegmentationProgress) -> None:
+    figures = None
+    if progress.validation is not None:
+        figures = ", ".join(
+            f"{key.replace('_', ' ')} {value:.4g}" for key, value in progress.validation.items()
         )
-
-        self._console = console
-        self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TimeRemainingColumn(), TextColumn("{task.fields[loss]}"),
-            console=console, disable=not console.is_terminal,
-        )
-        self._task = self._progress.add_task("reading joints", total=steps, loss="")
-
-    def __enter__(self) -> _Bar:
-        self._progress.__enter__()
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        self._progress.stop()
-
-    def report(self, progress: SegmentationProgress) -> None:
-        self._progress.update(self._task, completed=progress.step, description="training",
-                              loss=f"loss {progress.loss:.3f}")
-        if progress.validation is not None:
-            figures = ", ".join(
-                f"{key.replace('_', ' ')} {value:.4g}" for key, value in progress.validation.items()
-            )
-            self._console.print(f"step {progress.step}/{progress.steps}: loss {progress.loss:.3f}; "
-                                f"validation: {figures}", highlight=False)
-
-    def warn(self, text: str) -> None:
-        self._console.print(f"warning: {text}", highlight=False)
+    bar.show(progress.step, progress.steps, "training", f"loss {progress.loss:.3f}", figures)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,13 +15,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 
 from blsgan.errors import WeightsError
 from blsgan.geometry import GRID_PX
 from blsgan.io.atomic import atomic_paths
 from blsgan.models.segmenter import SegmenterNetwork
-from blsgan.models.weights import OPSET, check_exporter
+from blsgan.models.weights import safetensors_bytes, split_safetensors, traced
 
 
 def load_segmenter(path: str | Path, data: bytes | None = None) -> SegmenterNetwork:
@@ -40,7 +37,7 @@ def load_segmenter(path: str | Path, data: bytes | None = None) -> SegmenterNetw
     try:
         data = path.read_bytes() if data is None else data
         tensors = load_tensors(data)
-        metadata = _header(data).get("__metadata__") or {}
+        metadata = split_safetensors(data)[0].get("__metadata__") or {}
         configuration = json.loads(metadata.get("configuration", "{}"))
     except (OSError, SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: is not a readable safetensors file ({error})") from error
@@ -57,63 +54,16 @@ def load_segmenter(path: str | Path, data: bytes | None = None) -> SegmenterNetw
     return network.eval()
 
 
-def segmenter_bytes(network: SegmenterNetwork) -> bytes:
-    """The network as one safetensors file; the same weights give the same bytes."""
-    tensors = {
-        key: value.detach().float().cpu().contiguous()
-        for key, value in network.state_dict().items()
-    }
-    metadata = {
-        "configuration": json.dumps(network.configuration(), sort_keys=True),
-        "architecture": network.architecture,
-    }
-    # The library writes metadata in an order that differs from call to call, so they go in here.
-    data = save_tensors(tensors)
-    header = {"__metadata__": metadata, **_header(data)}
-    content = data[8 + int.from_bytes(data[:8], "little") :]
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the format wants tensors on a multiple of 8 bytes
-    return len(text).to_bytes(8, "little") + text + content
-
-
-def _header(data: bytes) -> dict[str, Any]:
-    header: dict[str, Any] = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return header
-
-
 def export_segmenter(network: SegmenterNetwork, path: Path) -> None:
     """Writes the network as ONNX with a free batch.
 
     Raises:
         WeightsError: the exporter's packages are not installed.
     """
-    check_exporter()
-    import onnx
-
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                network.eval(), (torch.rand(2, 1, GRID_PX, GRID_PX),), dynamo=True,
-                opset_version=OPSET, verbose=False, input_names=["image"],
-                output_names=["mask_logits"],
-                dynamic_shapes={"image": {0: torch.export.Dim("batch", min=1)}},
-            )
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-    assert program is not None
-    model = program.model_proto
-    # The exporter notes source lines and paths of this machine on every node: not for shipping.
-    for node in model.graph.node:
-        del node.metadata_props[:]
-        node.doc_string = ""
-    del model.graph.metadata_props[:]
-    onnx.checker.check_model(model, full_check=True)
+    model = traced(
+        network.eval(), {"image": torch.rand(2, 1, GRID_PX, GRID_PX)}, ["mask_logits"],
+        {"image": {0: torch.export.Dim("batch", min=1)}},
+    )
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
@@ -138,7 +88,7 @@ def save_segmenter(
     folder = Path(folder)
     targets = [folder / f"{name}{suffix}" for suffix in (".safetensors", ".onnx", ".json")]
     with atomic_paths(targets) as (tensors, graph, text):
-        tensors.write_bytes(segmenter_bytes(network))
+        tensors.write_bytes(safetensors_bytes(network))
         export_segmenter(network, graph)
         fields = {
             "name": name,

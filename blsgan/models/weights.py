@@ -26,6 +26,7 @@ from blsgan.errors import WeightsError
 from blsgan.io.atomic import atomic_paths
 from blsgan.models.generator import Generator
 from blsgan.models.registry import build_generator
+from blsgan.models.segmenter import SegmenterNetwork
 
 OPSET = 20  # newer ones emit operators that engine builders parse and then fail on
 
@@ -45,7 +46,7 @@ def load_generator(path: str | Path, data: bytes | None = None) -> Generator:
     try:
         data = path.read_bytes() if data is None else data
         tensors = load_tensors(data)
-        metadata = _split(data)[0].get("__metadata__") or {}
+        metadata = split_safetensors(data)[0].get("__metadata__") or {}
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise WeightsError(f"{path}: is not a readable safetensors file ({error})") from error
     try:
@@ -68,25 +69,25 @@ def load_generator(path: str | Path, data: bytes | None = None) -> Generator:
     return generator.eval()
 
 
-def _split(data: bytes) -> tuple[dict[str, Any], bytes]:
+def split_safetensors(data: bytes) -> tuple[dict[str, Any], bytes]:
     """A safetensors file's JSON header, whose length its first 8 bytes hold, and what follows."""
     end = 8 + int.from_bytes(data[:8], "little")
     header: dict[str, Any] = json.loads(data[8:end])
     return header, data[end:]
 
 
-def safetensors_bytes(generator: Generator) -> bytes:
-    """The generator as one safetensors file; the same weights give the same bytes."""
+def safetensors_bytes(network: Generator | SegmenterNetwork) -> bytes:
+    """The network as one safetensors file; the same weights give the same bytes."""
     metadata = {
-        "configuration": json.dumps(generator.configuration(), sort_keys=True),
-        "architecture": generator.architecture,
+        "configuration": json.dumps(network.configuration(), sort_keys=True),
+        "architecture": network.architecture,
     }
     tensors = {
         key: value.detach().float().cpu().contiguous()
-        for key, value in generator.state_dict().items()
+        for key, value in network.state_dict().items()
     }
     # The library writes metadata in an order that differs from call to call, so they go in here.
-    header, content = _split(save_tensors(tensors))
+    header, content = split_safetensors(save_tensors(tensors))
     text = json.dumps({"__metadata__": metadata, **header}, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the format wants tensors on a multiple of 8 bytes
     return len(text).to_bytes(8, "little") + text + content
@@ -131,9 +132,6 @@ def to_onnx(
     Raises:
         WeightsError: the exporter's packages are not installed.
     """
-    check_exporter()
-    import onnx
-
     shapes: dict[int, Any] = {}
     if batch is None:
         shapes[0] = torch.export.Dim("batch", min=1)
@@ -147,6 +145,34 @@ def to_onnx(
         torch.rand(batch or 2, 1, height, width),
         (torch.rand(batch or 2, 2, height, width) > 0.5).float(),
     )
+    shapes_of = {"image": shapes, "masks": shapes} if shapes else None
+    return traced(network, dict(zip(("image", "masks"), example, strict=True)), outputs, shapes_of,
+                  opset=opset)
+
+
+def traced(
+    network: torch.nn.Module,
+    inputs: Mapping[str, torch.Tensor],
+    outputs: Sequence[str],
+    shapes: dict[str, Any] | None,
+    *,
+    opset: int = OPSET,
+) -> Any:
+    """The network as a checked ``ModelProto`` without a trace of this machine.
+
+    Args:
+        network: in evaluation mode.
+        inputs: an example of each input, by its name, in the network's order.
+        outputs: names of what it returns.
+        shapes: the free dimensions of each input as ``torch.export`` takes them, or None.
+        opset: of the ONNX standard.
+
+    Raises:
+        WeightsError: the exporter's packages are not installed.
+    """
+    check_exporter()
+    import onnx
+
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -155,9 +181,8 @@ def to_onnx(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                network, example, dynamo=True, opset_version=opset, verbose=False,
-                input_names=["image", "masks"], output_names=list(outputs),
-                dynamic_shapes={"image": shapes, "masks": shapes} if shapes else None,
+                network, tuple(inputs.values()), dynamo=True, opset_version=opset, verbose=False,
+                input_names=list(inputs), output_names=list(outputs), dynamic_shapes=shapes,
             )
     finally:
         for logger, level in zip(loggers, levels, strict=True):

@@ -10,7 +10,8 @@ from blsgan import backends
 from blsgan.errors import WeightsError
 from blsgan.geometry import GRID_PX
 from blsgan.models.segmenter import SegmenterNetwork
-from blsgan.models.segmenter_files import load_segmenter, save_segmenter, segmenter_bytes
+from blsgan.models.segmenter_files import load_segmenter, save_segmenter
+from blsgan.models.weights import safetensors_bytes
 
 SMALL = {"widths": (4, 6, 8), "blocks": (1, 1, 1)}
 
@@ -69,7 +70,7 @@ def test_sizes_that_cannot_be(wrong):
 def test_files_rebuild_the_same_network(network, saved, pictures):
     loaded = load_segmenter(saved.with_suffix(".safetensors"))
     assert loaded.configuration() == {key: list(value) for key, value in SMALL.items()}
-    assert segmenter_bytes(loaded) == saved.with_suffix(".safetensors").read_bytes()
+    assert safetensors_bytes(loaded) == saved.with_suffix(".safetensors").read_bytes()
     card = json.loads(saved.read_text())
     assert (card["task"], card["seed"]) == ("segmentation", 3)
     with torch.no_grad():

@@ -7,7 +7,7 @@ import pytest
 
 from blsgan.backends import WEIGHTS_FOLDER
 from blsgan.models import load_segmenter
-from blsgan.models.segmenter_files import segmenter_bytes
+from blsgan.models.weights import safetensors_bytes
 
 PATH = WEIGHTS_FOLDER / "segmenter.json"
 
@@ -24,7 +24,7 @@ def test_hashes_and_size(card):
     network = load_segmenter(path)
     assert sum(parameter.numel() for parameter in network.parameters()) == card["parameters"]
     assert card["parameters"] <= 2_000_000
-    assert segmenter_bytes(network) == path.read_bytes()
+    assert safetensors_bytes(network) == path.read_bytes()
 
 
 def test_the_model_card_speaks_of_these_files(card):

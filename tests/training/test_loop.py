@@ -78,7 +78,8 @@ def test_training_lowers_its_objective(dataset, tiny, tmp_path, registered):
 def test_killed_at_any_moment_and_resumed_gives_the_same_bytes(
     dataset, tiny_changes, tmp_path, registered
 ):
-    changes = [part for change in tiny_changes for part in ("--set", change)]
+    changes = ["--preset", "fine-tune"]
+    changes += [part for change in tiny_changes for part in ("--set", change)]
     changes += ["--set", "steps=30", "--set", "validate_every=10", "--set", "checkpoint_every=3"]
     # One thread: the processes are short, and two would wait for each other on a busy machine.
     options = {"env": {**os.environ, "OMP_NUM_THREADS": "1"}}

@@ -153,14 +153,22 @@ def test_stages_go_on_with_weights_and_start_with_fresh_optimisers(sources, stag
     assert trainer.draw().image.shape == (4, 1, 64, 64)
 
 
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.slow
 def test_killed_in_the_second_stage_and_resumed_gives_the_same_bytes(
-    dataset, staged_changes, finished, tmp_path
+    dataset, staged_changes, finished, tmp_path, one_thread
 ):
     run = tmp_path / "killed"
     changes = [part for change in staged_changes for part in ("--set", change)]
     changes += ["--set", "stages.1.steps=3000"]
-    # One thread: two would wait for each other on a busy machine.
+    # One thread, there and here: two wait for each other on a busy machine, and sum otherwise.
     options = {"env": {**os.environ, "OMP_NUM_THREADS": "1"}, "stdout": subprocess.DEVNULL}
     process = subprocess.Popen(
         run_cli("--data", dataset, "-o", run, "--preset", "paper", *changes),
