@@ -73,7 +73,8 @@ $(STAMPS)/installed: $(STAMPS)/build-tools $(build_inputs)
 $(STAMPS)/test-tools: $(STAMPS)/installed pyproject.toml
 	$(BIN)/pip install $(call extra,test)
 	@case "$$(uname -sm)" in \
-	    "Linux x86_64") set -x; $(BIN)/pip install $(call extra,tensorrt-rtx);; \
+	    "Linux x86_64") $(BIN)/pip install $(call extra,tensorrt-rtx) \
+	        || echo "NOT CHECKED: no TensorRT-RTX to be had, so no engines are built";; \
 	    *) echo "no TensorRT-RTX for $$(uname -sm): the tests that build engines are skipped";; \
 	esac
 	@touch $@

@@ -308,13 +308,13 @@ class EngineBackend:
     def __init__(
         self, weights: Weights, threads: int | None = None, task: Task = SEPARATION
     ) -> None:
+        if task is not SEPARATION:
+            raise WeightsError(f"engines are built for separation, not for {task.name}.")
         if weights.engine is None:
             raise WeightsError(
                 f"weights {weights.name!r} have no .engine file; build one with `blsgan "
                 "build-engine`."
             )
-        if task is not SEPARATION:
-            raise WeightsError(f"{weights.engine} is an engine for separation, not {task.name}.")
         from blsgan.engines.runtime import Engine
 
         self._engine = Engine(weights.engine)
@@ -394,6 +394,8 @@ def _fitting_engine(weights: Weights) -> str | None:
         manifest = read_manifest(weights.engine)
         check_fits(weights.engine, manifest)
     except BlsganError:
+        return None
+    if manifest.forced:  # it failed its gate: only who names it gets it
         return None
     known = [weights.hashes[name] for name in weights.hashes if name.endswith(".safetensors")]
     return manifest.backend if not known or manifest.model.weights_sha256 in known else None

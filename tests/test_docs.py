@@ -18,6 +18,10 @@ def test_every_option_of_every_command_is_in_the_reference(name):
     assert f"`blsgan {name}" in text
     sections = re.split(r"^## ", text, flags=re.MULTILINE)
     section = next(part for part in sections if re.match(rf"`blsgan {name}[` ]", part))
+    for part in re.split(r"^### ", section, flags=re.MULTILINE):
+        rows = re.findall(r"^\| (`-.*?) \|", part.replace(r"\|", "/"), re.MULTILINE)
+        described = [re.findall(r"`(-[-\w]+)`", row)[0] for row in rows]
+        assert len(described) == len(set(described)), described
     command = import_module(COMMANDS[name][0]).command
     commands = [command, *getattr(command, "commands", {}).values()]
     for parameter in (parameter for each in commands for parameter in each.params):

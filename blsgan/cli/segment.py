@@ -58,7 +58,7 @@ class Outcome:
 @click.option("--weights", help="Name or file of the weights.  [default: segmenter]")
 @click.option(
     "--backend",
-    type=click.Choice(backends.NAMES),
+    type=click.Choice([name for name in backends.NAMES if name not in backends.ENGINES]),
     default="auto",
     show_default=True,
     help="Runtime.",

@@ -196,7 +196,9 @@ def command(
 
     @functools.cache
     def load_segmenter() -> Segmenter:
-        return Segmenter.from_pretrained(segmenter, backend, threads=threads)
+        return Segmenter.from_pretrained(
+            segmenter, "auto" if backend in backends.ENGINES else backend, threads=threads
+        )
 
     def work(item: Item) -> Outcome:
         return separate_item(

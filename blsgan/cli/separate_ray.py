@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from blsgan import backends
 from blsgan.cli.batch import Attempt, attempt
 from blsgan.cli.separate import Options, Outcome, separate_item
 from blsgan.errors import BackendError, UsageError
@@ -67,7 +68,9 @@ class SeparateJoints:
         self._overwrite = overwrite
         self._separator = Separator.from_pretrained(weights, backend, threads=threads)
         self._load_segmenter = None if require_masks else functools.cache(
-            lambda: Segmenter.from_pretrained(segmenter, backend, threads=threads)
+            lambda: Segmenter.from_pretrained(
+                segmenter, "auto" if backend in backends.ENGINES else backend, threads=threads
+            )
         )
 
     def _separate(self, item: Item) -> Outcome:
@@ -193,7 +196,16 @@ def _connect(ray: Any) -> None:
                 "with `ray start --head`, or unset the variable to use this machine."
             ) from error
         return
-    ray.init(object_store_memory=_OBJECT_STORE_BYTES, include_dashboard=False, **quiet)
+    try:
+        ray.init(
+            address="local", object_store_memory=_OBJECT_STORE_BYTES, include_dashboard=False,
+            **quiet,
+        )  # fmt: skip
+    except Exception as error:  # its daemons': any kind
+        reason = " ".join(str(error).split())[:200]
+        raise BackendError(
+            f"Ray does not start on this machine ({reason}); leave out --ray."
+        ) from error
 
 
 def _anywhere(weights: str | None) -> str | None:

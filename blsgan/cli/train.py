@@ -23,7 +23,7 @@ if TYPE_CHECKING:
               help="Folder of the run: configuration, checkpoints, metrics, weights.")
 @click.option("--preset", help="A shipped preset or a YAML file.  [default: lite]")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE",
-              help="Change one key of the preset (optimiser.learning_rate=1e-3); repeatable.")
+              help="Change one key of the preset (stages.0.steps=500); repeatable.")
 @click.option("--steps", type=click.IntRange(min=1),
               help="Short for --set steps=N; a preset with stages has stages.0.steps instead.")
 @click.option("--init", help="Weights to start from, by name (lite) or path; random otherwise.")

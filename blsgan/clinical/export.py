@@ -247,9 +247,23 @@ def _measurement_objects(measurement: _Measurement, finder: _Finder) -> dict[str
         reference, extra = finder.reference(file, decode_radiograph(file), spacing)
         references.append(reference)
         objects |= extra
+    if finder.policy.keep_identity:
+        _check_one_patient(measurement.path, references)
     report = measurement_report(references[0], references[1], measurement.record)
     objects[f"{measurement.label}.dcm"] = report
     return objects
+
+
+def _check_one_patient(path: Path, references: Sequence[Reference]) -> None:
+    identities = {
+        (str(r.dataset.get("PatientID") or ""), str(r.dataset.get("IssuerOfPatientID") or ""))
+        for r in references
+    }
+    if len(identities) > 1:
+        raise InputError(
+            f"{path}: its visits belong to different patients by their headers; leave out "
+            "--keep-identity, or measure again."
+        )
 
 
 def _recorded_spacing(entry: dict[str, Any] | None) -> PixelSpacing | None:

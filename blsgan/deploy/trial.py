@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import time
+import zlib
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -32,7 +34,9 @@ def read_sample(path: Path) -> Sample:
         with np.load(path, allow_pickle=False) as arrays:
             image, masks = (np.ascontiguousarray(arrays[name], np.float32) for name in
                             ("image", "masks"))
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (
+        OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, BadZipFile, zlib.error,
+    ) as error:  # fmt: skip
         raise InputError(
             f"{path} is not an .npz with image [B,1,H,W] and masks [B,2,H,W] ({error})."
         ) from error

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blsgan.errors import InputError, UsageError
+from blsgan.errors import BackendError, InputError, UsageError
 from blsgan.io.atomic import atomic_paths
 from blsgan.io.files import read_file
 
@@ -136,7 +136,10 @@ def _quoted(text: str) -> str:
 
 
 def _describe_onnx(path: Path) -> tuple[Served, bytes]:
-    import onnx
+    try:
+        import onnx
+    except ImportError as error:
+        raise BackendError("onnx is not installed; pip install 'blsgan[engine]'.") from error
 
     data = read_file(path, what="model").data
     try:

@@ -272,8 +272,10 @@ class Engine:
             return
         cuda = self._cuda
         self._forget_graph(slot)
+        slot.capacity.pop(name, None)  # a failure below must not leave the old size
         if name in slot.device:
             self._call(cuda.cudaFree(slot.device.pop(name)))
+        if name in slot.host:
             self._call(cuda.cudaFreeHost(slot.host.pop(name)))
         slot.device[name] = int(self._call(cuda.cudaMalloc(size)))
         slot.host[name] = int(self._call(cuda.cudaMallocHost(size)))
@@ -319,11 +321,17 @@ class Engine:
             return
         mode = cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._call(cuda.cudaStreamBeginCapture(slot.stream, mode))
+        recorded = False
         try:
             self._issue(slot, given, True)
+            recorded = True
+        except BackendError:  # what cannot be recorded may still be run
+            pass
         finally:  # a stream must never stay in capture
             status, graph = cuda.cudaStreamEndCapture(slot.stream)
-        if int(status) != 0:
+        if not recorded or int(status) != 0:
+            if int(status) == 0:
+                self._call(cuda.cudaGraphDestroy(graph))
             slot.capturable = False
             return
         slot.graph = self._call(cuda.cudaGraphInstantiate(graph, 0))

@@ -80,7 +80,9 @@ def trained_crop(weights: Weights) -> tuple[int, int] | None:
     try:
         card = json.loads(weights.safetensors.with_suffix(".json").read_text(encoding="utf-8"))
         config = card["trained"]["config"]
-        data = (config.get("stages") or [config])[-1]["data"]
+        stages = config.get("stages") or [config]
+        made = [stage for stage in stages if stage.get("steps") or stage.get("epochs")]
+        data = (made or stages)[-1]["data"]
         rows, columns = data["crop"]
         return None if data.get("pairs") == "images" else (int(rows), int(columns))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
@@ -162,7 +164,8 @@ def load_supervisor(run: str | Path) -> Supervise | None:
     supervisor = Supervisor(2, config.supervisor.widths)
     supervisor.load_state_dict(state)
     supervisor.eval()
-    data = config.stages[-1].data if config.stages else config.data
+    made = [stage.data for stage in config.stages if stage.steps or stage.epochs]
+    data = made[-1] if made else config.data
     size = data.crop if data.pairs == "crops" else None
     multiple = 2 ** (len(config.supervisor.widths) - 1)
 
@@ -170,7 +173,8 @@ def load_supervisor(run: str | Path) -> Supervise | None:
         if size is not None:
             top, left, bottom, right = bounding_box(masks[0] & masks[1])
             centre = (top + bottom) // 2, (left + right) // 2
-            rows, columns = window_around(centre, size, masks.shape[1:])
+            window = max(size[0], bottom - top), max(size[1], right - left)
+            rows, columns = window_around(centre, window, masks.shape[1:])
             layers, masks = layers[:, rows, columns], masks[:, rows, columns]
         height, width = layers.shape[1:]
         pad = ((0, 0), (0, -height % multiple), (0, -width % multiple))

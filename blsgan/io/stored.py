@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from blsgan.errors import InputError
 from blsgan.io import results
 from blsgan.io.files import FileBytes, read_file
-from blsgan.io.radiograph import SUFFIXES
 from blsgan.io.raster import decode_raster
 
 _MAX_RECORD_BYTES = 2**22
@@ -211,7 +210,7 @@ def find_by_hash(roots: Iterable[Path], wanted: Iterable[str]) -> dict[str, Path
     missing = set(wanted)
     found: dict[str, Path] = {}
     for root in roots:
-        for path in walk(root, SUFFIXES):
+        for path in walk(root, ("",)):  # by content: DICOM files have any ending, or none
             if not missing:
                 return found
             try:

@@ -211,6 +211,13 @@ def measure(baseline: Visit, followup: Visit, *, fit_scale: bool = False) -> Mea
     if not problems:  # else each visit keeps its own axis: the other's is nowhere to be seen
         shared = (axis, _turned(axis, upper.transform))
         spaces = [joint_space(v.masks, axis) for v, axis in zip(visits, shared, strict=True)]
+        if fit_scale and spaces[1] is not None:  # lengths are in px of the baseline
+            scale = math.sqrt(upper.transform.scale * lower.transform.scale)
+            spaces[1] = replace(
+                spaces[1],
+                mean_px=spaces[1].mean_px / scale,
+                minimum_px=spaces[1].minimum_px / scale,
+            )
     return Measurement(
         narrowing,
         sideways,

@@ -203,7 +203,7 @@ def register_bone(
         for fit, bone in zip((there, back), (fixed, moving), strict=True)
     )
     disagreement_px = _disagreement_px(there, back, at)
-    allowed_px = MAX_DISAGREEMENT_PX * _relative_size(fixed.inner_px)
+    allowed_px = MAX_DISAGREEMENT_PX * _relative_size(min(fixed.inner_px, moving.inner_px))
     return Registration(
         found.transform,
         found.correlation,

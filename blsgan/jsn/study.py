@@ -32,7 +32,7 @@ from blsgan.evaluation.methods import COPY, Method, Sample
 from blsgan.evaluation.results import Table, write_csv
 from blsgan.geometry import joint_axis
 from blsgan.io.atomic import atomic_paths
-from blsgan.jsn.agreement import Agreement, agreement, bland_altman
+from blsgan.jsn.agreement import MISMATCH_PX, Agreement, agreement, bland_altman
 from blsgan.jsn.quantification import (
     SEPARATED_TRUST,
     Visit,
@@ -302,7 +302,8 @@ class Study:
         chosen = [
             r
             for r in self.accuracy
-            if not r["flagged"] and (r["condition"], r["method"]) == (condition, method)
+            if not r["flagged"] and abs(r["error_px"]) <= MISMATCH_PX
+            and (r["condition"], r["method"]) == (condition, method)
         ]
         limits = bland_altman([r["measured_px"] for r in chosen], [r["true_px"] for r in chosen])
         return None if limits is None else asdict(limits)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from blsgan.errors import InputError
-from blsgan.io.dicom import SUFFIXES as DICOM_SUFFIXES
+from blsgan.io.raster import SUFFIXES as RASTER_SUFFIXES
 from blsgan.io.stored import StoredResult, as_result, read_json, walk
 
 ALERT, WARNING, NOTE = "alert", "warning", "note"
@@ -258,9 +258,9 @@ def _add_table(
 
 
 def _is_private(row: dict[str, str]) -> bool:
-    """Whether the row's names may tell a patient: so it is wherever a DICOM file is named."""
+    """Whether the row's names may tell a patient: DICOM files have any ending, or none."""
     return any(
-        Path(row[side]).suffix.lower() in ("", *DICOM_SUFFIXES) for side in ("baseline", "followup")
+        Path(row[side]).suffix.lower() not in RASTER_SUFFIXES for side in ("baseline", "followup")
     )
 
 

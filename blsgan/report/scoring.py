@@ -257,7 +257,7 @@ def _accuracy(key: Key, readings: Sequence[Reading]) -> Accuracy:
             hits[truth][1] += 1
     correct = wilson(hits[REAL][0] + hits[GENERATED][0], hits[REAL][1] + hits[GENERATED][1])
     p = None
-    if correct.count:
+    if correct.count and len(readings) == 1:  # several answers to one picture are not independent
         p = float(binomtest(correct.hits, correct.count, CHANCE).pvalue)
     return Accuracy(correct, wilson(*hits[GENERATED]), wilson(*hits[REAL]), p)
 
@@ -370,7 +370,11 @@ def markdown(found: Score) -> str:
         lines += ["", f"All readers, 95 % interval by bootstrap over pictures: {_span(low, high)}."]
     agreement = found.agreement
     if agreement.kappa is None:
-        lines += ["", "Fleiss' kappa: not defined (one reader, or one answer throughout)."]
+        if agreement.readers < 2:
+            why = "one reader"
+        else:
+            why = "one answer throughout" if agreement.items else "no picture that all answered"
+        lines += ["", f"Fleiss' kappa: not defined ({why})."]
     else:
         span = ""
         if agreement.low is not None and agreement.high is not None:

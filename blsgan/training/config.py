@@ -188,7 +188,7 @@ class TrainingConfig(_Strict):
 
     def has_supervisor(self) -> bool:
         """Whether any stage is supervised."""
-        losses = [stage.loss for stage in self.stages] or [self.loss]
+        losses = [s.loss for s in self.stages if s.steps or s.epochs] or [self.loss]
         return self.supervisor.enabled and any(loss.supervisor > 0 for loss in losses)
 
 
@@ -292,8 +292,21 @@ def load_config(preset: str | Path, changes: Sequence[str] = ()) -> TrainingConf
         what = first["msg"].removeprefix("Value error, ")
         got = "" if isinstance(first["input"], dict) else f" (got {first['input']!r})"
         raise UsageError(f"{path}: {where}{what[0].lower()}{what[1:]}{got}{known}") from error
+    for change in changes:
+        _check_effective(fields, change)
     _check_data(config, path)
     return config
+
+
+def _check_effective(fields: Mapping[str, Any], change: str) -> None:
+    """Refuses a change of the run's own key that each of its stages overrules."""
+    part, _, name = change.partition("=")[0].strip().partition(".")
+    stages = fields.get("stages")
+    if part not in ("data", "optimiser", "loss") or not isinstance(stages, list) or not stages:
+        return
+    if name and all(isinstance(s, dict) and name in (s.get(part) or {}) for s in stages):
+        raise UsageError(f"key '{part}.{name}' is set by every stage itself; change "
+                         f"stages.0.{part}.{name} and so on")
 
 
 def _check_data(config: TrainingConfig, path: Path) -> None:
@@ -309,6 +322,9 @@ def _check_data(config: TrainingConfig, path: Path) -> None:
     if len({data.pairs for _, data in parts}) > 1:
         raise UsageError(f"{path}: key 'stages' mixes data.pairs crops and images; a run has one "
                          "of them")
+    for name in ("size", "validation"):
+        if len({getattr(data, name) for _, data in parts}) > 1:
+            raise UsageError(f"{path}: key 'data.{name}' differs between stages; a run has one")
 
 
 def apply_change(fields: dict[str, Any], change: str) -> None:

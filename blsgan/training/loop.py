@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from blsgan import __version__
-from blsgan.backends import WeightsFile, find_weights
+from blsgan.backends import WeightsFile
 from blsgan.data.layout import JointImage, load_root
 from blsgan.data.splits import is_validation
-from blsgan.errors import BlsganError, InputError, UsageError, WeightsError
+from blsgan.errors import BlsganError, InputError, UsageError
 from blsgan.models import build_generator, load_generator, save_weights
 from blsgan.models.backbones import BackboneGenerator
 from blsgan.models.generator import Generator, layers_from
@@ -41,7 +41,13 @@ from blsgan.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from blsgan.training.config import Stage, TrainingConfig, load_config, stages_of
+from blsgan.training.config import (
+    Stage,
+    SupervisorConfig,
+    TrainingConfig,
+    load_config,
+    stages_of,
+)
 from blsgan.training.distributed import World, world_of
 from blsgan.training.objective import (
     Terms,
@@ -60,6 +66,7 @@ from blsgan.training.run_folder import (
     WEIGHTS,
     device_of,
     environment,
+    first_weights,
     metrics_until,
     prepared,
     write_text,
@@ -137,7 +144,7 @@ class Trainer:
         self.steps = self.stages[-1].last
         torch.manual_seed(config.seed)
         generator = build_generator(config.model.architecture, config.model.configuration)
-        _check_sizes(generator, self.stages)
+        _check_sizes(generator, self.stages, config.supervisor)
         self.generator = _placed(generator, device)
         self.average = copy.deepcopy(self.generator)
         self.average.requires_grad_(False).eval()
@@ -404,7 +411,7 @@ def train(
     if tensorboard:
         check_tensorboard()
     images = load_root(root)
-    given = find_first_weights(init) if init is not None else None
+    given = first_weights(init) if init is not None else None
     with world_of(device_of(device)) as (world, target):
         _settle(config, target)
         with contextlib.ExitStack() as held:
@@ -536,7 +543,7 @@ def _diverged(step: int, terms: dict[str, float], run: Path) -> str:
     listed = ", ".join(f"{key} {value:g}" for key, value in terms.items())
     folder = run / CHECKPOINTS
     good = latest_step(folder)
-    return (f"the loss is not finite at step {step} ({listed}); lower optimiser.learning_rate and "
+    return (f"the loss is not finite at step {step} ({listed}); lower the learning rate and "
             f"start anew, or resume from the last checkpoint, step {good} in {folder}")
 
 
@@ -562,14 +569,19 @@ def _placed(network: _Network, device: torch.device) -> _Network:
     return network
 
 
-def _check_sizes(generator: Generator, stages: Sequence[Stage]) -> None:
+def _check_sizes(
+    generator: Generator, stages: Sequence[Stage], config: SupervisorConfig
+) -> None:
     for stage in stages:
         size = (stage.data.size,) * 2 if stage.data.pairs == "images" else stage.data.crop
-        if any(side % generator.size_multiple for side in size):
-            key = "data.size" if stage.data.pairs == "images" else "data.crop"
-            raise UsageError(f"key '{key}' is {size[0]}x{size[1]} px; the architecture "
-                             f"'{generator.architecture}' needs multiples of "
-                             f"{generator.size_multiple}")
+        key = "data.size" if stage.data.pairs == "images" else "data.crop"
+        needs = {f"architecture '{generator.architecture}'": generator.size_multiple}
+        if config.enabled and stage.loss.supervisor > 0:
+            needs["supervisor"] = 2 ** (len(config.widths) - 1)
+        for network, multiple in needs.items():
+            if any(side % multiple for side in size):
+                raise UsageError(f"key '{key}' is {size[0]}x{size[1]} px; the {network} needs "
+                                 f"multiples of {multiple}")
 
 
 def _settle(config: TrainingConfig, device: torch.device) -> None:
@@ -583,10 +595,3 @@ def _settle(config: TrainingConfig, device: torch.device) -> None:
 
 def _mean_psnr(errors: Tensor) -> float:
     return float((-10 * torch.log10(errors.clamp(min=1e-10))).mean()) if len(errors) else math.nan
-
-
-def find_first_weights(init: str | Path) -> WeightsFile:
-    weights = find_weights(init)
-    if weights.safetensors is None:
-        raise WeightsError(f"weights '{weights.name}' have no .safetensors file to start from")
-    return weights.load(weights.safetensors)

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from blsgan.training.config import OptimiserConfig
 
-_OUTER = ("stem.", "share_head.", "k_head.", "reconstructor.")
+_OUTER = ("stem", "share_head", "k_head", "reconstructor")
 _RECONSTRUCTOR = "reconstructor."
+_BACKBONE = "network."  # of a network by MONAI, or the U-Net
 _HIGHEST = "highest"  # key of a parameter group: its learning rate at a share of 1
 
 
@@ -30,10 +31,8 @@ class Optimisers:
     """
 
     def __init__(self, network: nn.Module, config: OptimiserConfig) -> None:
-        inner = [
-            parameter for name, parameter in network.named_parameters()
-            if config.method == "muon" and parameter.ndim == 4 and not name.startswith(_OUTER)
-        ]
+        inside = _inside(network) if config.method == "muon" else set()
+        inner = [weight for name, weight in network.named_parameters() if name in inside]
         chosen = {id(parameter) for parameter in inner}
         outer = [
             (name, parameter) for name, parameter in network.named_parameters()
@@ -101,6 +100,17 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Te
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = value
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+
+
+def _inside(network: nn.Module) -> set[str]:
+    """Names of the weights of the convolutions between the first and the last layers."""
+    names = [
+        name for name, module in network.named_modules()
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and not name.startswith(_OUTER)
+    ]
+    if any(name.startswith(_BACKBONE) for name in names):
+        names = names[1:-1]  # their first and last layers have no name of their own
+    return {f"{name}.weight" for name in names}
 
 
 def _matrix(weight: Tensor) -> Tensor:

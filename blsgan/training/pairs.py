@@ -120,6 +120,13 @@ def _flip(generator: torch.Generator, *images: Tensor) -> list[Tensor]:
     return [torch.where(flip, image.flip(3), image) for image in images]
 
 
+def _check_one_square_size(images: Sequence[np.ndarray]) -> None:
+    sizes = {image.shape for image in images}
+    if len(sizes) > 1 or any(height != width for height, width in sizes):
+        raise InputError(f"the images have sizes {sorted(sizes)} px; training needs square images "
+                         "of one size")
+
+
 class SyntheticPairs:
     """Synthetic overlaps from joints without one.
 
@@ -148,10 +155,7 @@ class SyntheticPairs:
         if not pixels:
             raise InputError("the split has no joint without overlap and with a soft-tissue "
                              "background; synthetic pairs cannot be made of it")
-        sizes = {image.shape for image in pixels}
-        if len(sizes) > 1 or any(height != width for height, width in sizes):
-            raise InputError(f"the images have sizes {sorted(sizes)} px; training needs square "
-                             "images of one size")
+        _check_one_square_size(pixels)
         self.pixels = torch.from_numpy(np.stack(pixels))
         self.masks = torch.from_numpy(np.stack(masks))
         self.backgrounds = torch.from_numpy(np.stack(backgrounds))
@@ -274,7 +278,7 @@ class VisitPairs:
         images: the images it was given, to read A's pixels and masks.
 
     Raises:
-        InputError: there is no truth at all.
+        InputError: there is no truth at all, or the images are not square and of one size.
     """
 
     def __init__(self, truths: Sequence[VisitTruth], images: Sequence[JointImage]) -> None:
@@ -284,6 +288,7 @@ class VisitPairs:
         names = sorted({truth.image for truth in truths})
         position = {name: index for index, name in enumerate(names)}
         arrays = [read_joint(listed[name]) for name in names]
+        _check_one_square_size([a.image for a in arrays])
         self.pixels = torch.from_numpy(np.stack([a.image for a in arrays]))
         self.masks = torch.from_numpy(np.stack([a.masks.astype(np.uint8) for a in arrays]))
         self.index = torch.tensor([position[truth.image] for truth in truths])
@@ -348,7 +353,7 @@ class RealOverlaps:
         images: the joints to draw from; those without an overlap (< 20 px) are left out.
 
     Raises:
-        InputError: there is no overlap at all.
+        InputError: there is no overlap at all, or the images are not square and of one size.
     """
 
     def __init__(self, images: Sequence[JointImage]) -> None:
@@ -356,6 +361,7 @@ class RealOverlaps:
         arrays = [a for a in arrays if overlap_px(a.masks) >= MIN_OVERLAP_PX]
         if not arrays:
             raise InputError("the split has no joint with an overlap; set data.real=0")
+        _check_one_square_size([a.image for a in arrays])
         self.pixels = torch.from_numpy(np.stack([a.image for a in arrays]))
         self.masks = torch.from_numpy(np.stack([a.masks.astype(np.uint8) for a in arrays]))
         self.centres = torch.tensor([

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from blsgan import __version__
-from blsgan.errors import UsageError
+from blsgan.backends import SEPARATION, Task, WeightsFile, find_weights
+from blsgan.errors import UsageError, WeightsError
 from blsgan.io.atomic import atomic_path, check_writable_folder
 
 CONFIG_FILE = "config.yaml"
@@ -45,6 +46,18 @@ def device_of(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise UsageError(f"device '{name}' is not supported; use cpu, cuda or cuda:N")
     return device
+
+
+def first_weights(init: str | Path, task: Task = SEPARATION) -> WeightsFile:
+    """What a run starts from instead of random weights: a name, a file or a folder.
+
+    Raises:
+        WeightsError: there is no such file, it is damaged, or no .safetensors is with it.
+    """
+    weights = find_weights(init, task)
+    if weights.safetensors is None:
+        raise WeightsError(f"weights '{weights.name}' have no .safetensors file to start from")
+    return weights.load(weights.safetensors)
 
 
 @contextlib.contextmanager

@@ -21,20 +21,21 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor, nn
 
 from blsgan import __version__
-from blsgan.backends import SEGMENTATION, WeightsFile, find_weights
+from blsgan.backends import SEGMENTATION
 from blsgan.data.layout import JointImage, load_root
 from blsgan.data.splits import is_validation, select
-from blsgan.errors import InputError, UsageError, WeightsError
+from blsgan.errors import InputError, UsageError
 from blsgan.models.segmenter import SegmenterNetwork
 from blsgan.models.segmenter_files import load_segmenter, save_segmenter
 from blsgan.models.weights import check_exporter
 from blsgan.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from blsgan.training.config import Positive, Share, Steps, apply_change
 from blsgan.training.loop import DivergedError
+from blsgan.training.optimisers import optimiser_state, restore_optimiser
 from blsgan.training.run_folder import (
     CHECKPOINTS,
     CONFIG_FILE,
@@ -43,6 +44,7 @@ from blsgan.training.run_folder import (
     WEIGHTS,
     device_of,
     environment,
+    first_weights,
     metrics_until,
     prepared,
     write_text,
@@ -63,8 +65,18 @@ class _Strict(BaseModel):
 class SegmenterModelConfig(_Strict):
     """The network: channels and residual blocks at 1/2, 1/4, ... of 256x256."""
 
-    widths: tuple[int, ...] = (16, 32, 48, 64, 96, 96)
-    blocks: tuple[int, ...] = (1, 1, 1, 1, 1, 2)
+    widths: Annotated[tuple[Annotated[int, Field(ge=1, le=256)], ...], Field(
+        min_length=2, max_length=7
+    )] = (16, 32, 48, 64, 96, 96)
+    blocks: Annotated[tuple[Annotated[int, Field(ge=0, le=8)], ...], Field(
+        min_length=2, max_length=7
+    )] = (1, 1, 1, 1, 1, 2)
+
+    @model_validator(mode="after")
+    def _one_block_count_for_each_width(self) -> SegmenterModelConfig:
+        if len(self.widths) != len(self.blocks):
+            raise ValueError("widths and blocks must be of one length")
+        return self
 
 
 class SceneConfig(_Strict):
@@ -344,8 +356,7 @@ class SegmentationTrainer:
         tensors: dict[str, Tensor] = {}
         for prefix, module in (("network", self.network), ("average", self.average)):
             tensors |= {f"{prefix}.{k}": v.cpu() for k, v in module.state_dict().items()}
-        for index, state in self._optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{index}.{k}": v.cpu() for k, v in state.items()}
+        tensors |= {f"optimiser.{k}": v for k, v in optimiser_state(self._optimiser).items()}
         return Checkpoint(self.step, tensors)
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -366,11 +377,7 @@ class SegmentationTrainer:
             raise InputError("the checkpoint is of another model than the run's configuration; "
                              "restore config.yaml or start the run anew in another "
                              "folder") from error
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in groups["optimiser"].items():
-            index, _, name = key.partition(".")
-            state.setdefault(int(index), {})[name] = value
-        self._optimiser.load_state_dict({**self._optimiser.state_dict(), "state": state})
+        restore_optimiser(self._optimiser, groups["optimiser"])
         self.step = checkpoint.step
 
 
@@ -421,7 +428,7 @@ def train_segmenter(
     target = device_of(device)
     check_exporter()
     images = load_root(root)
-    first = _first_weights(init) if init is not None else None
+    first = first_weights(init, SEGMENTATION) if init is not None else None
     with prepared(run, resume):
         trainer = SegmentationTrainer(config, images, target)
         if resume:
@@ -453,13 +460,6 @@ def train_segmenter(
             "limits": "one upright finger joint in the picture, like those of the training joints",
         }
         return save_segmenter(trainer.average, run / WEIGHTS, config.name, card)
-
-
-def _first_weights(init: str | Path) -> WeightsFile:
-    weights = find_weights(init, SEGMENTATION)
-    if weights.safetensors is None:
-        raise WeightsError(f"weights '{weights.name}' have no .safetensors file to start from")
-    return weights.load(weights.safetensors)
 
 
 def _loop(

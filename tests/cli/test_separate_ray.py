@@ -56,8 +56,8 @@ def cluster(tmp_path_factory):
     pytest.importorskip("ray.data", reason="Ray Data is in the extra 'ray'")
     try:
         ray.init(
-            num_cpus=2, object_store_memory=80 * 2**20, include_dashboard=False,
-            log_to_driver=False, logging_level="ERROR",
+            address="local", num_cpus=2, object_store_memory=80 * 2**20,
+            include_dashboard=False, log_to_driver=False, logging_level="ERROR",
         )  # fmt: skip
     except Exception as error:  # its daemons: no matter of ours
         pytest.skip(f"Ray does not start here: {error}")

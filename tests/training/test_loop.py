@@ -192,10 +192,10 @@ def test_dry_run_prints_the_configuration_and_touches_nothing(dataset, tmp_path)
 
     result = CliRunner().invoke(
         command, ["--data", str(dataset), "-o", str(tmp_path / "run"), "--dry-run",
-                  "--set", "data.synthetic=1", "--set", "data.visits=1"]
+                  "--preset", "fine-tune", "--set", "data.synthetic=1", "--set", "data.visits=1"]
     )
     assert result.exit_code == 0, result.output
-    assert "learning_rate: 0.0015" in result.output
+    assert "learning_rate: 0.001" in result.output
     assert "1,623,651 parameters" in result.output
     assert not (tmp_path / "run").exists()
 

@@ -107,7 +107,7 @@ def test_the_supervisor_learns_to_tell_layers_apart(staged):
 def staged_like():
     return (
         "model.architecture=lite", "model.configuration={widths: [4, 4, 4, 4]}",
-        "supervisor.widths=[4, 8]", "precision=float32", "data.size=64", "data.synthetic=2",
+        "supervisor.widths=[4, 8]", "precision=float32", "data.size=64",
         "stages.0.data.synthetic=2",
     )
 
