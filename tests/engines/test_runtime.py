@@ -203,6 +203,19 @@ def test_auto_takes_an_engine_that_fits_beside_the_weights(built, exported, mach
         Separator.from_pretrained(built)
 
 
+def test_auto_leaves_an_engine_that_failed_its_gate(built, exported, monkeypatch):
+    import shutil
+
+    model = built.with_name("m.onnx")
+    shutil.copy(exported.model, model)
+    fields = json.loads(manifest_path(built).read_text())
+    manifest_path(built).write_text(json.dumps({**fields, "forced": True}))
+    reasons = {**dict.fromkeys(backends.NAMES[1:]), "tensorrt-rtx": "not installed"}
+    monkeypatch.setattr(backends, "available", lambda: reasons)
+    assert Separator.from_pretrained(model).backend.name == "onnx"
+    assert Separator.from_pretrained(built).backend.name == "tensorrt"
+
+
 def test_the_trial_times_and_compares(built, exported, tmp_path):
     from click.testing import CliRunner
 

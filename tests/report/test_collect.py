@@ -97,10 +97,11 @@ def test_a_pair_that_failed_is_an_alert_without_its_path(tmp_path, write_pairs):
     assert "Doe" not in flag.text
 
 
-def test_names_of_dicom_files_never_reach_a_report(tmp_path, write_pairs):
+@pytest.mark.parametrize("ending", [".dcm", "", ".1.2.840.7", ".img"])
+def test_names_of_dicom_files_never_reach_a_report(tmp_path, write_pairs, ending):
     write_pairs(
         tmp_path / "jsn.csv",
-        [("Doe_John", "DoeJohn1.dcm", "DoeJohn2.dcm", 1.0, False, "")],
+        [("Doe_John", f"DoeJohn1{ending}", f"DoeJohn2{ending}", 1.0, False, "")],
     )
     (joint,) = collect([tmp_path])
     assert joint.label == "joint 1"

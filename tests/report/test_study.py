@@ -164,6 +164,12 @@ def test_accuracy_sensitivity_specificity():
     assert perfect.p_chance == pytest.approx(2 * 0.5**4)
 
 
+def test_several_readers_of_one_picture_are_not_tested_as_if_independent():
+    found = score(KEY, [reading("A", "rrgg"), reading("B", "rrgg")])
+    assert found.pooled.p_chance is None
+    assert found.readers["B"].p_chance == pytest.approx(2 * 0.5**4)
+
+
 def test_sensitivity_is_of_generated_pictures():
     accuracy = score(KEY, [reading("A", "gggg")]).pooled
     assert accuracy.sensitivity.share == 1.0
