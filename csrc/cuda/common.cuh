@@ -24,6 +24,13 @@ namespace blsgan::cuda {
 
 constexpr int kLanes = 8;
 constexpr int kThreads = static_cast<int>(kChunkPixels) / kLanes;
+
+// Where the compiler keeps more in registers than elsewhere.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr bool kManyRegisters = true;
+#else
+constexpr bool kManyRegisters = false;
+#endif
 static_assert(kThreads % 32 == 0 && kThreads <= 1024);
 
 // One thread's pixels of a work item; count is 0 for threads past the image's end.

@@ -14,11 +14,6 @@ constexpr int kUnroll = N > 0 ? N : 1;
 
 // Blocks that must fit a multiprocessor, which is a limit on registers: two where that does not
 // spill (benchmarks/cuda_resources.py).
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
-constexpr bool kManyRegisters = true;
-#else
-constexpr bool kManyRegisters = false;
-#endif
 template <typename T, int N>
 constexpr int kBlocks = sizeof(T) == 8 || N != 2 || kManyRegisters ? 1 : 2;
 

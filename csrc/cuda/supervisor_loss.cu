@@ -89,8 +89,12 @@ __global__ void __launch_bounds__(kThreads) finish(Finish a) {
   }
 }
 
+// Blocks that must fit a multiprocessor: as many as the registers allow without a spill.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) backward(SupervisorLossBackward a) {
+constexpr int kBlocks = sizeof(T) == 8 || kManyRegisters ? 2 : 3;
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads, kBlocks<T>) backward(SupervisorLossBackward a) {
   const int64_t items = item_count(a.shape);
   const int64_t layers = a.shape.layers;
   const SupervisorSlopes<T> slopes(a.statistics, load_scalar<double>(a.grad_loss, 0));

@@ -19,6 +19,7 @@ from blsgan.evaluation.networks import (
     window_around,
 )
 from blsgan.evaluation.protocol import evaluate_real
+from blsgan.geometry import bounding_box
 
 
 class Even:
@@ -150,9 +151,14 @@ def test_a_runs_supervisor_judges_what_it_was_trained_on(dataset, phantom, tmp_p
     supervise = load_supervisor(run)
     layers = phantom.image * phantom.masks
     probabilities, masks = supervise(layers, phantom.masks)
-    assert probabilities.shape == (4, 32, 64)
-    assert masks.shape == (2, 32, 64)
-    assert masks.all(axis=0).any()
+    overlap = phantom.masks.all(axis=0)
+    _, left, _, right = bounding_box(overlap)
+    width = right - left
+    assert width > 64, "the phantom's overlap shall be wider than the crop"
+    # The crop it was trained on, enlarged to hold the whole overlap.
+    assert probabilities.shape == (4, 32, width)
+    assert masks.shape == (2, 32, width)
+    assert masks.all(axis=0).sum() == overlap.sum()
     assert 0 <= probabilities.min() <= probabilities.max() <= 1
     images = [image for image in load_root(dataset) if image.image.stem == "a"]
     part = evaluate_real(images, [], from_weights(run), supervise=supervise)
