@@ -179,7 +179,6 @@ class TestSeparateWithoutMasks:
         assert "has no upper and lower mask beside it" in stderr
 
     def test_a_dicom_file_tells_nobody(self, run, tmp_path):
-        pytest.importorskip("pydicom")
         from pydicom import Dataset, dcmwrite
         from pydicom.dataset import FileMetaDataset
         from pydicom.uid import ExplicitVRLittleEndian
