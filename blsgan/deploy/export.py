@@ -206,7 +206,8 @@ def _spell_out_gemm(model: Any) -> None:
     """Write ``Gemm`` with constant weights as a product and a sum.
 
     It occurs once for each image, in what gives k, and is small; TensorRT-RTX 1.7 has no float32
-    matrix product for compute capability 7.5.
+    matrix product for compute capability 7.5. Inputs are summed along the second of three axes:
+    along the third OpenVINO 2026.4 adds a wrong offset for batches of two and more.
     """
     import onnx
     from onnx import helper, numpy_helper
@@ -227,21 +228,21 @@ def _spell_out_gemm(model: Any) -> None:
             nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
             continue
         matrix = numpy_helper.to_array(weights[node.input[1]])
-        rows = matrix if options.get("transB", 0) else matrix.T
+        columns = matrix.T if options.get("transB", 0) else matrix
         (answer,) = node.output
         named = {part: f"{answer}.{part}" for part in ("weights", "row", "column", "wide", "each")}
         graph.initializer.extend(
             numpy_helper.from_array(value, named[part])
             for part, value in (
-                ("weights", np.ascontiguousarray(rows[None])),
+                ("weights", np.ascontiguousarray(columns[None])),
                 ("row", np.array([1], np.int64)),
                 ("column", np.array([2], np.int64)),
             )
         )
         steps: tuple[tuple[str, list[str], str, dict[str, Any]], ...] = (
-            ("Unsqueeze", [node.input[0], named["row"]], named["wide"], {}),
+            ("Unsqueeze", [node.input[0], named["column"]], named["wide"], {}),
             ("Mul", [named["wide"], named["weights"]], named["each"], {}),
-            ("ReduceSum", [named["each"], named["column"]], f"{answer}.sum", {"keepdims": 0}),
+            ("ReduceSum", [named["each"], named["row"]], f"{answer}.sum", {"keepdims": 0}),
             ("Add", [f"{answer}.sum", node.input[2]], answer, {}),
         )
         nodes += [

@@ -61,6 +61,18 @@ def test_the_report_covers_noise_and_phantoms_at_several_batches(exported):
         assert case["overlap_psnr_db"] > 90
 
 
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_openvino_agrees_with_onnx_runtime_in_batches(exported, runtime, batch):
+    openvino = pytest.importorskip("openvino")
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    model = openvino.Core().compile_model(exported.model, "CPU", settings)
+    sample = phantom_sample(batch, 64, 96, 3)
+    expected = runtime.run(sample)
+    answer = model({"image": sample.image, "masks": sample.masks})
+    for name in OUTPUTS:
+        np.testing.assert_allclose(answer[name], expected[name], atol=1e-5, err_msg=name)
+
+
 def test_any_size_and_batch_recomposes_and_agrees_with_the_kernels(runtime):
     for sample in (random_sample(3, 16, 40, 1), phantom_sample(2, 128, 96, 5)):
         answer = runtime.run(sample)
