@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 _SIZES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 _NUMBER = click.IntRange(min=1)
@@ -43,37 +38,6 @@ class _Capability(click.ParamType):
         if re.fullmatch(r"\d{1,2}\.\d", str(value)) is None:
             self.fail(f"'{value}' is no compute capability such as 8.7", parameter, context)
         return str(value)
-
-
-class _Steps:
-    """The current step as a status line; a loop inside it as a bar."""
-
-    def __init__(self, console: Console) -> None:
-        self._status = console.status("")
-        self._console = console
-
-    def __enter__(self) -> _Steps:
-        self._status.start()
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        self._status.stop()
-
-    def step(self, text: str) -> None:
-        self._status.update(text)
-
-    def track(self, items: Iterable[Any]) -> Iterable[Any]:
-        from rich.progress import track
-
-        self._status.stop()
-        yield from track(
-            list(items),
-            "comparing with float32",
-            console=self._console,
-            transient=True,
-            disable=not self._console.is_terminal,
-        )
-        self._status.start()
 
 
 @click.command("build-engine")
@@ -168,6 +132,7 @@ def command(
     """
     from rich.console import Console
 
+    from blsgan.cli.steps import Steps
     from blsgan.deploy.build import Request, build_engine
 
     request = Request(
@@ -184,7 +149,7 @@ def command(
         force=force,
         rebuild=rebuild,
     )
-    with _Steps(Console(stderr=True)) as steps:
+    with Steps(Console(stderr=True)) as steps:
         built = build_engine(model, output, request, progress=steps, threads=threads)
     manifest = built.manifest
     state = "is there already" if built.cached else f"built in {manifest.build_seconds:.1f} s"

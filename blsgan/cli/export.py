@@ -84,6 +84,23 @@ class _Batch(click.ParamType):
     metavar="H W",
     help="Height and width in pixels.  [default: dynamic]",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(("fp32", "fp16", "bf16", "int8", "fp8")),
+    default="fp32",
+    show_default=True,
+    help="Of convolutions and matrix products. int8 is for processors, by OpenVINO; engines take "
+    "the fp32 model.",
+)
+@click.option(
+    "--calibration-data",
+    type=click.Path(path_type=Path),
+    help="The dataset's folder Data (or its packed file), to calibrate int8 and fp8 on training "
+    "joints and judge on validation joints.  [default: phantoms]",
+)
+@click.option(
+    "--force", is_flag=True, help="Write a precision that fails its gate, marked in the report."
+)
 def command(
     weights: str,
     output: Path | None,
@@ -94,18 +111,23 @@ def command(
     opset: int,
     batch: int | None,
     size: tuple[int, int] | None,
+    precision: str,
+    calibration_data: Path | None,
+    force: bool,
 ) -> None:
     """Write WEIGHTS (a name or a file; default: lite) as one ONNX model of the whole separation.
 
     Image and masks go in; layers, reconstruction, k and the share logits come out. The model is
     checked, run by ONNX Runtime and compared with torch on noise and on phantoms; only if they
-    agree is it written.
+    agree is it written. A lower --precision must then be close to float32 and as good against
+    known layers.
 
     With --triton alone, a WEIGHTS that is a model already (.engine, or .onnx without .safetensors
     beside it) goes into the repository as it is.
     """
     from rich.console import Console
 
+    from blsgan.cli.steps import Steps
     from blsgan.deploy.export import export
 
     if output is None and repository is None:
@@ -129,8 +151,19 @@ def command(
         return
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder, f"{Path(weights).stem}.onnx") if output is None else output
-        with Console(stderr=True).status(f"exporting {weights} and comparing it with torch"):
-            done = export(weights, target, opset=opset, batch=batch, size=size)
+        with Steps(Console(stderr=True)) as steps:
+            steps.step(f"exporting {weights} and comparing it with torch")
+            done = export(
+                weights,
+                target,
+                opset=opset,
+                batch=batch,
+                size=size,
+                precision=precision,
+                calibration_data=calibration_data,
+                force=force,
+                progress=steps,
+            )
         _print(done, kept=output is not None)
         serve(target)
 
@@ -159,5 +192,12 @@ def _print(done: Exported, *, kept: bool) -> None:
         f"{', '.join(map(str, batches))}: "
         + ", ".join(f"{name} {error:.1e}" for name, error in worst.items())
     )
+    if (lowered := done.report.get("lowered")) is not None:
+        gate = lowered["gate"]
+        forced = "; it FAILED its gate and was written with --force" if lowered["forced"] else ""
+        click.echo(
+            f"{lowered['precision']}, {gate['psnr_db']:.1f} dB against float32, quality "
+            f"{-gate['drop_db']:+.2f} dB, on {gate['joints']} {gate['data']}{forced}"
+        )
     if kept:
         click.echo(f"wrote {done.model}, {done.report_path}")

@@ -8,23 +8,22 @@ TensorRT-RTX builds without one for any compute capability it knows.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from blsgan import __version__
-from blsgan.deploy.gate import judge
+from blsgan.deploy.lowering import Progress, Samples, Silent, lower, samples_for
 from blsgan.deploy.model import ExportedModel, load_exported
-from blsgan.deploy.precision import CALIBRATED, convert, layer_precisions, modelopt_missing
+from blsgan.deploy.precision import layer_precisions, modelopt_missing
 from blsgan.deploy.samples import Sample
 from blsgan.engines.gpu import Gpu, this_gpu
 from blsgan.engines.libraries import Library, load
@@ -37,13 +36,9 @@ from blsgan.engines.manifest import (
     manifest_path,
     read_manifest,
 )
-from blsgan.errors import BackendError, BlsganError, ParityError, UsageError
+from blsgan.errors import BackendError, BlsganError, UsageError
 from blsgan.io.atomic import atomic_path, atomic_paths, check_writable_folder
 from blsgan.io.files import read_file
-
-CALIBRATION_CROPS = 32
-GATE_CROPS = 32
-_CALIBRATION_SEED, _GATE_SEED = 10_000, 20_000  # of phantoms: never the same ones
 
 MIN_OPT_MAX = tuple[int, int, int]
 DEFAULT_BATCH: MIN_OPT_MAX = (1, 1, 8)
@@ -55,8 +50,6 @@ DEFAULT_WORKSPACE = 2 * 2**30
 
 LEAST_CAPABILITY = {"bf16": "8.0", "fp8": "8.9"}
 """Compute capability from which on a GPU has arithmetic of that precision."""
-
-_Samples = Callable[[], list[Sample]]
 
 
 @dataclass(frozen=True)
@@ -100,24 +93,6 @@ class Built:
     cached: bool
 
 
-class Progress(Protocol):
-    """Told what is being done; ``track`` wraps a loop."""
-
-    def step(self, text: str) -> None: ...
-    def track(self, items: Iterable[Any]) -> Iterable[Any]: ...
-
-
-class Silent:
-    """Progress that nobody looks at."""
-
-    def step(self, text: str) -> None:
-        """Nothing."""
-
-    def track(self, items: Iterable[Any]) -> Iterable[Any]:
-        """The items."""
-        return items
-
-
 def build_engine(
     model: os.PathLike[str] | str,
     output: Path,
@@ -143,28 +118,21 @@ def build_engine(
     profile = shapes(exported, request)
     library = load(request.backend)
     gpu, capabilities = _targets(library, request)
-    calibration, judged_on = _data(exported, request)
-    key = build_key(
-        exported, request, profile, library, gpu, capabilities, calibration, judged_on
-    )
+    samples = samples_for(exported, request.precision, request.calibration_data)
+    key = build_key(exported, request, profile, library, gpu, capabilities, *samples)
     if not request.rebuild and (found := _finished(output, key, request)) is not None:
         return Built(output, found, cached=True)
 
-    progress.step(f"writing {request.precision} into the graph")
-    converted = convert(exported.proto, request.precision, calibration(), request.converter)
-    progress.step(f"comparing {request.precision} with float32")
-    verdict = judge(
+    converted, verdict = lower(
         exported,
-        converted,
-        judged_on() if request.precision != "fp32" else [],
+        request.precision,
+        samples,
+        output,
+        converter=request.converter,
+        force=request.force,
         threads=threads,
-        track=progress.track,
+        progress=progress,
     )
-    if not verdict.passed and not request.force:
-        raise ParityError(
-            f"{output} is not built: {request.precision} fails its gate with "
-            f"{verdict.sentence()}; take another precision, or --force to write it all the same."
-        )
     progress.step(f"building by {request.backend} {library.version}")
     started = time.perf_counter()
     plan = _build(library, converted.data(), profile, capabilities, request)
@@ -258,8 +226,8 @@ def build_key(
     library: Library,
     gpu: Gpu | None,
     capabilities: Sequence[str],
-    calibration: _Samples,
-    judged_on: _Samples,
+    calibration: Samples,
+    judged_on: Samples,
 ) -> str:
     """A digest of everything that decides an engine: a finished one with it need not be built."""
     data = "phantoms"  # of this version of blsgan
@@ -348,29 +316,6 @@ def _known_capabilities(module: Any) -> dict[str, Any] | None:
         for name, member in members.items()
         if name.startswith("SM") and name[2:].isdigit()
     }
-
-
-def _data(model: ExportedModel, request: Request) -> tuple[_Samples, _Samples]:
-    """What activations are measured on and what the result is judged on, each made when asked for.
-
-    They never share a joint: phantoms of other seeds, or training and validation joints.
-    """
-
-    @functools.cache
-    def calibration() -> list[Sample]:
-        if request.precision not in CALIBRATED:
-            return []
-        return model.samples(
-            CALIBRATION_CROPS, seed=_CALIBRATION_SEED, root=request.calibration_data, split="train"
-        )
-
-    @functools.cache
-    def judged_on() -> list[Sample]:
-        return model.samples(
-            GATE_CROPS, seed=_GATE_SEED, root=request.calibration_data, split="val"
-        )
-
-    return calibration, judged_on
 
 
 def _content(samples: Sequence[Sample]) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ import numpy as np
 from blsgan import __version__
 from blsgan.backends import WeightsFile, find_weights
 from blsgan.deploy import parity
+from blsgan.deploy.lowering import Progress, lower, samples_for
+from blsgan.deploy.model import load_exported
+from blsgan.deploy.precision import layer_precisions
 from blsgan.deploy.samples import Sample, phantom_sample, random_sample
 from blsgan.errors import BackendError, ParityError, UsageError, WeightsError
 from blsgan.io.atomic import atomic_paths
@@ -66,6 +70,11 @@ def export(
     opset: int = OPSET,
     batch: int | None = None,
     size: tuple[int, int] | None = None,
+    precision: str = "fp32",
+    converter: str = "auto",
+    calibration_data: Path | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
 ) -> Exported:
     """Write the whole separation by ``path_or_name``'s weights as ONNX, and its parity report.
 
@@ -75,12 +84,21 @@ def export(
         opset: 18 to 22.
         batch: B, or None where it shall stay free.
         size: H and W, or None where they shall stay free (multiples of the network's step).
+        precision: one of :data:`blsgan.deploy.precision.PRECISIONS`; a lower one is written into
+            the graph after float32 was compared with torch, and must pass its gate
+            (:mod:`blsgan.deploy.gate`).
+        converter: see :func:`blsgan.deploy.precision.convert`.
+        calibration_data: the public dataset to calibrate and judge on; None: phantoms.
+        force: write also what fails its gate, marked in the report.
+        progress: told what is being done.
 
     Raises:
         UsageError: an argument outside its range, or an output that belongs to a set of weights.
         WeightsError: the weights cannot be used, or lack the file that torch reads.
         BackendError: torch is not installed.
-        ParityError: ONNX Runtime does not compute what torch does; nothing is written.
+        InputError: ``calibration_data`` cannot be used.
+        ParityError: ONNX Runtime does not compute what torch does, or the precision fails its gate;
+            nothing is written.
         OutputError: a file cannot be written.
     """
     _check_arguments(output, opset, batch)
@@ -125,17 +143,18 @@ def export(
             name: np.asarray(value) for name, value in zip(OUTPUTS, answer, strict=True)
         }
         cases.append(parity.compare(runtime.run(sample), reference, sample))
+    facts = {
+        "file": output.name,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "opset": opset,
+        "batch": batch or "dynamic",
+        "size": list(size) if size else "dynamic",
+        "size_multiple": generator.size_multiple,
+    }
     report = {
         "schema": REPORT_SCHEMA,
         "blsgan": __version__,
-        "onnx": {
-            "file": output.name,
-            "sha256": hashlib.sha256(data).hexdigest(),
-            "opset": opset,
-            "batch": batch or "dynamic",
-            "size": list(size) if size else "dynamic",
-            "size_multiple": generator.size_multiple,
-        },
+        "onnx": facts,
         "weights": {
             "name": file.name,
             "architecture": generator.architecture,
@@ -149,11 +168,53 @@ def export(
     }
     if not report["passed"]:
         raise ParityError(f"{output} is not written: {_worst(cases)}; please report this.")
+    if precision != "fp32":
+        data, lowered = _lowered(
+            data, output, precision, converter, calibration_data, force, progress
+        )
+        report |= {
+            "onnx": {**facts, "sha256": hashlib.sha256(data).hexdigest()}, "lowered": lowered
+        }
     target = report_path(output)
     with atomic_paths([output, target]) as (graph, text):
         graph.write_bytes(data)
         text.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return Exported(output, target, report)
+
+
+def _lowered(
+    data: bytes,
+    output: Path,
+    precision: str,
+    converter: str,
+    calibration_data: Path | None,
+    force: bool,
+    progress: Progress | None,
+) -> tuple[bytes, dict[str, Any]]:
+    """The float32 model ``data`` in a lower precision, and what the report says about it."""
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder, output.name)
+        written.write_bytes(data)
+        model = load_exported(written)
+    converted, verdict = lower(
+        model,
+        precision,
+        samples_for(model, precision, calibration_data),
+        output,
+        converter=converter,
+        force=force,
+        progress=progress,
+    )
+    gone_through = {
+        "precision": precision,
+        "float32_sha256": model.sha256,
+        "converter": converted.converter,
+        "calibration": converted.calibration,
+        "layers": layer_precisions(converted.model),
+        "gate": verdict.as_dict(),
+        "forced": not verdict.passed,
+    }
+    return converted.data(), gone_through
 
 
 def _check_arguments(output: Path, opset: int, batch: int | None) -> None:

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from blsgan import cli
 from blsgan.cli.build_engine import command
-from blsgan.deploy import build
+from blsgan.deploy import lowering
 from blsgan.deploy.build import Request, build_engine
 from blsgan.deploy.gate import Verdict
 from blsgan.engines.manifest import manifest_path, read_manifest
@@ -37,8 +37,8 @@ FAILED = Verdict(
 @pytest.fixture(autouse=True)
 def small_gate(monkeypatch):
     """Two crops instead of 32: what the gate itself does is tested in test_precision.py."""
-    monkeypatch.setattr(build, "GATE_CROPS", 2)
-    monkeypatch.setattr(build, "CALIBRATION_CROPS", 2)
+    monkeypatch.setattr(lowering, "GATE_CROPS", 2)
+    monkeypatch.setattr(lowering, "CALIBRATION_CROPS", 2)
 
 
 def folder(path):
@@ -147,7 +147,7 @@ class TestFakeTensorRt:
         self, exported, machine, tmp_path, monkeypatch
     ):
         output = tmp_path / "m.engine"
-        monkeypatch.setattr(build, "judge", lambda *a, **k: FAILED)
+        monkeypatch.setattr(lowering, "judge", lambda *a, **k: FAILED)
         with pytest.raises(ParityError, match=re.escape(FAILED.sentence())) as refused:
             build_engine(exported.model, output, Request("fp16"))
         assert "41.0 dB" in str(refused.value)
@@ -165,7 +165,7 @@ class TestFakeTensorRt:
     def test_a_finished_engine_is_kept_until_something_changes(
         self, exported, machine, tmp_path, monkeypatch
     ):
-        monkeypatch.setattr(build, "judge", lambda *a, **k: PASSED)
+        monkeypatch.setattr(lowering, "judge", lambda *a, **k: PASSED)
         output, built = tmp_path / "m.engine", machine[1].built
 
         def count(**changes):
@@ -217,9 +217,9 @@ class TestFakeTensorRt:
             seen.append([sample.name for sample in calibration])
             return convert(model, "fp16")
 
-        convert = build.convert
-        monkeypatch.setattr(build, "convert", watched)
-        monkeypatch.setattr(build, "judge", lambda *a, **k: PASSED)
+        convert = lowering.convert
+        monkeypatch.setattr(lowering, "convert", watched)
+        monkeypatch.setattr(lowering, "judge", lambda *a, **k: PASSED)
         request = Request("int8", calibration_data=dataset)
         first = build_engine(exported.model, tmp_path / "m.engine", request)
         assert set(seen[0]) == {"train pairs"}
@@ -278,7 +278,7 @@ def test_the_command_s_values(exported, tmp_path):
 def test_the_gate_runs_on_crops_that_calibration_never_saw(exported):
     from blsgan.deploy.model import load_exported
 
-    calibration, judged_on = build._data(load_exported(exported.model), Request("int8"))
+    calibration, judged_on = lowering.samples_for(load_exported(exported.model), "int8")
     first = {sample.image.tobytes() for sample in calibration()}
     second = {sample.image.tobytes() for sample in judged_on()}
     assert first

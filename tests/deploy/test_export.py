@@ -13,8 +13,8 @@ from click.testing import CliRunner
 
 from blsgan import cli
 from blsgan.cli.export import command
-from blsgan.deploy import parity
-from blsgan.deploy.export import OUTPUTS, export
+from blsgan.deploy import gate, lowering, parity
+from blsgan.deploy.export import OUTPUTS, export, report_path
 from blsgan.deploy.parity import OnnxRuntime
 from blsgan.deploy.samples import phantom_sample, random_sample
 from blsgan.errors import ParityError, UsageError, WeightsError
@@ -150,6 +150,46 @@ def test_what_cannot_be_exported(network, small_weights, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+class TestInt8:
+    """What OpenVINO runs fastest on a processor."""
+
+    @pytest.fixture(autouse=True)
+    def few_crops(self, monkeypatch):
+        monkeypatch.setattr(lowering, "CALIBRATION_CROPS", 2)
+        monkeypatch.setattr(lowering, "GATE_CROPS", 2)
+
+    def test_passes_its_gate_and_serves_a_separator(self, small_weights, exported, tmp_path):
+        output = tmp_path / "int8.onnx"
+        result = CliRunner().invoke(
+            command, [str(small_weights), "-o", str(output), "--precision", "int8"]
+        )
+        assert result.exit_code == 0, result.output
+        assert "int8, " in result.output
+        report = json.loads(report_path(output).read_text())
+        lowered = report["lowered"]
+        assert report["onnx"]["sha256"] == hashlib.sha256(output.read_bytes()).hexdigest()
+        float32 = hashlib.sha256(exported.model.read_bytes()).hexdigest()
+        assert lowered["float32_sha256"] == float32
+        assert lowered["gate"]["passed"]
+        assert not lowered["forced"]
+        assert set(lowered["layers"].values()) == {"int8", "fp32"}
+        assert output.stat().st_size < exported.model.stat().st_size
+        phantom = phantom_sample(1, 128, 128, 4)
+        int8, float32 = (
+            Separator.from_pretrained(file, "onnx")(phantom.image[0, 0], phantom.masks[0] > 0)
+            for file in (output, exported.model)
+        )
+        assert 0 < np.abs(int8.layers - float32.layers).max() < 0.05
+
+    def test_a_failed_gate_writes_nothing(self, small_weights, tmp_path, monkeypatch):
+        monkeypatch.setitem(gate.LIMITS_DB, "int8", 150.0)
+        with pytest.raises(ParityError, match=r"m\.onnx is not written: int8 fails its gate"):
+            export(small_weights, tmp_path / "m.onnx", precision="int8")
+        assert list(tmp_path.iterdir()) == []
+        done = export(small_weights, tmp_path / "m.onnx", precision="int8", force=True)
+        assert done.report["lowered"]["forced"]
+
+
 def test_the_weights_own_file_is_not_replaced(small_weights, tmp_path):
     shutil.copy(small_weights, tmp_path / "small.safetensors")
     (tmp_path / "small.json").write_text('{"sha256": {"small.onnx": "00"}}')
@@ -167,8 +207,9 @@ def test_the_command(exported, small_weights, tmp_path, monkeypatch):
     result = CliRunner().invoke(command, arguments)
     assert result.exit_code == 0, result.output
     assert "largest difference from torch" in result.output
-    assert calls == [
-        ((str(small_weights), output), {"opset": 20, "batch": 4, "size": (64, 96)})
-    ]
+    ((given, options),) = calls
+    assert given == (str(small_weights), output)
+    expected = {"opset": 20, "batch": 4, "size": (64, 96), "precision": "fp32", "force": False}
+    assert {name: options[name] for name in expected} == expected
     for wrong in (["--batch", "0"], ["--batch", "some"], ["--opset", "23"]):
         assert cli.main(["export", "-o", str(output), *wrong]) == 2
