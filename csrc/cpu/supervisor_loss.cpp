@@ -26,13 +26,7 @@ class Targets {
     std::memset(overlap, 0, sizeof overlap);
     for (int64_t i = 0; i < layers_; ++i) {
       tiles_[static_cast<size_t>(i)] = cpu::mask_tile(masks, batch, i, p, count, buffer(i));
-      const uint8_t* __restrict mask = tiles_[static_cast<size_t>(i)];
-BLSGAN_INDEPENDENT
-      for (int t = 0; t < count; ++t) {
-        const uint8_t set = mask[t] != 0 ? 1 : 0;
-        overlap[t] |= any[t] & set;
-        any[t] |= set;
-      }
+      cpu::add_cover(tiles_[static_cast<size_t>(i)], count, any, overlap);
     }
     shared = cpu::count_set(overlap, count);
     for (int64_t i = 0; i < layers_; ++i) {

@@ -108,11 +108,7 @@ BLSGAN_INDEPENDENT
         }
 BLSGAN_INDEPENDENT
         for (int64_t x = 0; x < width; ++x) moved[x] = grown[x - 1] | grown[x] | grown[x + 1];
-BLSGAN_INDEPENDENT
-        for (int64_t x = 0; x < width; ++x) {
-          shared[x] |= any[x] & moved[x];
-          any[x] |= moved[x];
-        }
+        cpu::add_cover(moved, width, any, shared);
         write_mask_row(a.shifted_masks, block.batch, i, y, width, buffer.data(), moved);
       }
       int count = 0;
@@ -193,19 +189,14 @@ BLSGAN_INDEPENDENT
     for (int64_t x = 0; x < width_; ++x) target[x] &= any[x];
   }
 
-  // Reads row y of the masks, 0 or 1 each: which pixels any bone covers, and the overlap, closed.
+  // Reads row y of the masks: which pixels any bone covers, and the overlap, closed; 0 or 1 each.
   BLSGAN_HD void load(const View& masks, int64_t layers, int64_t batch, int64_t y,
                       uint8_t* __restrict any, uint8_t* buffer) {
     uint8_t* __restrict shared = overlap(y);
     std::memset(any, 0, static_cast<size_t>(width_));
     std::memset(shared, 0, static_cast<size_t>(width_));
     for (int64_t i = 0; i < layers; ++i) {
-      const uint8_t* __restrict mask = mask_row(masks, batch, i, y, width_, buffer);
-BLSGAN_INDEPENDENT
-      for (int64_t x = 0; x < width_; ++x) {
-        shared[x] |= any[x] & mask[x];
-        any[x] |= mask[x];
-      }
+      cpu::add_cover(mask_row(masks, batch, i, y, width_, buffer), width_, any, shared);
     }
     close(y);
   }
@@ -672,13 +663,8 @@ BLSGAN_HD void background_gradient(const SynthesizeOverlapBackward& a, int64_t b
       std::memset(any, 0, static_cast<size_t>(width));
       std::memset(shared, 0, static_cast<size_t>(width));
       for (int64_t i = 0; i < a.shape.layers; ++i) {
-        const uint8_t* __restrict mask =
-            mask_row(a.shifted_masks, block.batch, i, y, width, work[0]);
-BLSGAN_INDEPENDENT
-        for (int64_t x = 0; x < width; ++x) {
-          shared[x] |= any[x] & mask[x];
-          any[x] |= mask[x];
-        }
+        cpu::add_cover(mask_row(a.shifted_masks, block.batch, i, y, width, work[0]), width, any,
+                       shared);
       }
 BLSGAN_INDEPENDENT
       for (int64_t x = 0; x < width; ++x) result[x] = keep_if(shared[x] != 0, share);

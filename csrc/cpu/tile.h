@@ -73,6 +73,18 @@ BLSGAN_HD int count_set(const uint8_t* __restrict mask, int count) {
   return set;
 }
 
+// Adds a mask's bytes, whatever they are where it is set, to the pixels that any and that several
+// masks cover, 0 or 1 each.
+BLSGAN_HD void add_cover(const uint8_t* __restrict mask, int64_t count, uint8_t* __restrict any,
+                         uint8_t* __restrict shared) {
+BLSGAN_INDEPENDENT
+  for (int64_t t = 0; t < count; ++t) {
+    const uint8_t set = mask[t] != 0 ? 1 : 0;
+    shared[t] |= any[t] & set;
+    any[t] |= set;
+  }
+}
+
 // Where to write results that store_tile would only copy: the tensor itself, or `buffer`.
 inline float* output_tile(const MutableView& view, int64_t batch, int64_t channel, int64_t p,
                           float* buffer) {

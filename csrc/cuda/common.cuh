@@ -24,14 +24,12 @@ namespace blsgan::cuda {
 
 constexpr int kLanes = 8;
 constexpr int kThreads = static_cast<int>(kChunkPixels) / kLanes;
-
-// Where the compiler keeps more in registers than elsewhere.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
-constexpr bool kManyRegisters = true;
-#else
-constexpr bool kManyRegisters = false;
-#endif
 static_assert(kThreads % 32 == 0 && kThreads <= 1024);
+
+// Blocks that must fit a multiprocessor; 0 leaves that to the compiler, which in float64 would
+// rather spill than lose a block (benchmarks/cuda_resources.py).
+template <typename T>
+constexpr int kMinBlocks = sizeof(T) == 8 ? 1 : 0;
 
 // One thread's pixels of a work item; count is 0 for threads past the image's end.
 struct Pixels {
@@ -127,7 +125,7 @@ __device__ __forceinline__ void load(const View& view, const Pixels& at, int64_t
       }
       break;
     }
-    case DType::kUInt8: {
+    default: {  // kUInt8; every path must write `values`, or old ones stay in registers
       const uint8_t* source = reinterpret_cast<const uint8_t*>(where);
 #pragma unroll
       for (int t = 0; t < kLanes; ++t) {

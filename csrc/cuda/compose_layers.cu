@@ -7,7 +7,7 @@ using namespace cuda;
 constexpr const char* kOp = "compose_layers";
 
 template <typename T, int N>
-__global__ void __launch_bounds__(kThreads) forward(ComposeLayers a) {
+__global__ void __launch_bounds__(kThreads, kMinBlocks<T>) forward(ComposeLayers a) {
   const int64_t items = item_count(a.shape);
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
     const Pixels at = pixels_of(a.shape, item);
@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(kThreads) forward(ComposeLayers a) {
 }
 
 template <typename T, int N>
-__global__ void __launch_bounds__(kThreads) backward(ComposeLayersBackward a) {
+__global__ void __launch_bounds__(kThreads, kMinBlocks<T>) backward(ComposeLayersBackward a) {
   const int64_t items = item_count(a.shape);
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
     const Pixels at = pixels_of(a.shape, item);

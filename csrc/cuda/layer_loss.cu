@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kThreads) forward(LayerLoss a) {
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads) backward(LayerLossBackward a) {
+__global__ void __launch_bounds__(kThreads, kMinBlocks<T>) backward(LayerLossBackward a) {
   const int64_t items = item_count(a.shape);
   const T slope = rmse_slope<T>(a.grad_loss, a.statistics);
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {

@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(kThreads) forward(ReconstructionLoss a) {
 }
 
 template <typename T, int N>
-__global__ void __launch_bounds__(kThreads) backward(ReconstructionLossBackward a) {
+__global__ void __launch_bounds__(kThreads, kMinBlocks<T>) backward(ReconstructionLossBackward a) {
   const int64_t items = item_count(a.shape);
   const T slope = rmse_slope<T>(a.grad_loss, a.statistics);
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {

@@ -15,7 +15,7 @@ constexpr int kUnroll = N > 0 ? N : 1;
 // Blocks that must fit a multiprocessor, which is a limit on registers: two where that does not
 // spill (benchmarks/cuda_resources.py).
 template <typename T, int N>
-constexpr int kBlocks = sizeof(T) == 8 || N != 2 || kManyRegisters ? 1 : 2;
+constexpr int kBlocks = sizeof(T) == 8 || N != 2 ? 1 : 2;
 
 // The bones over a thread's pixels.
 struct Cover {
@@ -272,7 +272,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T, N>) backward(SplitAttenua
       }
       sums[0] /= T(1) - k;  // d a_soft / d k
       if (a.grad_image.data != nullptr) {
-        // Read again, from the cache: keeping it costs registers that wide arithmetic does not have.
+        // Read again, from the cache, rather than kept in registers through both loops.
         T image[kLanes] = {};
         if (cover.shared) load(a.image, at, 0, image);
         T result[kLanes];

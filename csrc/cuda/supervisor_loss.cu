@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(kThreads) finish(Finish a) {
 
 // Blocks that must fit a multiprocessor: as many as the registers allow without a spill.
 template <typename T>
-constexpr int kBlocks = sizeof(T) == 8 || kManyRegisters ? 2 : 3;
+constexpr int kBlocks = sizeof(T) == 8 ? 2 : 3;
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads, kBlocks<T>) backward(SupervisorLossBackward a) {

@@ -10,6 +10,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+
 from blsgan import ops  # noqa: E402
 from blsgan.ops.cases import CASES, Joint  # noqa: E402
 
@@ -158,6 +160,34 @@ def test_mask_dtypes_and_values(case, mask_dtype):
     if mask_dtype != torch.bool:
         args[position] = args[position] * 7  # not zero = covered, whatever the value
     assert_close(tensors(case.call(*args))[0], tensors(expected)[0], torch.float32)
+
+
+@by_case(differentiable)
+@pytest.mark.parametrize("layers", [2, 3])
+def test_the_registered_backward_op_takes_any_mask_that_is_not_zero(case, layers):
+    args = case.inputs(Joint((2, layers, 37, 53), mask_dtype=torch.uint8))
+    calls = []
+
+    class Record(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            calls.append((func, args))
+            return func(*args, **(kwargs or {}))
+
+    with Record():
+        gradients(case.call, args, case.gradients)
+    op = getattr(torch.ops.blsgan, f"{case.op}_backward").default
+    inputs = next(inputs for func, inputs in calls if func is op)
+    position = next(i for i, arg in enumerate(inputs) if arg.dtype == torch.uint8)
+    masks = inputs[position]
+    assert masks.max() == 1
+    assert (masks.sum(1) > 1).any()
+    expected = tensors(op(*inputs))
+    # Bits that no two bones share: a bitwise "and" of them is not an overlap.
+    bits = 2 ** torch.arange(1, layers + 1, dtype=torch.uint8).view(1, layers, 1, 1)
+    for values in (torch.full_like(bits, 255), bits):
+        got = op(*inputs[:position], masks * values, *inputs[position + 1:])
+        for g, w in zip(tensors(got), expected, strict=True):
+            assert torch.equal(g, w)
 
 
 def layouts(tensor):
