@@ -139,6 +139,8 @@ def build_engine(
     if output.suffix != SUFFIX:
         raise UsageError(f"{output} does not end in {SUFFIX}; name the engine like that.")
     check_writable_folder(output.parent)
+    if request.timing_cache is not None:
+        _check_timing_cache(request.timing_cache)
     exported = load_exported(model)
     profile = shapes(exported, request)
     library = load(request.backend)
@@ -436,6 +438,13 @@ def _creation_flags(trt: Any) -> int:
     """Strongly typed, where that is a choice (TensorRT 11 keeps the flag and ignores it)."""
     flags = trt.NetworkDefinitionCreationFlag
     return 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
+
+
+def _check_timing_cache(path: Path) -> None:
+    """Refuses, before minutes of building, a file that could not be read or written after them."""
+    check_writable_folder(path.parent)
+    if path.exists() and path.stat().st_size:
+        read_file(path, what="timing cache")
 
 
 def _timing_cache(config: Any, path: Path | None) -> Any:
