@@ -443,15 +443,21 @@ def _creation_flags(trt: Any) -> int:
 def _check_timing_cache(path: Path) -> None:
     """Refuses, before minutes of building, a file that could not be read or written after them."""
     check_writable_folder(path.parent)
-    if path.exists() and path.stat().st_size:
-        read_file(path, what="timing cache")
+    _read_timing_cache(path)
+
+
+def _read_timing_cache(path: Path) -> bytes:
+    """What it holds; nothing where it is not there yet or still empty."""
+    if not path.exists() or (path.is_file() and path.stat().st_size == 0):
+        return b""
+    return read_file(path, what="timing cache").data
 
 
 def _timing_cache(config: Any, path: Path | None) -> Any:
     if path is None or not hasattr(config, "create_timing_cache"):
         return None
     # A cache of another GPU or version is refused; the build then starts one of its own.
-    for content in (read_file(path, what="timing cache").data if path.is_file() else b"", b""):
+    for content in (_read_timing_cache(path), b""):
         cache = config.create_timing_cache(content)
         if cache is not None and config.set_timing_cache(cache, False):
             return cache

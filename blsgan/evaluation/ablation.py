@@ -41,7 +41,7 @@ PRESET = "lite-gan"
 ROWS_FOLDER = "rows"
 CSV_NAME, MARKDOWN_NAME, JSON_NAME = "ablation.csv", "ablation.md", "ablation.json"
 FIGURE_NAME = "ablation.png"
-DEFAULT_STEPS = 170  # with all rows, some half an hour on two cores
+DEFAULT_STEPS = 170  # meant for half an hour on two cores with all rows, never timed whole
 PRE_TRAINING_SHARE = 2 / 3
 
 

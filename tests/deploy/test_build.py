@@ -188,6 +188,7 @@ class TestFakeTensorRt:
 
     def test_a_timing_cache_is_read_and_extended(self, exported, machine, tmp_path):
         cache = tmp_path / "timing.cache"
+        cache.touch()  # an empty one is a beginning
         for index in (1, 2):
             build_engine(
                 exported.model, tmp_path / "m.engine", Request(timing_cache=cache, rebuild=True)
