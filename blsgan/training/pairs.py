@@ -109,9 +109,9 @@ def taper_rims(layers: Tensor, masks: Tensor, loss: Tensor) -> Tensor:
     """Layers whose bones thin out towards their border where they lie over another bone.
 
     In a real overlap a bone's thin lip lies over its neighbour; shifting free bones lays a dense
-    cortical plate there (docs/explanation/evaluation.md). The attenuation -log(1 - layer) is
-    multiplied by 1 - loss at a bone's border, by 1 from 8 px inside it on, linearly between; beside
-    the overlap the loss fades away within 16 px.
+    cortical plate there. The attenuation -log(1 - layer) is multiplied by 1 - loss at a bone's
+    border, by 1 from 8 px inside it on, linearly between; beside the overlap the loss fades away
+    within 16 px.
 
     Args:
         layers: float32 [B,2,H,W] in [0,1].
