@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from blsgan.evaluation.ablation import Row, Study
 
-_DEFAULT_STEPS = 240  # blsgan.evaluation.ablation.DEFAULT_STEPS, which is slow to import for --help
+_DEFAULT_STEPS = 170  # blsgan.evaluation.ablation.DEFAULT_STEPS, which is slow to import for --help
 
 
 @click.command("ablate")

@@ -20,7 +20,7 @@ def command(path: Path, layers: bool, as_json: bool) -> None:
     """Show inputs and outputs, precision per layer and size of FILE.
 
     FILE is a weights card (.json), weights (.safetensors), a model (.onnx) or an engine (.engine,
-    by its manifest: neither a GPU nor TensorRT is needed).
+    by its manifest: neither a GPU nor TensorRT is needed). Files of other programs are refused.
     """
     from blsgan.deploy.inspection import inspect_file
 

@@ -114,6 +114,8 @@ def build_engine(
     if output.suffix != SUFFIX:
         raise UsageError(f"{output} does not end in {SUFFIX}; name the engine like that.")
     check_writable_folder(output.parent)
+    if request.timing_cache is not None:
+        _check_timing_cache(request.timing_cache)
     exported = load_exported(model)
     profile = shapes(exported, request)
     library = load(request.backend)
@@ -383,11 +385,24 @@ def _creation_flags(trt: Any) -> int:
     return 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
 
 
+def _check_timing_cache(path: Path) -> None:
+    """Refuses, before minutes of building, a file that could not be read or written after them."""
+    check_writable_folder(path.parent)
+    _read_timing_cache(path)
+
+
+def _read_timing_cache(path: Path) -> bytes:
+    """What it holds; nothing where it is not there yet or still empty."""
+    if not path.exists() or (path.is_file() and path.stat().st_size == 0):
+        return b""
+    return read_file(path, what="timing cache").data
+
+
 def _timing_cache(config: Any, path: Path | None) -> Any:
     if path is None or not hasattr(config, "create_timing_cache"):
         return None
     # A cache of another GPU or version is refused; the build then starts one of its own.
-    for content in (read_file(path, what="timing cache").data if path.is_file() else b"", b""):
+    for content in (_read_timing_cache(path), b""):
         cache = config.create_timing_cache(content)
         if cache is not None and config.set_timing_cache(cache, False):
             return cache

@@ -18,8 +18,9 @@ def inspect_file(path: Path) -> dict[str, Any]:
     manifest, so that neither a GPU nor TensorRT is needed.
 
     Raises:
-        InputError: the file is missing or of another kind.
-        WeightsError: it is damaged.
+        InputError: the file is missing, of another kind, or a model that is damaged or not of this
+            package.
+        WeightsError: it is a card, weights or an engine that is damaged or not of this package.
         BackendError: a package that reads it is not installed.
     """
     readers = {
@@ -53,6 +54,10 @@ def _card(path: Path, data: bytes) -> dict[str, Any]:
                 size, problem = None, str(error)
             files[part.name] = {"bytes": size, "problem": problem}
     fields = json.loads(data)
+    if weights.architecture is None:
+        raise WeightsError(
+            f"{path} is not a weights card (it names no architecture); give one that blsgan wrote."
+        )
     return {
         "kind": "weights card",
         "name": weights.name,
@@ -74,6 +79,14 @@ def _safetensors(path: Path, data: bytes) -> dict[str, Any]:
                 tensors[name] = {"shape": list(part.get_shape()), "type": str(part.get_dtype())}
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path} is not a readable safetensors file ({error}).") from error
+    try:
+        architecture = metadata["architecture"]
+        configuration = json.loads(metadata["configuration"])
+    except (KeyError, ValueError, RecursionError) as error:
+        raise WeightsError(
+            f"{path} is not weights of blsgan (its metadata name no architecture and "
+            "configuration); give what a training wrote into its folder weights."
+        ) from error
     counts: Counter[str] = Counter()
     for tensor in tensors.values():
         size = 1
@@ -82,8 +95,8 @@ def _safetensors(path: Path, data: bytes) -> dict[str, Any]:
         counts[str(tensor["type"])] += size
     return {
         "kind": "weights",
-        "architecture": metadata.get("architecture"),
-        "configuration": json.loads(metadata.get("configuration", "null")),
+        "architecture": architecture,
+        "configuration": configuration,
         "parameters": sum(counts.values()),
         "types": dict(counts),
         "layers": tensors,
@@ -95,15 +108,36 @@ def _onnx(path: Path, data: bytes) -> dict[str, Any]:
         import onnx
     except ImportError as error:
         raise BackendError("onnx is not installed; pip install 'blsgan[engine]'.") from error
-    from blsgan.deploy.precision import layer_precisions
-
     try:
         model = onnx.load_model_from_string(data)
         onnx.checker.check_model(model)
-        precisions = layer_precisions(model)
+        facts = _model_facts(model)
     except Exception as error:  # protobuf's and onnx's exceptions share no base class
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise InputError(f"{path} is not an ONNX model ({reason}).") from error
+        raise InputError(
+            f"{path} is not a whole ONNX model ({reason}); export or copy it again."
+        ) from error
+    if not _is_ours(facts):
+        raise InputError(
+            f"{path} is an ONNX model of something else (it maps {', '.join(facts['inputs'])} to "
+            f"{', '.join(facts['outputs'])}); give weights of blsgan or what `blsgan export` wrote."
+        )
+    return facts
+
+
+def _is_ours(facts: dict[str, Any]) -> bool:
+    """Whether it is a network of one of the tasks, or what ``blsgan export`` made of one."""
+    from blsgan.backends import SEGMENTATION, SEPARATION
+
+    return "blsgan.signature" in facts["metadata"] or any(
+        set(facts["inputs"]) == set(task.inputs) and set(facts["outputs"]) >= set(task.outputs)
+        for task in (SEPARATION, SEGMENTATION)
+    )
+
+
+def _model_facts(model: Any) -> dict[str, Any]:
+    from blsgan.deploy.precision import layer_precisions
+
     graph = model.graph
     weights: Counter[str] = Counter()
     for tensor in graph.initializer:
@@ -116,7 +150,7 @@ def _onnx(path: Path, data: bytes) -> dict[str, Any]:
         "outputs": {port.name: _port(port) for port in graph.output},
         "nodes": dict(Counter(node.op_type for node in graph.node).most_common()),
         "weight_bytes": dict(weights),
-        "layers": precisions,
+        "layers": layer_precisions(model),
     }
 
 

@@ -98,8 +98,15 @@ def load_exported(path: os.PathLike[str] | str) -> ExportedModel:
         raise InputError(
             f"{file.path} is not a model of the whole separation; write one with `blsgan export`."
         )
-    image = next(port for port in proto.graph.input if port.name == "image")
-    batch, _, *size = (_fixed(dim) for dim in image.type.tensor_type.shape.dim)
+    try:
+        image = {port.name: port for port in proto.graph.input}["image"]
+        batch, _, height, width = (_fixed(dim) for dim in image.type.tensor_type.shape.dim)
+        size_multiple = int(metadata["size_multiple"])
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"{file.path} calls itself a model of the whole separation and lacks its input image "
+            "[B,1,H,W] or its size_multiple; write it again with `blsgan export`."
+        ) from error
     return ExportedModel(
         path=file.path,
         sha256=file.sha256,
@@ -107,8 +114,8 @@ def load_exported(path: os.PathLike[str] | str) -> ExportedModel:
         proto=proto,
         metadata=metadata,
         batch=batch,
-        size=(size[0], size[1]) if size[0] is not None and size[1] is not None else None,
-        size_multiple=int(metadata["size_multiple"]),
+        size=(height, width) if height is not None and width is not None else None,
+        size_multiple=size_multiple,
     )
 
 

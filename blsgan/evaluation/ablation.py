@@ -1,8 +1,10 @@
 """What each part of the method is worth: the same short training without it, on the same joints.
 
 Every row is a run of ``blsgan train`` with the preset ``lite-gan`` and a few changed keys, all with
-the same number of steps and the same batches of images, judged on the same validation joints and
-compared pair by pair with the complete method. A row is kept in its own folder as soon as it is
+the same number of steps, judged on the same validation joints and compared pair by pair with the
+complete method. Rows share their random draws (``draws: step``): in a given step every row that
+uses a source (synthetic pairs, visits, real overlaps) draws the same joints, moves and flips of it,
+and what its keys change is all that differs. A row is kept in its own folder as soon as it is
 finished, so a study that was stopped goes on with the row it stood at.
 """
 
@@ -39,7 +41,7 @@ PRESET = "lite-gan"
 ROWS_FOLDER = "rows"
 CSV_NAME, MARKDOWN_NAME, JSON_NAME = "ablation.csv", "ablation.md", "ablation.json"
 FIGURE_NAME = "ablation.png"
-DEFAULT_STEPS = 240
+DEFAULT_STEPS = 170  # meant for half an hour on two cores with all rows, never timed whole
 PRE_TRAINING_SHARE = 2 / 3
 
 
@@ -59,6 +61,7 @@ def common_changes(steps: int) -> tuple[str, ...]:
         f"stages.0.steps={first}", f"stages.1.steps={steps - first}",
         "data.synthetic=4", "data.visits=2", "stages.1.data.real=2", "data.validation=32",
         "data.crop=[64, 128]",  # multiples of 32, which the other backbones need
+        "draws=step",
         f"optimiser.warm_up_steps={max(1, steps // 12)}",
         f"validate_every={steps}", f"checkpoint_every={max(1, steps // 2)}", "keep_checkpoints=1",
     )
@@ -81,6 +84,15 @@ def rows(steps: int = DEFAULT_STEPS) -> list[Row]:
         Row("no-real-for-supervisor", "the supervisor without real overlaps",
             ("stages.1.data.real=0",)),
         Row("no-visits", "without the truth of other visits", ("data.visits=0",)),
+        Row("k-of-background", "every synthetic pair's k from the background, as published",
+            ("data.soft_tissue_share=0",)),
+        Row("wide-k", "k from 0.1 to 0.65 in every synthetic pair without the protocol's settings",
+            ("data.soft_tissue_share=1",)),
+        Row("no-ring-k", "without the ring's k, which the network is told and its own k starts at",
+            ("model.configuration.ring=false",)),
+        Row("tapered-rims", "with bones that thin out where they lie over the other bone",
+            ("data.rim_taper=0.7",)),
+        Row("no-tone-curves", "without random tone curves", ("data.tone_curves=false",)),
         Row("protocol-pairs", "synthetic pairs as published: whole shifts, k of the background",
             ("data.protocol_share=1",)),
         Row("published-pairs-alone", "both: published pairs and no other visit's truth",

@@ -19,7 +19,7 @@ from blsgan.models.generator import Generator, Head, SoftTissue
 from blsgan.ops import K_MAX
 
 RING_PX = 6  # reach of the ring around the overlap from which k is read off
-_K_START = 0.35  # k where an image has no ring to read it from
+_K_START = 0.35  # k where an image has no ring to read it from, or it is not read
 _SOFTEST = 1e-3  # least transmission taken seriously: 1 - I below it is a saturated pixel
 
 
@@ -102,6 +102,12 @@ def _ring_of_several(image: Tensor, masks: Tensor) -> Tensor:
     return torch.cat((means, k.unsqueeze(1)), dim=1)
 
 
+def _no_ring(image: Tensor, masks: Tensor) -> Tensor:
+    """:func:`ring_statistics` of images that have no ring."""
+    nothing = image.new_zeros(image.shape[0], masks.shape[1] + 1)
+    return torch.cat((nothing, torch.full_like(nothing[:, :1], _K_START)), dim=1)
+
+
 class LiteGenerator(Generator):
     """Image and masks of a crop around the overlap -> share logits and k.
 
@@ -112,6 +118,9 @@ class LiteGenerator(Generator):
         layers: N, the number of bones; the shipped weights are of two.
         head: see :class:`~blsgan.models.generator.Generator`.
         soft_tissue: see there.
+        ring: whether the network is told what the ring around the overlap says of k
+            (:func:`ring_statistics`) and its own k starts there; else it is told 0 and 0.35, as for
+            an image without a ring.
     """
 
     architecture = "lite"
@@ -123,8 +132,10 @@ class LiteGenerator(Generator):
         layers: int = 2,
         head: Head = "exact",
         soft_tissue: SoftTissue = "own",
+        ring: bool = True,
     ) -> None:
         super().__init__(layers, head, soft_tissue)
+        self.ring = ring
         self.widths, self.blocks = tuple(widths), tuple(blocks)
         statistics = 2 + layers
         self.stem = nn.Conv2d(3 + layers + statistics, widths[0], 3, padding=1)
@@ -154,7 +165,8 @@ class LiteGenerator(Generator):
 
     def configuration(self) -> dict[str, Any]:
         """What rebuilds this network: ``LiteGenerator(**configuration)``."""
-        return {"widths": list(self.widths), "blocks": list(self.blocks), **self._options()}
+        told = {} if self.ring else {"ring": False}
+        return {"widths": list(self.widths), "blocks": list(self.blocks), **self._options(), **told}
 
     def forward(self, image: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Predicts shares and soft tissue.
@@ -175,7 +187,7 @@ class LiteGenerator(Generator):
             union = masks.amax(dim=1, keepdim=True)
         image = image.clamp(0, 1) * union
         attenuation = -torch.log((1 - image).clamp(min=_SOFTEST))
-        statistics = ring_statistics(image, masks)
+        statistics = ring_statistics(image, masks) if self.ring else _no_ring(image, masks)
         planes = statistics[:, :, None, None] * torch.ones_like(image)
         x = self.stem(torch.cat((image, attenuation, masks, overlap, planes), dim=1))
 

@@ -35,10 +35,18 @@ Key = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Flag:
-    """Something the reader must know; ``level`` is ``alert``, ``warning`` or ``note``."""
+    """Something the reader must know; ``level`` is ``alert``, ``warning`` or ``note``.
+
+    ``kind`` is what flags are counted by: the text without figures of one visit or pair. It is the
+    text where it is not given.
+    """
 
     level: str
     text: str
+    kind: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", self.kind or self.text)
 
 
 @dataclass(frozen=True)
@@ -398,6 +406,10 @@ def _pixel_mm(pairs: Sequence[Pair]) -> float | None:
     return most.narrowing_mm / most.narrowing_px
 
 
+def _flag(level: str, kind: str, more: str) -> Flag:
+    return Flag(level, kind + more, kind)
+
+
 def _judge(visit: Visit) -> list[Flag]:
     """Flags of a visit; also tells whether its files can be shown."""
     result = visit.result
@@ -412,7 +424,7 @@ def _judge(visit: Visit) -> list[Flag]:
     error = record["reconstruction_error"]["mse"]
     if not error <= MAX_RECONSTRUCTION_MSE:
         flags.append(
-            Flag(ALERT, f"the layers do not recompose to the radiograph (MSE {error:.1e})")
+            _flag(ALERT, "the layers do not recompose to the radiograph", f" (MSE {error:.1e})")
         )
     flags += _mask_flags(result)
     for note in map(str, record["notes"]):
@@ -430,9 +442,9 @@ def _mask_flags(result: StoredResult) -> list[Flag]:
     if prediction.get("doubtful"):
         doubts = prediction.get("doubts")
         why = "; ".join(map(str, doubts)) if isinstance(doubts, list) else ""
-        text = f"the bone masks were predicted and are doubtful{said}: {why or 'look at them'}"
-        return [Flag(ALERT, text)]
-    return [Flag(WARNING, f"the bone masks were predicted, not drawn{said}")]
+        return [_flag(ALERT, "the bone masks were predicted and are doubtful",
+                      f"{said}: {why or 'look at them'}")]
+    return [_flag(WARNING, "the bone masks were predicted, not drawn", said)]
 
 
 def _joint_flags(joint: Joint) -> list[Flag]:
@@ -441,11 +453,14 @@ def _joint_flags(joint: Joint) -> list[Flag]:
     for pair in joint.pairs:
         where = f"visit {number[pair.baseline]} to {number[pair.followup]}"
         if not pair.valid:
-            flags.append(Flag(ALERT, f"{where}: no measurement ({pair.problems or 'mismatch'})"))
+            problem = f"no measurement ({pair.problems or 'mismatch'})"
+            flags.append(Flag(ALERT, f"{where}: {problem}", problem))
         flags += [Flag(NOTE, f"{where}: {note}") for note in pair.notes]
     off = joint.curve and joint.curve.disagreement_px
     if off and off > MAX_DISAGREEMENT_PX:
-        flags.append(Flag(WARNING, f"the pairs do not add up: they disagree by {off:.2f} px"))
+        flags.append(
+            _flag(WARNING, "the pairs do not add up", f": they disagree by {off:.2f} px")
+        )
     if joint.curve and joint.curve.is_measured and joint.curve.unit == "px":
         flags.append(Flag(NOTE, "no pixel spacing: narrowing in px only"))
     return flags

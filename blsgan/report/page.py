@@ -18,7 +18,7 @@ from blsgan.errors import UsageError
 from blsgan.io.atomic import atomic_paths, output_error
 from blsgan.io.panel import spectrum
 from blsgan.io.stored import find_by_hash
-from blsgan.report.collect import ALERT, NOTE, WARNING, Flag, Joint, Pair, Visit, Width, collect
+from blsgan.report.collect import ALERT, NOTE, WARNING, Joint, Pair, Visit, Width, collect
 from blsgan.report.pictures import shrunk, visit_pictures
 from blsgan.report.plots import plot_curve, plot_histogram
 from blsgan.report.templating import render
@@ -211,11 +211,13 @@ def _image_hash(visit: Visit) -> str:
 def _summary(joints: list[Joint]) -> dict[str, Any]:
     results = [visit.result for joint in joints for visit in joint.visits if visit.result]
     pairs = [pair for joint in joints for pair in joint.pairs]
-    counts: Counter[Flag] = Counter()
+    counts: Counter[tuple[str, str]] = Counter()
     for joint in joints:
-        counts.update({flag for flag in joint.flags if flag.level != NOTE})
-        counts.update({flag for visit in joint.visits for flag in visit.flags})
-    flags = sorted(counts.items(), key=lambda item: (_LEVELS.index(item[0].level), -item[1]))
+        # Of joints, as the table's head says: what several visits or pairs raise counts once.
+        raised = [flag for flag in joint.flags if flag.level != NOTE]
+        raised += [flag for visit in joint.visits for flag in visit.flags]
+        counts.update({(flag.level, flag.kind) for flag in raised})
+    flags = sorted(counts.items(), key=lambda item: (_LEVELS.index(item[0][0]), -item[1]))
     return {
         "joints": len(joints),
         "visits": len(results),
@@ -226,7 +228,8 @@ def _summary(joints: list[Joint]) -> dict[str, Any]:
         "warnings": sum(joint.level == WARNING for joint in joints),
         "predicted": sum(result.prediction is not None for result in results),
         "flags": [
-            {"level": flag.level, "text": flag.text, "count": count} for flag, count in flags[:50]
+            {"level": level, "text": kind, "count": count}
+            for (level, kind), count in flags[:50]
         ],
     }
 

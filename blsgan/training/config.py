@@ -15,11 +15,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from blsgan.errors import UsageError
+from blsgan.ops import K_MAX
 
 PRESETS = Path(__file__).resolve().parent / "presets"
 
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+SoftTissue = Annotated[float, Field(ge=0, le=K_MAX)]
 Steps = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
@@ -65,12 +67,32 @@ class DataConfig(_Strict):
     validation: Annotated[int, Field(ge=1)] = Field(
         default=192, description="synthetic pairs of validation joints in a validation"
     )
+    soft_tissue_share: Share = Field(
+        default=0.35,
+        description="of the other synthetic crops: k from soft_tissue_range, not the background's",
+    )
+    soft_tissue_range: tuple[SoftTissue, SoftTissue] = Field(
+        default=(0.1, 0.65), description="least and largest k, drawn evenly"
+    )
+    tone_curves: bool = Field(default=True, description="crops are given random tone curves")
+    rim_taper: Share = Field(
+        default=0.0,
+        description="of the other synthetic crops' attenuation: most that a bone loses at its rim "
+        "where it lies over the other bone; 0: nothing",
+    )
     crop: tuple[int, int] = Field(
         default=(64, 128), description="rows and columns of a crop, in px"
     )
     size: Annotated[int, Field(ge=64, le=4096, multiple_of=32)] = Field(
         default=256, description="side of a whole image, in px"
     )
+
+    @model_validator(mode="after")
+    def _range_rises(self) -> DataConfig:
+        low, high = self.soft_tissue_range
+        if low > high:
+            raise ValueError(f"soft_tissue_range is {low} to {high}; the first must not be larger")
+        return self
 
 
 class OptimiserConfig(_Strict):
@@ -152,6 +174,12 @@ class TrainingConfig(_Strict):
     compile: bool = Field(default=False, description="torch.compile the networks")
     deterministic: bool = Field(
         default=False, description="refuse kernels whose result varies; the CPU's never does"
+    )
+    draws: Literal["sequence", "step"] = Field(
+        default="sequence",
+        description="sequence: one stream of random numbers through the run; step: what a source "
+        "gives in a step depends on seed, source and step alone, so that runs which leave another "
+        "source out see the same of it (crops only)",
     )
     validate_every: Steps = 250
     checkpoint_every: Steps = 250
@@ -319,6 +347,9 @@ def _check_data(config: TrainingConfig, path: Path) -> None:
         if data.pairs == "images" and data.visits:
             raise UsageError(f"{path}: key '{key}.visits' is {data.visits}; whole images have no "
                              "truth of other visits, so it must be 0")
+        if data.pairs == "images" and config.draws == "step":
+            raise UsageError(f"{path}: key 'draws' is step; whole images are dealt one after the "
+                             "other, so it must be sequence")
     if len({data.pairs for _, data in parts}) > 1:
         raise UsageError(f"{path}: key 'stages' mixes data.pairs crops and images; a run has one "
                          "of them")

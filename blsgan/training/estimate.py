@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +12,12 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from blsgan.data.layout import MIN_OVERLAP_PX, JointImage, load_root, overlap_px, read_joint
-from blsgan.data.splits import select
+from blsgan.data.layout import load_root
 from blsgan.training.config import DataConfig, Stage, TrainingConfig
 from blsgan.training.loop import Trainer
 from blsgan.training.pairs import PairBatch
 from blsgan.training.run_folder import device_of
-from blsgan.training.sources import epoch_steps
+from blsgan.training.sources import Sources, load_sources
 
 _TIMED_STEPS = 2  # after one that warms up
 
@@ -65,7 +65,8 @@ def estimate(config: TrainingConfig, root: str | Path, device: str = "cpu") -> E
 
     Args:
         config: the run.
-        root: the dataset, read where a stage is given in epochs: its images are counted.
+        root: the dataset, read where a stage is given in epochs: what it has for the run's sources
+            is counted as the run counts it, which registers the visits that a stage asks for.
         device: where steps are timed.
 
     Raises:
@@ -73,14 +74,13 @@ def estimate(config: TrainingConfig, root: str | Path, device: str = "cpu") -> E
         UsageError: the device is not there, or a size does not fit the network.
     """
     target = device_of(device)
-    counted: dict[str, int] = {}
+
+    @functools.cache
+    def sources() -> Sources:
+        return load_sources(config, load_root(root), None, torch.device("cpu"))
 
     def epoch(data: DataConfig) -> int:
-        if not counted:
-            counted.update(count_images(select(load_root(root), "train")))
-        return epoch_steps([
-            (counted["synthetic"], data.synthetic), (counted["real"], data.real)
-        ])
+        return sources().epoch(data)
 
     trainer = Trainer(config, MadeUp(epoch, target), target)
     costs = []
@@ -131,22 +131,6 @@ class MadeUp:
         if stage.first not in self._made:
             self._made[stage.first] = made_up(stage, self._device, self._layers)
         return self._made[stage.first]
-
-
-def count_images(images: Sequence[JointImage]) -> dict[str, int]:
-    """Images that synthetic pairs are made of, and real overlaps.
-
-    Raises:
-        InputError: a listed file is missing or damaged.
-    """
-    counts = {"synthetic": 0, "real": 0}
-    for joint in images:
-        arrays = read_joint(joint)
-        if overlap_px(arrays.masks) >= MIN_OVERLAP_PX:
-            counts["real"] += 1
-        elif arrays.background is not None:
-            counts["synthetic"] += 1
-    return counts
 
 
 def made_up(stage: Stage, device: torch.device, layers: int = 2) -> PairBatch:

@@ -24,10 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from blsgan import __version__
 from blsgan.backends import WeightsFile
-from blsgan.data.layout import JointImage, load_root
-from blsgan.data.splits import is_validation
+from blsgan.data.layout import load_root
 from blsgan.errors import BlsganError, InputError, UsageError
 from blsgan.models import build_generator, load_generator, save_weights
 from blsgan.models.backbones import BackboneGenerator
@@ -56,19 +54,26 @@ from blsgan.training.objective import (
     objective,
     supervisor_objective,
 )
-from blsgan.training.optimisers import Optimisers, optimiser_state, restore_optimiser
+from blsgan.training.optimisers import (
+    Optimisers,
+    follow,
+    learning_rate_share,
+    optimiser_state,
+    restore_optimiser,
+)
 from blsgan.training.pairs import PairBatch
 from blsgan.training.run_folder import (
     CHECKPOINTS,
     CONFIG_FILE,
-    ENVIRONMENT_FILE,
     METRICS_FILE,
     WEIGHTS,
+    describe_run,
     device_of,
     environment,
     first_weights,
     metrics_until,
     prepared,
+    trained_card,
     write_text,
 )
 from blsgan.training.sources import Sources, load_sources
@@ -99,15 +104,6 @@ class Progress:
 
 Report = Callable[[Progress], None]
 Warn = Callable[[str], None]
-
-
-def learning_rate_share(step: int, stage: Stage) -> float:
-    """Learning rate of a stage's step (from 0) as a share of the highest: linear warm-up, cosine
-    decay."""
-    optimiser = stage.optimiser
-    warm_up = min(1.0, (step + 1) / optimiser.warm_up_steps)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / stage.steps)))
-    return warm_up * (cosine * (1 - optimiser.final_share) + optimiser.final_share)
 
 
 class Trainer:
@@ -231,7 +227,9 @@ class Trainer:
         with self.phase("optimiser"):
             if stage.optimiser.clip_norm is not None:
                 nn.utils.clip_grad_norm_(self._parameters, stage.optimiser.clip_norm)
-            self._optimisers.step(learning_rate_share(self.step - stage.first, stage))
+            self._optimisers.step(
+                learning_rate_share(self.step - stage.first, stage.steps, stage.optimiser)
+            )
             self._follow(stage)
         if self.supervised:
             terms.parts["supervisor_own"] = self._teach(layers, batch, stage)
@@ -281,10 +279,8 @@ class Trainer:
         return _autocast(self.device, self.config.precision)
 
     def _follow(self, stage: Stage) -> None:
-        # The average follows quickly at first, so that early validations mean something.
-        decay = min(stage.optimiser.ema_decay, (1 + self.step) / (10 + self.step))
+        follow(self.average, self._parameters, stage.optimiser.ema_decay, self.step)
         with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.parameters()), self._parameters, 1 - decay)
             for kept, current in zip(
                 self.average.buffers(), self.generator.buffers(), strict=True
             ):
@@ -439,7 +435,11 @@ def train(
             if world.first:
                 card = save_weights(
                     trainer.average, run / WEIGHTS, config.name,
-                    _card(trainer, run, images, metrics),
+                    trained_card(
+                        run, config.model_dump(mode="json"), images, trainer.step, metrics,
+                        limits="two bones; images like those of the training joints; masks taken "
+                               "as given",
+                    ),
                 )
             world.wait()
     return card
@@ -455,31 +455,7 @@ def _begin_run(
     config = trainer.config
     save_checkpoint(run / CHECKPOINTS, trainer.checkpoint(), config.keep_checkpoints)
     described = environment(root, trainer.device, trainer.world.size)
-    if given is not None:
-        described["init"] = {"file": given.path.name, "sha256": given.sha256}
-    write_text(run / ENVIRONMENT_FILE, json.dumps(described, indent=2) + "\n")
-    write_text(run / CONFIG_FILE, config.dump())
-
-
-def _card(
-    trainer: Trainer, run: Path, images: Sequence[JointImage], metrics: Sequence[dict[str, Any]]
-) -> dict[str, Any]:
-    described = json.loads((run / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
-    return {
-        "trained": {
-            "config": trainer.config.model_dump(mode="json"),
-            "init": described.get("init"),
-            "training_joints": len({i.joint for i in images if not is_validation(i.joint)}),
-            "validation_joints": len({i.joint for i in images if is_validation(i.joint)}),
-            "steps": trainer.step,
-            "validation": metrics[-1] if metrics else None,
-            "blsgan": __version__,
-            "torch": str(torch.__version__),
-        },
-        "licence": "Apache-2.0",
-        "intended_use": "research on hand radiographs; not a medical device",
-        "limits": "two bones; images like those of the training joints; masks taken as given",
-    }
+    describe_run(run, described, given, config.dump())
 
 
 def run_config(run: str | Path) -> TrainingConfig:

@@ -8,8 +8,9 @@ the last layers, biases and the k head have no such matrix and stay with AdamW.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,40 @@ _OUTER = ("stem", "share_head", "k_head", "reconstructor")
 _RECONSTRUCTOR = "reconstructor."
 _BACKBONE = "network."  # of a network by MONAI, or the U-Net
 _HIGHEST = "highest"  # key of a parameter group: its learning rate at a share of 1
+
+
+class Course(Protocol):
+    """The keys of a configuration's optimiser that :func:`learning_rate_share` follows."""
+
+    @property
+    def warm_up_steps(self) -> int: ...
+
+    @property
+    def final_share(self) -> float: ...
+
+
+def learning_rate_share(step: int, steps: int, course: Course) -> float:
+    """Learning rate as a share of the highest: linear warm-up, cosine decay to ``final_share``.
+
+    Args:
+        step: of a stage, from 0.
+        steps: the stage's length.
+        course: ``warm_up_steps`` and ``final_share``.
+    """
+    warm_up = min(1.0, (step + 1) / course.warm_up_steps)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+    return warm_up * (cosine * (1 - course.final_share) + course.final_share)
+
+
+def follow(average: nn.Module, parameters: Sequence[Tensor], decay: float, step: int) -> None:
+    """Moves an average's weights towards ``parameters``, in the same order, by 1 - ``decay``.
+
+    They follow quickly at first, so that early validations mean something: in step s, from 0, the
+    decay is at most (1 + s) / (10 + s).
+    """
+    decay = min(decay, (1 + step) / (10 + step))
+    with torch.no_grad():
+        torch._foreach_lerp_(list(average.parameters()), list(parameters), 1 - decay)
 
 
 class Optimisers:

@@ -22,11 +22,15 @@ from blsgan.data.visits import VisitTruth
 from blsgan.errors import InputError
 from blsgan.ops import compose_layers
 from blsgan.synthesis.overlap import PROTOCOL_SHIFT_PX, dilate_by_one
+from blsgan.training.config import DataConfig
 
-CROP = (64, 128)  # rows, columns; both divisible by 16
-_NATIVE = (84, 156)  # the crop before zooming: CROP / 0.85 and a margin for the rim's blur
+_DATA = DataConfig()
+_NATIVE = (84, 156)  # the crop before zooming: 64x128 px / 0.85 and a margin for the rim's blur
 _PROTOCOL_ZOOM = 256 / 240  # the protocol crops 8 px on every side and resizes back
 _SMALLEST_PX, _REACH_PX = PROTOCOL_SHIFT_PX  # of each bone
+_TAPER_PX = 8  # depth inside a bone from which on a tapered rim has its whole attenuation
+_FADE_PX = 16  # beside the overlap: there a taper has faded away
+_FULL = 1 - 1e-4  # intensity taken for a saturated pixel: its attenuation stays finite
 
 
 @dataclass
@@ -99,6 +103,40 @@ def rim(overlap: Tensor) -> Tensor:
     """
     inner = overlap - (1 - F.max_pool2d(1 - overlap, 3, stride=1, padding=1))
     return F.max_pool2d(F.pad(inner.clamp(min=0), (1, 2, 1, 2)), 4, stride=1)
+
+
+def taper_rims(layers: Tensor, masks: Tensor, loss: Tensor) -> Tensor:
+    """Layers whose bones thin out towards their border where they lie over another bone.
+
+    In a real overlap a bone's thin lip lies over its neighbour; shifting free bones lays a dense
+    cortical plate there. The attenuation -log(1 - layer) is multiplied by 1 - loss at a bone's
+    border, by 1 from 8 px inside it on, linearly between; beside the overlap the loss fades away
+    within 16 px.
+
+    Args:
+        layers: float32 [B,2,H,W] in [0,1].
+        masks: float32 [B,2,H,W] in {0,1}.
+        loss: float32 [B] in [0,1], share of the attenuation that is lost at the border.
+    """
+    depth, inside = torch.zeros_like(masks), masks
+    for _ in range(_TAPER_PX):
+        depth = depth + inside / _TAPER_PX
+        inside = 1 - F.max_pool2d(1 - inside, 3, stride=1, padding=1)
+    half, quarter = _FADE_PX // 2, _FADE_PX // 4
+    near = F.max_pool2d(masks[:, :1] * masks[:, 1:], 2 * half + 1, stride=1, padding=half)
+    for _ in range(2):  # 1 in the whole overlap, falling over 16 px
+        near = F.avg_pool2d(near, 2 * quarter + 1, stride=1, padding=quarter,
+                            count_include_pad=False)
+    kept = 1 - loss[:, None, None, None] * (1 - depth) * near
+    attenuation = -torch.log((1 - layers).clamp(min=1 - _FULL))
+    return torch.where(kept < 1, 1 - torch.exp(-attenuation * kept), layers) * masks
+
+
+def _beside(generator: torch.Generator) -> torch.Generator:
+    """A generator whose draws depend on ``generator``'s state and leave it as it is."""
+    copy = torch.Generator()
+    copy.set_state(generator.get_state())
+    return torch.Generator().manual_seed(int(torch.randint(2**31, (1,), generator=copy)))
 
 
 def _blur3(image: Tensor) -> Tensor:
@@ -180,24 +218,30 @@ class SyntheticPairs:
         self,
         count: int,
         generator: torch.Generator,
+        data: DataConfig = _DATA,
         *,
         protocol: bool = False,
-        protocol_share: float = 0.5,
-        size: tuple[int, int] = CROP,
+        size: tuple[int, int] | None = None,
     ) -> PairBatch:
         """Draws ``count`` pairs.
+
+        No key of ``data`` moves another one's random numbers: two draws from the same state differ
+        only in what the keys say.
 
         Args:
             count: number of pairs.
             generator: source of all randomness.
+            data: how the pairs vary. On average ``protocol_share`` of them have the protocol's
+                settings, with tone curves, flips and another place in the crop; the others vary
+                more.
             protocol: the evaluation protocol's settings alone (integer shifts of 2..8 px, k from
                 the background, nothing else).
-            protocol_share: how many pairs have the protocol's settings on average, with tone
-                curves, flips and another place in the crop; the others vary more.
-            size: rows and columns of the crop.
+            size: rows and columns of the crop, ``data.crop`` by default.
         """
         g, n = generator, count
-        plain = torch.ones(n, dtype=torch.bool) if protocol else _chance(g, n, protocol_share)
+        size = data.crop if size is None else size
+        taper = data.rim_taper * torch.rand(n, generator=_beside(g)) if data.rim_taper else None
+        plain = torch.ones(n, dtype=torch.bool) if protocol else _chance(g, n, data.protocol_share)
         first = torch.randint(len(self), (n,), generator=g)
         partner = torch.randint(len(self), (n,), generator=g)
         second = torch.where(plain | ~_chance(g, n, 0.3), first, partner)
@@ -207,7 +251,7 @@ class SyntheticPairs:
         rows = torch.where(plain[:, None], whole, free)
         columns = torch.where(plain, torch.zeros(n), 2.5 * torch.randn(n, generator=g))
         turns = torch.where(plain[:, None], torch.zeros(n, 2), 3 * torch.randn(n, 2, generator=g))
-        tone = _tone(g, n, 0.0 if protocol else 0.4, 0.15)
+        tone = _tone(g, n, 0.4 if data.tone_curves and not protocol else 0.0, 0.15)
 
         side = self.pixels.shape[-1]
         one, none = torch.ones(n), torch.zeros(n)
@@ -227,11 +271,14 @@ class SyntheticPairs:
                               none, one, side)
                 tissue = _sample(self.backgrounds[index].float()[:, None] / 255, still) ** tone
         layer, mask = torch.cat(layers, dim=1), torch.cat(masks, dim=1)
+        if taper is not None:
+            layer = taper_rims(layer, mask, torch.where(plain, none, taper))
         overlap = mask[:, :1] * mask[:, 1:]
         assert tissue is not None
         k = (tissue * overlap).sum(dim=(1, 2, 3)) / overlap.sum(dim=(1, 2, 3)).clamp(min=1)
         # Real overlaps are explained by larger k than the background's (evaluation.md).
-        other = torch.where(_chance(g, n, 0.35), _uniform(g, n, 0.1, 0.65), k)
+        drawn = _chance(g, n, data.soft_tissue_share)
+        other = torch.where(drawn, _uniform(g, n, *data.soft_tissue_range), k)
         k = torch.where(plain, k, other)
 
         image = compose_layers(layer, mask, k).clamp(0, 1)
@@ -258,7 +305,9 @@ class SyntheticPairs:
         return PairBatch(image, mask, layer, valid, k)
 
 
-def _variation(generator: torch.Generator, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _variation(
+    generator: torch.Generator, count: int, data: DataConfig
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """How crops of real overlaps are varied: shift [B,2], degrees [B], zoom [B], tone [B,1,1,1]."""
     g, n = generator, count
     still = _chance(g, n, 0.4)
@@ -267,7 +316,7 @@ def _variation(generator: torch.Generator, count: int) -> tuple[Tensor, Tensor, 
     shift = torch.stack((
         torch.round(_uniform(g, n, -8, 8)), torch.round(_uniform(g, n, -20, 20))
     ), dim=1)
-    return shift, turn, zoom, _tone(g, n, 0.5, 0.15)
+    return shift, turn, zoom, _tone(g, n, 0.5 if data.tone_curves else 0.0, 0.15)
 
 
 class VisitPairs:
@@ -303,18 +352,19 @@ class VisitPairs:
         return len(self.index)
 
     def draw(
-        self, count: int, generator: torch.Generator, *, size: tuple[int, int] = CROP
+        self, count: int, generator: torch.Generator, data: DataConfig = _DATA
     ) -> PairBatch:
-        """Draws ``count`` pairs, varied by shift, rotation, zoom, tone and flip."""
+        """Draws ``count`` pairs of size ``data.crop``, varied by shift, rotation, zoom, tone and
+        flip."""
         g = generator
         record = torch.randint(len(self), (count,), generator=g)
-        batch = self._crops(record, size, *_variation(g, count))
+        batch = self._crops(record, data.crop, *_variation(g, count, data))
         image, masks, layers, valid = _flip(
             g, batch.image, batch.masks, batch.layers, batch.valid
         )
         return PairBatch(image, masks, layers, valid, batch.soft_tissue)
 
-    def all(self, *, size: tuple[int, int] = CROP) -> PairBatch:
+    def all(self, *, size: tuple[int, int] = _DATA.crop) -> PairBatch:
         """Every pair once, its pixels as they are."""
         n = len(self)
         still, one = torch.zeros(n), torch.ones(n)
@@ -372,12 +422,12 @@ class RealOverlaps:
         return len(self.pixels)
 
     def draw(
-        self, count: int, generator: torch.Generator, *, size: tuple[int, int] = CROP
+        self, count: int, generator: torch.Generator, data: DataConfig = _DATA
     ) -> PairBatch:
         """Draws ``count`` overlaps, varied as visit pairs are; no pixel is valid."""
         record = torch.randint(len(self), (count,), generator=generator)
-        shift, turn, zoom, tone = _variation(generator, count)
-        grid = _grid(self.centres[record], size, shift, turn, zoom, self.pixels.shape[-1])
+        shift, turn, zoom, tone = _variation(generator, count, data)
+        grid = _grid(self.centres[record], data.crop, shift, turn, zoom, self.pixels.shape[-1])
         stack = torch.cat((
             self.pixels[record].float()[:, None] / 255, self.masks[record].float()
         ), dim=1)

@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ import torch
 
 from blsgan import __version__
 from blsgan.backends import SEPARATION, Task, WeightsFile, find_weights
+from blsgan.data.layout import JointImage
+from blsgan.data.splits import is_validation
 from blsgan.errors import UsageError, WeightsError
 from blsgan.io.atomic import atomic_path, check_writable_folder
 
@@ -124,6 +126,54 @@ def _versions(*packages: str) -> dict[str, str]:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def describe_run(
+    run: Path, described: dict[str, Any], init: WeightsFile | None, config: str
+) -> None:
+    """Writes what a new run is: ``environment.json``, with the weights that it starts from, and
+    ``config.yaml``, which comes last because it makes the folder a run."""
+    if init is not None:
+        described = {**described, "init": {"file": init.path.name, "sha256": init.sha256}}
+    write_text(run / ENVIRONMENT_FILE, json.dumps(described, indent=2) + "\n")
+    write_text(run / CONFIG_FILE, config)
+
+
+def trained_card(
+    run: Path,
+    config: dict[str, Any],
+    images: Sequence[JointImage],
+    steps: int,
+    metrics: Sequence[dict[str, Any]],
+    *,
+    limits: str,
+) -> dict[str, Any]:
+    """What the card of a finished run's weights says of their training and their use.
+
+    Args:
+        run: its folder, described by :func:`describe_run`.
+        config: the configuration, of JSON types.
+        images: every image of the dataset.
+        steps: made in all.
+        metrics: lines of the metrics' file.
+        limits: what the weights are not for.
+    """
+    described = json.loads((run / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
+    return {
+        "trained": {
+            "config": config,
+            "init": described.get("init"),
+            "training_joints": len({i.joint for i in images if not is_validation(i.joint)}),
+            "validation_joints": len({i.joint for i in images if is_validation(i.joint)}),
+            "steps": steps,
+            "validation": metrics[-1] if metrics else None,
+            "blsgan": __version__,
+            "torch": str(torch.__version__),
+        },
+        "licence": "Apache-2.0",
+        "intended_use": "research on hand radiographs; not a medical device",
+        "limits": limits,
+    }
 
 
 def write_text(path: Path, text: str) -> None:

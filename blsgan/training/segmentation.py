@@ -24,10 +24,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor, nn
 
-from blsgan import __version__
 from blsgan.backends import SEGMENTATION
 from blsgan.data.layout import JointImage, load_root
-from blsgan.data.splits import is_validation, select
+from blsgan.data.splits import select
 from blsgan.errors import InputError, UsageError
 from blsgan.models.segmenter import SegmenterNetwork
 from blsgan.models.segmenter_files import load_segmenter, save_segmenter
@@ -35,18 +34,24 @@ from blsgan.models.weights import check_exporter
 from blsgan.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from blsgan.training.config import Positive, Share, Steps, apply_change
 from blsgan.training.loop import DivergedError
-from blsgan.training.optimisers import optimiser_state, restore_optimiser
+from blsgan.training.optimisers import (
+    follow,
+    learning_rate_share,
+    optimiser_state,
+    restore_optimiser,
+)
 from blsgan.training.run_folder import (
     CHECKPOINTS,
     CONFIG_FILE,
-    ENVIRONMENT_FILE,
     METRICS_FILE,
     WEIGHTS,
+    describe_run,
     device_of,
     environment,
     first_weights,
     metrics_until,
     prepared,
+    trained_card,
     write_text,
 )
 from blsgan.training.scenes import SceneBatch, Scenes
@@ -303,7 +308,9 @@ class SegmentationTrainer:
         config = self.config
         batch = self._scenes.draw(config.data.batch, (config.seed, self.step))
         batch = SceneBatch(*(value.to(self.device) for value in vars(batch).values()))
-        rate = config.optimiser.learning_rate * self._rate_share()
+        rate = config.optimiser.learning_rate * learning_rate_share(
+            self.step, config.steps, config.optimiser
+        )
         for group in self._optimiser.param_groups:
             group["lr"] = rate
         with torch.autocast(self.device.type, torch.bfloat16,
@@ -314,18 +321,9 @@ class SegmentationTrainer:
         loss.backward()
         nn.utils.clip_grad_norm_(self._parameters, config.optimiser.clip_norm)
         self._optimiser.step()
-        # The average follows quickly at first, so that early validations mean something.
-        decay = min(config.optimiser.ema_decay, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.parameters()), self._parameters, 1 - decay)
+        follow(self.average, self._parameters, config.optimiser.ema_decay, self.step)
         self.step += 1
         return loss.detach()
-
-    def _rate_share(self) -> float:
-        optimiser = self.config.optimiser
-        warm_up = min(1.0, (self.step + 1) / optimiser.warm_up_steps)
-        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, self.step / self.config.steps)))
-        return warm_up * (cosine * (1 - optimiser.final_share) + optimiser.final_share)
 
     def validate(self) -> dict[str, float]:
         """Quick figures of the averaged weights on validation joints, without flips.
@@ -434,31 +432,16 @@ def train_segmenter(
         if resume:
             trainer.restore(load_checkpoint(run / CHECKPOINTS, warn))
         else:
-            described = environment(root, target)
             if first is not None:
                 trainer.start_from(first.path)
-                described["init"] = {"file": first.path.name, "sha256": first.sha256}
             save_checkpoint(run / CHECKPOINTS, trainer.checkpoint(), config.keep_checkpoints)
-            write_text(run / ENVIRONMENT_FILE, json.dumps(described, indent=2) + "\n")
-            write_text(run / CONFIG_FILE, config.dump())
+            describe_run(run, environment(root, target), first, config.dump())
         metrics = metrics_until(run / METRICS_FILE, trainer.step)
         _loop(trainer, run, metrics, report)
-        described = json.loads((run / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
-        card = {
-            "trained": {
-                "config": config.model_dump(mode="json"),
-                "init": described.get("init"),
-                "training_joints": len({i.joint for i in images if not is_validation(i.joint)}),
-                "validation_joints": len({i.joint for i in images if is_validation(i.joint)}),
-                "steps": trainer.step,
-                "validation": metrics[-1] if metrics else None,
-                "blsgan": __version__,
-                "torch": str(torch.__version__),
-            },
-            "licence": "Apache-2.0",
-            "intended_use": "research on hand radiographs; not a medical device",
-            "limits": "one upright finger joint in the picture, like those of the training joints",
-        }
+        card = trained_card(
+            run, config.model_dump(mode="json"), images, trainer.step, metrics,
+            limits="one upright finger joint in the picture, like those of the training joints",
+        )
         return save_segmenter(trainer.average, run / WEIGHTS, config.name, card)
 
 

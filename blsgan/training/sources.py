@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from blsgan.data.layout import JointImage
@@ -71,7 +73,8 @@ def load_sources(
     parts = [stage.data for stage in config.stages] or [config.data]
     if parts[0].pairs == "images":
         return _Images(parts, training, validation, config.seed, device)
-    return _Crops(parts, training, validation, cache, device)
+    own = config.seed if config.draws == "step" else None
+    return _Crops(parts, training, validation, cache, device, own)
 
 
 class _Crops:
@@ -84,8 +87,9 @@ class _Crops:
         validation: Sequence[JointImage],
         cache: Path | None,
         device: torch.device,
+        own_draws: int | None,
     ) -> None:
-        self._device = device
+        self._device, self._own_draws = device, own_draws
         self.validation = SyntheticPairs(validation).draw(
             parts[0].validation, torch.Generator().manual_seed(_VALIDATION_SEED), protocol=True,
             size=_VALIDATION_CROP,
@@ -110,14 +114,18 @@ class _Crops:
 
     def draw(self, stage: Stage, step: int, random: torch.Generator) -> PairBatch:
         data = stage.data
-        batch = self._synthetic.draw(
-            data.synthetic, random, size=data.crop, protocol_share=data.protocol_share
-        )
+
+        def of(source: str) -> torch.Generator:
+            if self._own_draws is None:
+                return random
+            return source_random(self._own_draws, source, step)
+
+        batch = self._synthetic.draw(data.synthetic, of("synthetic"), data)
         if data.visits and self._visits is not None:
-            visits = self._visits.draw(data.visits, random, size=data.crop)
+            visits = self._visits.draw(data.visits, of("visits"), data)
             batch = PairBatch.join(batch, visits)
         if data.real and self._real is not None:
-            batch = PairBatch.join(batch, self._real.draw(data.real, random, size=data.crop))
+            batch = PairBatch.join(batch, self._real.draw(data.real, of("real"), data))
         return batch.to(self._device)
 
 
@@ -173,6 +181,12 @@ class _Images:
             count = self._images.real_count if kind == "real" else self._images.synthetic_count
             self._decks[key] = Deck(count, 2 * (self._seed + stage.first) + (kind == "real"))
         return self._decks[key]
+
+
+def source_random(seed: int, source: str, step: int) -> torch.Generator:
+    """The random numbers of one source in one step, the same in every run of that seed."""
+    mixed = np.random.SeedSequence((seed, zlib.crc32(source.encode()), step))
+    return torch.Generator().manual_seed(int(mixed.generate_state(1)[0]))
 
 
 def epoch_steps(counts: Sequence[tuple[int, int]]) -> int:

@@ -6,10 +6,12 @@
 #include <png.h>
 
 #include <algorithm>
+#include <cctype>
 #include <csetjmp>
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <string>
 
 namespace blsgan::runner {
 namespace {
@@ -87,7 +89,7 @@ bool set_conversions(Reader& reader, const Header& header, size_t& row_bytes, in
 bool read_rows(Reader& reader, png_bytepp rows) {
   if (setjmp(png_jmpbuf(reader.png))) return false;  // NOLINT(cert-err52-cpp)
   png_read_image(reader.png, rows);
-  png_read_end(reader.png, nullptr);
+  png_read_end(reader.png, reader.info);  // text may follow the pixels
   return true;
 }
 
@@ -111,9 +113,14 @@ Chunk find_chunk(const Bytes& png, const char* type) {
   return {};
 }
 
-// The orientation that an eXIf chunk gives, 1 (upright) where it gives none.
-int exif_orientation(const Chunk& exif) {
-  if (exif.size < 8) return 1;
+constexpr int kNone = -1;
+
+// The orientation that EXIF data give, kNone where they give none.
+int exif_orientation(Chunk exif) {
+  for (int i = 0; i < 2 && exif.size >= 6 && std::memcmp(exif.data, "Exif\0\0", 6) == 0; ++i) {
+    exif = {exif.data + 6, exif.size - 6};  // as in a JPEG; a PNG's own chunk begins after it
+  }
+  if (exif.size < 8) return kNone;
   const bool little = exif.data[0] == 'I';
   const auto number = [&](size_t at, size_t bytes) -> uint32_t {
     uint32_t value = 0;
@@ -123,13 +130,88 @@ int exif_orientation(const Chunk& exif) {
     return value;
   };
   const size_t first = number(4, 4);
-  if (first > exif.size - 2) return 1;
+  if (first > exif.size - 2) return kNone;
   const size_t entries = number(first, 2);
   for (size_t i = 0; i < entries && first + 2 + 12 * (i + 1) <= exif.size; ++i) {
     const size_t entry = first + 2 + 12 * i;
     if (number(entry, 2) == 274) return static_cast<int>(number(entry + 8, 2));
   }
-  return 1;
+  return kNone;
+}
+
+// The last text of a PNG with this keyword, whichever kind of text chunk holds it; "" without one.
+std::string find_text(const Reader& reader, const char* keyword) {
+  png_textp texts = nullptr;
+  int count = 0;
+  png_get_text(reader.png, reader.info, &texts, &count);
+  std::string found;
+  for (int i = 0; i < count; ++i) {
+    const png_text& entry = texts[i];
+    if (std::strcmp(entry.key, keyword) != 0 || entry.text == nullptr) continue;
+    const bool international = entry.compression >= PNG_ITXT_COMPRESSION_NONE;
+    found.assign(entry.text, international ? entry.itxt_length : entry.text_length);
+  }
+  return found;
+}
+
+// What a "Raw profile type exif" holds: three lines (empty, name, length), then hexadecimal digits.
+Bytes raw_profile(const File& file, const std::string& profile) {
+  size_t at = 0;
+  for (int line = 0; line < 3 && at != std::string::npos; ++line) {
+    at = profile.find('\n', at);
+    if (at != std::string::npos) ++at;
+  }
+  const auto broken = [&] {
+    return data_failure(file.path + " is damaged or truncated (its EXIF profile is not hexadecimal); "
+                                    "export or copy it again.");
+  };
+  Bytes bytes;
+  int high = -1;
+  for (; at < profile.size(); ++at) {
+    const auto letter = static_cast<unsigned char>(profile[at]);
+    if (std::isspace(letter) != 0) continue;
+    if (std::isxdigit(letter) == 0) throw broken();
+    const int digit = std::isdigit(letter) != 0 ? letter - '0' : std::tolower(letter) - 'a' + 10;
+    if (high < 0) {
+      high = digit;
+    } else {
+      bytes.push_back(static_cast<uint8_t>(16 * high + digit));
+      high = -1;
+    }
+  }
+  if (high >= 0) throw broken();
+  return bytes;
+}
+
+// The first tiff:Orientation of XMP text, as attribute or element; kNone where there is none.
+int xmp_orientation(const std::string& xmp) {
+  constexpr char kName[] = "tiff:Orientation";
+  for (size_t at = xmp.find(kName); at != std::string::npos; at = xmp.find(kName, at + 1)) {
+    size_t value = at + sizeof kName - 1;
+    if (xmp.compare(value, 2, "=\"") == 0) {
+      value += 2;
+    } else if (xmp.compare(value, 1, ">") == 0) {
+      value += 1;
+    } else {
+      continue;
+    }
+    if (value < xmp.size() && xmp[value] >= '0' && xmp[value] <= '9') return xmp[value] - '0';
+  }
+  return kNone;
+}
+
+// Where Pillow looks, in its order: the chunk, else the text that older programs write it into; and
+// XMP where neither names an orientation.
+int orientation_of(const File& file, const Reader& reader) {
+  Chunk exif = find_chunk(file.data, "eXIf");
+  Bytes profile;
+  if (exif.data == nullptr) {
+    profile = raw_profile(file, find_text(reader, "Raw profile type exif"));
+    exif = {profile.data(), profile.size()};
+  }
+  const int orientation = exif_orientation(exif);
+  return orientation != kNone ? orientation
+                              : xmp_orientation(find_text(reader, "XML:com.adobe.xmp"));
 }
 
 Failure damaged(const File& file, const Reader& reader) {
@@ -231,18 +313,18 @@ Raster decode_png(const File& file) {
     throw data_failure(file.path +
                        " holds more than one picture; save the one to use as a file of its own.");
   }
-  const int orientation = exif_orientation(find_chunk(file.data, "eXIf"));
-  if (orientation > 1) {
-    throw data_failure(text("%s is to be turned by its EXIF orientation %d, which is not done here; "
-                            "save it upright.",
-                            file.path.c_str(), orientation));
-  }
   size_t row_bytes = 0;
   int channels = 0;
   if (!set_conversions(reader, header, row_bytes, channels)) throw damaged(file, reader);
   Bytes pixels(row_bytes * header.height);
   std::vector<png_bytep> rows = row_pointers(pixels, row_bytes, header.height);
   if (!read_rows(reader, rows.data())) throw damaged(file, reader);
+  const int orientation = orientation_of(file, reader);
+  if (orientation > 1) {
+    throw data_failure(text("%s is to be turned by its EXIF orientation %d, which is not done here; "
+                            "save it upright.",
+                            file.path.c_str(), orientation));
+  }
 
   Raster raster;
   raster.height = header.height;

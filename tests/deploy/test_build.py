@@ -18,7 +18,7 @@ from blsgan.deploy.build import Request, build_engine
 from blsgan.deploy.gate import Verdict
 from blsgan.engines.manifest import manifest_path, read_manifest
 from blsgan.engines.runtime import Engine
-from blsgan.errors import BackendError, InputError, ParityError, UsageError
+from blsgan.errors import BackendError, InputError, OutputError, ParityError, UsageError
 from blsgan.separation import Separator
 
 needs_rtx = pytest.mark.skipif(
@@ -188,6 +188,7 @@ class TestFakeTensorRt:
 
     def test_a_timing_cache_is_read_and_extended(self, exported, machine, tmp_path):
         cache = tmp_path / "timing.cache"
+        cache.touch()  # an empty one is a beginning
         for index in (1, 2):
             build_engine(
                 exported.model, tmp_path / "m.engine", Request(timing_cache=cache, rebuild=True)
@@ -198,6 +199,19 @@ class TestFakeTensorRt:
             exported.model, tmp_path / "m.engine", Request(timing_cache=cache, rebuild=True)
         )
         assert cache.read_bytes() == b"measured;"
+
+    def test_a_timing_cache_that_cannot_be_is_refused_before_anything_is_built(
+        self, exported, machine, tmp_path
+    ):
+        (tmp_path / "file").write_bytes(b"x")
+        (tmp_path / "folder").mkdir()
+        machine[1].built.fail = "built all the same"
+        for cache, error, words in (
+            (tmp_path / "file" / "t.cache", OutputError, "part of the path is a file"),
+            (tmp_path / "folder", InputError, "is a folder where one timing cache"),
+        ):
+            with pytest.raises(error, match=words):
+                build_engine(exported.model, tmp_path / "m.engine", Request(timing_cache=cache))
 
     def test_a_builder_that_fails_says_why_and_leaves_nothing(self, exported, machine, tmp_path):
         machine[1].built.fail = "out of\nmemory"

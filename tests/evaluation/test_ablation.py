@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from blsgan.cli.ablate import _DEFAULT_STEPS
@@ -20,6 +21,7 @@ from blsgan.evaluation.ablation import (
     run_study,
 )
 from blsgan.training.config import differences, load_config, stages_of
+from blsgan.training.sources import load_sources
 
 
 def config_of(row, steps=60):
@@ -71,6 +73,43 @@ def test_rows_that_drop_a_part_really_drop_it():
     assert configs["no-real-for-supervisor"].stages[1].data.real == 0
     assert configs["transunet"].model.architecture == "transunet"
     assert configs["unet"].model.configuration == {"soft_tissue": "reconstructor"}
+
+
+def test_every_idea_that_closes_the_gap_of_real_overlaps_has_a_row():
+    configs = {row.name: config_of(row) for row in rows(60)}
+
+    def of(name, key):
+        return {getattr(stage.data, key) for stage in configs[name].stages}
+
+    assert of("k-of-background", "soft_tissue_share") == {0}
+    assert of("wide-k", "soft_tissue_share") == {1}
+    assert of("tapered-rims", "rim_taper") == {0.7}
+    assert of("complete", "rim_taper") == {0}
+    assert of("no-tone-curves", "tone_curves") == {False}
+    assert configs["no-ring-k"].model.configuration["ring"] is False
+
+
+def test_rows_share_the_draws_of_every_source_they_have_in_common(dataset):
+    """In a step, a source gives each row the same pairs, whatever other sources the row has."""
+    drawn = {}
+    step = 50  # of the second stage: all three sources
+    for number, row in enumerate(rows(60)):
+        if row.name not in ("complete", "no-visits", "no-supervisor", "no-real-for-supervisor",
+                            "no-pre-training", "protocol-pairs", "tapered-rims"):
+            continue
+        config = config_of(row)
+        sources = load_sources(config, load_root(dataset), None, torch.device("cpu"))
+        stage = stages_of(config, unused)[-1]
+        # Another stream for each: by this step rows without a source have drawn fewer numbers.
+        batch, data = sources.draw(stage, step, torch.Generator().manual_seed(number)), stage.data
+        drawn[row.name] = batch.image.split([data.synthetic, data.visits, data.real])
+    reference = drawn.pop("complete")
+    assert [len(part) for part in reference] == [4, 2, 2]
+    for name, parts in drawn.items():
+        for source, (mine, theirs) in enumerate(zip(reference, parts, strict=True)):
+            changed = source == 0 and name in ("protocol-pairs", "tapered-rims")
+            if len(theirs):
+                assert torch.equal(mine, theirs) != changed, (name, source)
 
 
 def test_rows_are_chosen_by_name_beside_the_complete_method():

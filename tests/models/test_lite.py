@@ -6,6 +6,8 @@ import torch
 from blsgan.models import build_generator
 from blsgan.models.lite import LiteGenerator, dilate, ring_statistics
 
+SMALL = {"widths": [4, 6, 6, 8], "blocks": [1, 1, 1, 1]}
+
 
 @pytest.fixture(scope="module")
 def generator():
@@ -93,6 +95,22 @@ def test_ring_k_is_the_one_an_overlap_was_composed_with():
     assert (a, b) == pytest.approx((upper, lower), abs=1e-5)
     assert o == pytest.approx(1 - 0.3 / 0.7, abs=1e-5)
     assert ring_k == pytest.approx(k, abs=1e-4)
+
+
+def test_without_the_ring_k_does_not_start_at_what_the_ring_shows():
+    torch.manual_seed(0)
+    told = LiteGenerator(SMALL["widths"], SMALL["blocks"])
+    torch.manual_seed(0)
+    untold = LiteGenerator(SMALL["widths"], SMALL["blocks"], ring=False)
+    assert told.configuration() == SMALL
+    assert untold.configuration() == {**SMALL, "ring": False}
+    for one, other in zip(told.parameters(), untold.parameters(), strict=True):
+        assert torch.equal(one, other)
+    image, masks = joint()
+    with torch.no_grad():  # a fresh network's k is its start
+        assert float(told(image, masks)[1][0]) == pytest.approx(
+            float(ring_statistics(image, masks)[0, -1]), abs=1e-5)
+        assert untold(image, masks)[1].tolist() == pytest.approx([0.35] * len(image), abs=1e-5)
 
 
 def test_dilation_is_square():

@@ -4,12 +4,14 @@ import html.parser
 import os
 import re
 import shutil
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import pytest
 
 from blsgan.cli import main
-from blsgan.report.collect import Curve
+from blsgan.report.collect import Curve, Joint, Visit, _mask_flags
+from blsgan.report.page import _summary
 from blsgan.report.plots import plot_curve, plot_histogram
 
 
@@ -108,6 +110,23 @@ def test_a_shorter_report_removes_the_longer_ones_pages(run_folder, tmp_path):
     (tmp_path / "r-4.html").write_text("somebody else's")
     assert report(run_folder, "--per-page", 2, "-o", out) == 0
     assert sorted(os.listdir(tmp_path)) == ["r-2.html", "r-4.html", "r.html"]
+
+
+def test_the_table_of_flags_counts_joints():
+    """What several visits of a joint raise, each with its own figure, is one joint."""
+    def visit(name, confidence):
+        result = SimpleNamespace(
+            prediction={}, mask_confidence=confidence, record={"overlap": {"area_px": 0}})
+        return Visit((name,), result, flags=_mask_flags(result))
+
+    joints = [
+        Joint("one", [visit("a", 0.91), visit("b", 0.92), visit("c", 0.91)], [], None),
+        Joint("two", [visit("d", 0.93)], [], None),
+    ]
+    assert _summary(joints)["flags"] == [
+        {"level": "warning", "text": "the bone masks were predicted, not drawn", "count": 2}
+    ]
+    assert joints[1].visits[0].flags[0].text.endswith("not drawn, confidence 0.93")
 
 
 def test_limit_shows_flagged_joints_first_and_says_so(run_folder, tmp_path):

@@ -238,6 +238,76 @@ def test_what_a_png_says_beside_its_pixels(infer, write_joint, tmp_path):
     assert infer(*right).returncode == 0
 
 
+def exif_text(orientation, prefix=b"Exif\0\0"):
+    """What older programs write for EXIF: its bytes as hexadecimal text."""
+    exif = Image.Exif()
+    exif[274] = orientation
+    data = prefix + exif.tobytes().removeprefix(b"Exif\0\0")
+    lines = [data.hex()[start : start + 72] for start in range(0, 2 * len(data), 72)]
+    return "\n".join(["", "exif", f"{len(data):8d}", *lines, ""])
+
+
+def xmp_text(orientation):
+    return f'<x:xmpmeta><rdf:Description tiff:Orientation="{orientation}"/></x:xmpmeta>'
+
+
+EXIF_KEY, XMP_KEY = "Raw profile type exif", "XML:com.adobe.xmp"
+TURNED = {
+    "EXIF, compressed": [("add_text", EXIF_KEY, exif_text(6), True)],
+    "EXIF, plain, without prefix": [("add_text", EXIF_KEY, exif_text(8, b""))],
+    "XMP attribute": [("add_itxt", XMP_KEY, xmp_text(3))],
+    "XMP element": [("add_itxt", XMP_KEY, "<tiff:Orientation>6</tiff:Orientation>")],
+    "XMP, compressed": [("add_itxt", XMP_KEY, xmp_text(6), "", "", True)],
+    "the last text counts": [("add_text", EXIF_KEY, exif_text(1)),
+                             ("add_text", EXIF_KEY, exif_text(6))],
+}
+UPRIGHT = {
+    "upright": [("add_text", EXIF_KEY, exif_text(1))],
+    "EXIF before XMP": [("add_text", EXIF_KEY, exif_text(1)), ("add_itxt", XMP_KEY, xmp_text(6))],
+    "another text": [("add_text", "Comment", xmp_text(6))],
+    "XMP without one": [("add_itxt", XMP_KEY, "<tiff:Orientation/>")],
+}
+
+
+@pytest.mark.parametrize("place", [*TURNED, *UPRIGHT])
+def test_an_orientation_in_text_is_seen_where_python_sees_it(infer, write_joint, tmp_path, place):
+    from PIL.PngImagePlugin import PngInfo
+
+    from blsgan.io.files import read_file
+    from blsgan.io.raster import decode_raster
+
+    joint = png_masks(write_joint(tmp_path / "in", bits=8))
+    info = PngInfo()
+    for way, *arguments in {**TURNED, **UPRIGHT}[place]:
+        getattr(info, way)(*arguments)
+    with Image.open(joint.image) as picture:
+        grey = picture.copy()
+    grey.save(joint.image, pnginfo=info)
+    assert bool(decode_raster(read_file(joint.image)).notes) == (place in TURNED)
+    done = infer(joint.image, *masks_of(joint), "-o", tmp_path / "out")
+    assert ("EXIF orientation" in done.stderr) == (place in TURNED), done.stderr
+    assert done.returncode == (1 if place in TURNED else 0)
+
+
+def test_an_exif_text_that_is_none_is_damage_as_in_python(infer, write_joint, tmp_path):
+    from PIL.PngImagePlugin import PngInfo
+
+    from blsgan.errors import InputError
+    from blsgan.io.files import read_file
+    from blsgan.io.raster import decode_raster
+
+    joint = png_masks(write_joint(tmp_path / "in", bits=8))
+    info = PngInfo()
+    info.add_text(EXIF_KEY, "\nexif\n 4\nno digits\n")
+    with Image.open(joint.image) as picture:
+        grey = picture.copy()
+    grey.save(joint.image, pnginfo=info)
+    with pytest.raises(InputError, match="damaged or truncated"):
+        decode_raster(read_file(joint.image))
+    done = infer(joint.image, *masks_of(joint), "-o", tmp_path / "out")
+    assert (done.returncode, "damaged or truncated" in done.stderr) == (1, True), done.stderr
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_pgm_in_and_out(infer, write_joint, tmp_path, dtype):
     """What a build without libpng has; the pixels are those of the PNG path."""

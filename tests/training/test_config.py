@@ -22,6 +22,11 @@ def test_changes_reach_nested_keys_and_keep_the_others():
     assert changed.optimiser.betas == load_config("fine-tune").optimiser.betas
 
 
+def test_whole_images_are_dealt_in_sequence():
+    with pytest.raises(UsageError, match="key 'draws' is step; whole images are dealt"):
+        load_config("paper", ["draws=step"])
+
+
 @pytest.mark.parametrize(("change", "expected"), [
     ("optimiser.learnig_rate=1", "optimiser.learnig_rate"),
     ("nonsense=1", "known keys there: name, seed, steps"),
@@ -29,6 +34,9 @@ def test_changes_reach_nested_keys_and_keep_the_others():
     ("steps=many", "'many'"),
     ("optimiser.ema_decay=1.5", "optimiser.ema_decay"),
     ("data.crop=[30, 64]", "multiples of 16"),
+    ("data.soft_tissue_range=[0.6, 0.1]", "soft_tissue_range is 0.6 to 0.1"),
+    ("data.soft_tissue_range=[0.1, 1]", "data.soft_tissue_range"),
+    ("data.rim_taper=2", "data.rim_taper"),
     ("name=../escape", "name"),
     ("steps.deeper=1", "no keys below"),
     ("steps", "key=value"),

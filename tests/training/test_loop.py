@@ -18,7 +18,8 @@ from blsgan.errors import InputError, UsageError, WeightsError
 from blsgan.models import load_generator
 from blsgan.training import loop, run_folder
 from blsgan.training.config import load_config, stages_of
-from blsgan.training.loop import DivergedError, Trainer, learning_rate_share, run_config, train
+from blsgan.training.loop import DivergedError, Trainer, run_config, train
+from blsgan.training.optimisers import learning_rate_share
 from blsgan.training.sources import load_sources
 
 
@@ -176,7 +177,9 @@ def test_two_processes_cannot_train_in_one_folder(dataset, tiny, finished):
 def test_learning_rate_warms_up_and_decays(tiny):
     config = load_config("fine-tune")
     (stage,) = stages_of(config, lambda data: 0)
-    shares = [learning_rate_share(step, stage) for step in range(config.steps)]
+    shares = [
+        learning_rate_share(step, stage.steps, stage.optimiser) for step in range(config.steps)
+    ]
     assert shares[0] == pytest.approx(1 / config.optimiser.warm_up_steps)
     peak = config.optimiser.warm_up_steps - 1
     decayed = 0.5 * (1 + np.cos(np.pi * peak / config.steps))

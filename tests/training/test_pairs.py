@@ -7,7 +7,8 @@ import torch
 from blsgan.data.layout import load_root, read_joint
 from blsgan.data.visits import TRAINING, visit_truths
 from blsgan.errors import InputError
-from blsgan.training.pairs import SyntheticPairs, VisitPairs, rim
+from blsgan.training.config import DataConfig
+from blsgan.training.pairs import RealOverlaps, SyntheticPairs, VisitPairs, rim, taper_rims
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +26,9 @@ def visits(everything):
     return VisitPairs(list(visit_truths(everything, TRAINING)), everything)
 
 
-def draw(pairs, count=8, seed=0, **options):
-    return pairs.draw(count, torch.Generator().manual_seed(seed), **options)
+def draw(pairs, count=8, seed=0, data=None, **options):
+    random = torch.Generator().manual_seed(seed)
+    return pairs.draw(count, random, DataConfig() if data is None else data, **options)
 
 
 def test_synthetic_pairs_recompose_to_their_image_inside_the_overlap(synthetic):
@@ -70,6 +72,63 @@ def test_protocol_k_is_the_background_over_the_overlap(synthetic, everything):
     ]) / 255
     assert (batch.soft_tissue >= backgrounds.min() - 1e-6).all()
     assert (batch.soft_tissue <= backgrounds.max() + 1e-6).all()
+
+
+SWITCHES = {
+    "protocol_share": 0.9, "soft_tissue_share": 0.9, "soft_tissue_range": (0.2, 0.3),
+    "tone_curves": False, "rim_taper": 0.8,
+}
+
+
+@pytest.mark.parametrize("key", SWITCHES)
+def test_no_switch_moves_the_random_numbers_of_the_others(synthetic, visits, everything, key):
+    data = DataConfig(**{key: SWITCHES[key]})
+    for pairs in (synthetic, visits, RealOverlaps(everything)):
+        plain, other = (torch.Generator().manual_seed(3) for _ in range(2))
+        first, second = pairs.draw(16, plain), pairs.draw(16, other, data)
+        assert torch.equal(plain.get_state(), other.get_state())
+        if key != "protocol_share":  # the protocol's pairs are moved in other ways
+            assert torch.equal(first.masks, second.masks)
+        differs = not torch.equal(first.image, second.image)
+        assert differs == (pairs is synthetic or key == "tone_curves")
+
+
+def test_k_comes_from_where_the_switches_say(synthetic):
+    narrow = {"protocol_share": 0, "soft_tissue_range": (0.5, 0.55)}
+    free = draw(synthetic, 32, data=DataConfig(**narrow, soft_tissue_share=1)).soft_tissue
+    assert ((free >= 0.5) & (free <= 0.55)).all()
+    assert len(free.unique()) > 8
+    given = draw(synthetic, 32, data=DataConfig(**narrow, soft_tissue_share=0)).soft_tissue
+    assert (given < 0.45).all()
+    mixed = draw(synthetic, 32, data=DataConfig(**narrow)).soft_tissue
+    assert ((mixed == free) | (mixed == given)).all()
+
+
+def test_a_tapered_rim_is_thin_at_the_border_and_whole_inside_and_elsewhere():
+    masks = torch.zeros(1, 2, 80, 60)
+    masks[0, 0, :40] = 1
+    masks[0, 1, 30:] = 1
+    layers = 0.5 * masks
+    thin = taper_rims(layers, masks, torch.tensor([0.6]))
+    kept = torch.log(1 - thin) / torch.log(torch.tensor(0.5))
+    upper, lower = kept[0, 0, :40, 30], kept[0, 1, 30:, 30]
+    for profile in (upper.flip(0), lower):  # from the border inwards
+        assert profile[0] == pytest.approx(1 - 0.6 * 7 / 8, abs=1e-5)
+        assert (profile[:8].diff() > 0).all()
+        assert profile[8:].numpy() == pytest.approx(1, abs=1e-5)
+    assert torch.equal(taper_rims(layers, masks, torch.zeros(1)), layers)
+    assert (thin[masks == 0] == 0).all()
+    apart = masks.clone()
+    apart[0, 1] = 0  # no overlap, no taper
+    assert torch.equal(taper_rims(0.5 * apart, apart, torch.ones(1)), 0.5 * apart)
+
+
+def test_protocol_pairs_are_never_tapered(synthetic):
+    tapered = DataConfig(rim_taper=1, protocol_share=1)
+    assert torch.equal(draw(synthetic, protocol=True).image,
+                       draw(synthetic, protocol=True, data=tapered).image)
+    alike = DataConfig(protocol_share=1)
+    assert torch.equal(draw(synthetic, data=tapered).image, draw(synthetic, data=alike).image)
 
 
 def test_the_same_generator_gives_the_same_pairs(synthetic, visits):

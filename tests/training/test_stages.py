@@ -292,6 +292,27 @@ def test_dry_run_counts_networks_and_times_a_step(dataset, staged_changes, tmp_p
     assert not (tmp_path / "run").exists()
 
 
+def test_dry_run_counts_epochs_of_crops_as_the_run_does(dataset, tiny):
+    """Visits count as well; they may be what a stage has most of."""
+    from blsgan.data.layout import load_root
+    from blsgan.training.estimate import estimate
+    from blsgan.training.sources import load_sources
+
+    config = load_config("lite", [
+        *(f"{key}={value}" for key, value in (
+            ("stages.0.epochs", 3), ("stages.0.data.visits", 1), ("stages.1.steps", 0),
+            ("model.configuration.widths", "[4, 6, 6, 8]"), ("data.synthetic", 2),
+            ("model.configuration.blocks", "[1, 1, 1, 1]"), ("data.validation", 2),
+            ("data.crop", "[32, 64]"), ("precision", "float32"),
+        ))
+    ])
+    sources = load_sources(config, load_root(dataset), None, CPU)
+    (stage,) = Trainer(config, sources, CPU).stages
+    assert sources.epoch(stage.data) > 1  # as many as the joint has hidden bones
+    (cost,) = estimate(config, dataset).stages
+    assert cost.stage.steps == stage.steps == 3 * sources.epoch(stage.data)
+
+
 def test_tensorboard_gets_scalars_and_panels(dataset, staged, tmp_path):
     pytest.importorskip("tensorboard", reason="TensorBoard is the extra 'tensorboard'")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
