@@ -20,7 +20,6 @@ from blsgan.training.config import DataConfig, Stage, TrainingConfig
 from blsgan.training.images import Deck, WholeImages, protocol_shifts
 from blsgan.training.pairs import PairBatch, RealOverlaps, SyntheticPairs, VisitPairs
 
-_VALIDATION_CROP = (96, 160)
 _VALIDATION_SEED = 7
 
 
@@ -90,9 +89,11 @@ class _Crops:
         own_draws: int | None,
     ) -> None:
         self._device, self._own_draws = device, own_draws
+        # A network judges k best in crops of the size it is trained on.
+        size = parts[-1].crop
         self.validation = SyntheticPairs(validation).draw(
             parts[0].validation, torch.Generator().manual_seed(_VALIDATION_SEED), protocol=True,
-            size=_VALIDATION_CROP,
+            size=size,
         )
         self.validation_visits: PairBatch | None = None
         self._visits: VisitPairs | None = None
@@ -101,7 +102,7 @@ class _Crops:
             self._visits = VisitPairs(cached_visit_truths(training, cache, TRAINING), training)
             truths = cached_visit_truths(validation, cache, PROTOCOL)
             if truths:
-                self.validation_visits = VisitPairs(truths, validation).all(size=_VALIDATION_CROP)
+                self.validation_visits = VisitPairs(truths, validation).all(size=size)
         if any(part.real for part in parts):
             self._real = RealOverlaps(training)
         self._synthetic = SyntheticPairs(training)
