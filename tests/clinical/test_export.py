@@ -308,7 +308,8 @@ def test_a_measured_radiograph_is_read_as_it_was_measured(case, tmp_path):
             "bit_depth": 12, "invert": True, "pixel_spacing_mm": None,
         }  # fmt: skip
     out = tmp_path / "out"
-    assert main(["export-dicom", str(tmp_path / "jsn"), "--images", str(folder), "-o", str(out)]) == 0
+    args = ["--images", str(folder), "-o", str(out)]
+    assert main(["export-dicom", str(tmp_path / "jsn"), *args]) == 0
     written = [pydicom.dcmread(path).pixel_array for path in out.glob("input-*.dcm")]
     for pixels in map(np.frombuffer, expected, ["<u2"] * 2):
         assert any(

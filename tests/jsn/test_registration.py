@@ -70,6 +70,25 @@ def test_scale_is_fitted_only_where_asked_for(bone):
     assert register_bone(bone[0], layer, bone[1], mask).transform.scale == pytest.approx(1.0)
 
 
+def test_a_picture_that_stretches_gives_the_movement_of_its_middle(bone):
+    """Whichever of its edges are strongest; what stretches the picture is no movement."""
+    matrix = np.array([[1.03, 0.02], [-0.01, 0.98]])
+    middle = np.argwhere(ndimage.distance_transform_edt(bone[1]) > 2).mean(axis=0)
+    true = RigidTransform(matrix, middle + np.array([0.6, -0.4]) - matrix @ middle)
+    layer, mask = moved(bone, true)
+    found = register_bone(bone[0], layer, bone[1], mask)
+    assert found.problems == ()
+    assert error_px(found, true, middle) < 0.02
+    assert found.transform.scale == pytest.approx(1.0)
+
+
+def test_a_picture_that_stretches_beyond_reason_is_a_mismatch(bone):
+    matrix = np.diag([1.2, 0.97])
+    layer, mask = moved(bone, RigidTransform(matrix, CENTRE - matrix @ CENTRE))
+    found = register_bone(bone[0], layer, bone[1], mask)
+    assert any("stretched by factors of 0.97 to 1.20" in p for p in found.problems), found.problems
+
+
 def test_the_focus_decides_where_a_bone_that_is_not_rigid_fits(bone):
     """The far end of the bone is moved otherwise than the near one."""
     layer, mask = bone
