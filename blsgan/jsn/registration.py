@@ -3,11 +3,12 @@
 Masked phase correlation (Padfield, IEEE TIP 2012; scikit-image) gives the shift to start from;
 Gauss-Newton then fits translation and rotation, together with the gain and offset between the
 visits, on a blurred picture; on the full one it also fits how the bone's picture stretches and
-shears, as it does where the bone is seen from a slightly different side. What is returned is the
-rigid share of that (with a small scale, where asked for), by weights that only depend on the place:
-every part of the bone counts as much between any two visits, whichever of its edges happen to
-match. The follow-up is read by cubic splines, its layer continued beyond the mask so that the cut
-edge is no feature, and pixels count by Huber's weights, so a lesion that is new or a patch of a
+shears, as it does where the bone is seen from a slightly different side, held to a few percent by a
+Gaussian prior, so that what the bone's texture does not determine stays near zero. What is returned
+is the rigid share of that (with a small scale, where asked for), by weights that only depend on the
+place: every part of the bone counts as much between any two visits, whichever of its edges happen
+to match. The follow-up is read by cubic splines, its layer continued beyond the mask so that the
+cut edge is no feature, and pixels count by Huber's weights, so a lesion that is new or a patch of a
 poor layer does not pull the bone along. All this is done from baseline to follow-up and back, each
 on its own pixels; the result is the middle of both, and how far they disagree tells how sure it is.
 """
@@ -55,6 +56,8 @@ _FINE_SIGMA_PX = 0.8
 _COARSE_POINTS = 5_000
 _FINE_POINTS = 30_000
 _CORRELATION_SIDE_PX = 96  # phase correlation works on pictures reduced to at most this
+_STRETCH_SD = 0.02  # a priori, of a bone's picture between two visits
+_PATCH_PX = 25.0  # what a fit leaves is alike over about so many pixels
 _HUBER = 1.345  # 95 % efficient on Gaussian residuals (Huber 1964)
 _GAINS = (0.2, 5.0)  # a gain of 0 would hide every error
 _MAX_STEPS = 40
@@ -296,12 +299,11 @@ class _Bone:
     def inner_px(self) -> int:
         return int(np.count_nonzero(self.depth > _RIM_PX))
 
-    def points(self, most: int) -> NDArray[np.intp]:
-        """Window coordinates [P,2] of pixels off the rim, about ``most``, on a regular grid."""
+    def points(self, most: int) -> tuple[NDArray[np.intp], int]:
+        """Window coordinates [P,2] of pixels off the rim, about ``most``, on a grid; its step."""
         step = max(1, math.ceil(math.sqrt(self.inner_px / most)))
         points = np.argwhere(self.depth[::step, ::step] > _RIM_PX)
-        return points * step
-
+        return points * step, step
 
 
 def _relative_size(pixels: int) -> float:
@@ -444,6 +446,27 @@ class _Affine:
         values = np.linalg.svd(self.matrix, compute_uv=False)
         return float(values[1]), float(values[0])
 
+    def stiffness(self, *, fit_scale: bool) -> tuple[Float, Float]:
+        """How stretch and shear resist a change of the matrix: second and first derivative.
+
+        Of half the squared Frobenius norm of the strain, which is the matrix's polar factor minus
+        1, without its mean where the scale is fitted: float64 [4,4] and [4], for the matrix's
+        entries by rows.
+        """
+        left, values, right = np.linalg.svd(self.matrix)
+        rotation, strain = left @ right, right.T @ np.diag(values - 1.0) @ right
+        if fit_scale:
+            strain = strain - np.eye(2) * np.trace(strain) / 2
+        columns = []
+        for entry in np.eye(4):
+            turned = rotation.T @ entry.reshape(2, 2)
+            change = (turned + turned.T) / 2
+            if fit_scale:
+                change = change - np.eye(2) * np.trace(change) / 2
+            columns.append(change.ravel())
+        by_entry = np.array(columns)
+        return by_entry @ by_entry.T, by_entry @ strain.ravel()
+
     def rigid(self, spread: Float, *, fit_scale: bool) -> RigidTransform:
         """The rigid transform nearest on points around the centre of covariance ``spread`` [2,2].
 
@@ -461,7 +484,7 @@ def _refine(
     fixed: _Bone, moving: _Bone, start: RigidTransform, options: _Options, *, coarse: bool
 ) -> _Fit:
     """Gauss-Newton from ``start``; see the module's text for the model."""
-    points = fixed.points(_COARSE_POINTS if coarse else _FINE_POINTS)
+    points, step = fixed.points(_COARSE_POINTS if coarse else _FINE_POINTS)
     if len(points) < 16:
         return _Fit(start, 0.0, 0.0, False, 0, 1.0, 0.0)
     # A picture of thousands of pixels moves by more of them: the blur grows with the bone.
@@ -514,6 +537,13 @@ def _refine(
         weighted = jacobian * robust[:, None]
         normal = np.einsum("pi,pj->ij", weighted, jacobian)
         slope = np.einsum("pi,p->i", weighted, residual)
+        if not coarse:
+            # Of noise that is alike over a patch, a fit knows less than its pixels say.
+            variance = (robust * np.square(residual)).sum() / max(robust.sum(), 1e-12)
+            stiff = variance * _PATCH_PX / step**2 / (_STRETCH_SD * radius) ** 2
+            held, pull = transform.stiffness(fit_scale=options.fit_scale)
+            normal[2:6, 2:6] += stiff * held
+            slope[2:6] += stiff * radius * pull
         try:
             solved = -np.linalg.solve(normal, slope)
         except np.linalg.LinAlgError:  # a bone without texture
