@@ -447,11 +447,11 @@ class _Affine:
         return float(values[1]), float(values[0])
 
     def stiffness(self, *, fit_scale: bool) -> tuple[Float, Float]:
-        """How stretch and shear resist a change of the matrix: second and first derivative.
+        """How stretch and shear resist a change of the matrix (float64 [4,4]) and pull back ([4]).
 
-        Of half the squared Frobenius norm of the strain, which is the matrix's polar factor minus
-        1, without its mean where the scale is fitted: float64 [4,4] and [4], for the matrix's
-        entries by rows.
+        Gauss-Newton's second and the first derivative, by the matrix's entries by rows, of half the
+        squared Frobenius norm of the strain: the symmetric polar factor minus 1, without its mean
+        where the scale is fitted.
         """
         left, values, right = np.linalg.svd(self.matrix)
         rotation, strain = left @ right, right.T @ np.diag(values - 1.0) @ right
