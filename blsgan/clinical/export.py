@@ -71,8 +71,14 @@ class _Measurement:
         return {side: self.record[side]["sha256"]["image"] for side in ("baseline", "followup")}
 
 
-def _patients(jobs: Iterable[StoredResult | _Measurement]) -> dict[str, str]:
-    """What radiographs share that a measurement makes one patient's, by their hash."""
+def _patients(
+    jobs: Iterable[StoredResult | _Measurement], sources: dict[str, Path]
+) -> dict[str, str]:
+    """What radiographs share that a measurement makes one patient's, by their hash.
+
+    That is the patient's ID where headers of the connected radiographs give exactly one, so that a
+    radiograph without header, or without ID in it, joins them.
+    """
     group = {digest: digest for job in jobs for digest in job.inputs.values()}
     for job in jobs:
         if isinstance(job, _Measurement):
@@ -80,7 +86,24 @@ def _patients(jobs: Iterable[StoredResult | _Measurement]) -> dict[str, str]:
             for digest, key in group.items():
                 if key == other:
                     group[digest] = one
-    return group
+    connected = {key for digest, key in group.items() if key != digest}
+    ids: dict[str, set[str]] = {key: set() for key in connected}
+    for digest, key in group.items():
+        if key in connected and digest in sources and (known := _patient_id(sources[digest])):
+            ids[key].add(known)
+    return {
+        digest: next(iter(ids[key])) if len(ids.get(key, ())) == 1 else key
+        for digest, key in group.items()
+    }
+
+
+def _patient_id(path: Path) -> str:
+    """The ID in a radiograph's header; empty where there is none or the file cannot be read."""
+    try:
+        header = _header(read_file(path, what="radiograph"))
+        return "" if header is None else str(header.get("PatientID") or "")
+    except Exception:  # any that a damaged header raises in pydicom; who needs the file tells
+        return ""
 
 
 @dataclass(frozen=True)
@@ -153,7 +176,8 @@ def export(
     policy = policy or Policy()
     jobs = _find(roots)
     wanted = {digest for job in jobs for digest in job.inputs.values()}
-    finder = _Finder(find_by_hash([*images, *roots], wanted), policy, _patients(jobs))
+    sources = find_by_hash([*images, *roots], wanted)
+    finder = _Finder(sources, policy, _patients(jobs, sources))
     exported = Exported()
     written: set[Path] = set()
     for job in track(jobs, len(jobs)):
@@ -243,8 +267,13 @@ def _measurement_objects(measurement: _Measurement, finder: _Finder) -> dict[str
     references = []
     for side, digest in measurement.inputs.items():
         file = finder.read(digest, measurement.path, f"radiograph of the {side}")
-        spacing = _recorded_spacing(measurement.record[side]["pixel_spacing_mm"])
-        reference, extra = finder.reference(file, decode_radiograph(file), spacing)
+        visit = measurement.record[side]
+        options = visit.get("options") or {}  # earlier records do not say
+        radiograph = decode_radiograph(
+            file, bit_depth=options.get("bit_depth"), invert=bool(options.get("invert"))
+        )
+        spacing = _recorded_spacing(visit["pixel_spacing_mm"])
+        reference, extra = finder.reference(file, radiograph, spacing)
         references.append(reference)
         objects |= extra
     if finder.policy.keep_identity:

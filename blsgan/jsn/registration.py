@@ -1,12 +1,16 @@
 """Rigid sub-pixel registration of one bone between two visits, on its own layer and mask.
 
 Masked phase correlation (Padfield, IEEE TIP 2012; scikit-image) gives the shift to start from;
-Gauss-Newton then fits translation, rotation and, where asked for, a small scale, together with the
-gain and offset between the visits, first on a blurred and then on the full picture. The follow-up
-is read by cubic splines, its layer continued beyond the mask so that the cut edge is no feature,
-and pixels count by Huber's weights, so a lesion that is new or a patch of a poor layer does not
-pull the bone along. All this is done from baseline to follow-up and back, each on its own pixels;
-the result is the middle of both, and how far they disagree tells how sure it is.
+Gauss-Newton then fits translation and rotation, together with the gain and offset between the
+visits, on a blurred picture; on the full one it also fits how the bone's picture stretches and
+shears, as it does where the bone is seen from a slightly different side, held to a few percent by a
+Gaussian prior, so that what the bone's texture does not determine stays near zero. What is returned
+is the rigid share of that (with a small scale, where asked for), by weights that only depend on the
+place: every part of the bone counts as much between any two visits, whichever of its edges happen
+to match. The follow-up is read by cubic splines, its layer continued beyond the mask so that the
+cut edge is no feature, and pixels count by Huber's weights, so a lesion that is new or a patch of a
+poor layer does not pull the bone along. All this is done from baseline to follow-up and back, each
+on its own pixels; the result is the middle of both, and how far they disagree tells how sure it is.
 """
 
 from __future__ import annotations
@@ -37,7 +41,8 @@ MIN_COVERAGE = 0.4
 """Least share of the baseline's bone that the follow-up must show."""
 
 MAX_SCALE = 1.15
-"""Visits of one patient differ less than this in magnification, either way."""
+"""Visits of one patient differ less than this in magnification, and a bone's picture stretches by
+less in any direction, either way."""
 
 MAX_DISAGREEMENT_PX = 1.0
 """Registered there and back, a bone of the public dataset's size must come home this closely; a
@@ -51,6 +56,8 @@ _FINE_SIGMA_PX = 0.8
 _COARSE_POINTS = 5_000
 _FINE_POINTS = 30_000
 _CORRELATION_SIDE_PX = 96  # phase correlation works on pictures reduced to at most this
+_STRETCH_SD = 0.02  # a priori, of a bone's picture between two visits
+_PATCH_PX = 25.0  # what a fit leaves is alike over about so many pixels
 _HUBER = 1.345  # 95 % efficient on Gaussian residuals (Huber 1964)
 _GAINS = (0.2, 5.0)  # a gain of 0 would hide every error
 _MAX_STEPS = 40
@@ -292,12 +299,11 @@ class _Bone:
     def inner_px(self) -> int:
         return int(np.count_nonzero(self.depth > _RIM_PX))
 
-    def points(self, most: int) -> NDArray[np.intp]:
-        """Window coordinates [P,2] of pixels off the rim, about ``most``, on a regular grid."""
+    def points(self, most: int) -> tuple[NDArray[np.intp], int]:
+        """Window coordinates [P,2] of pixels off the rim, about ``most``, on a grid; its step."""
         step = max(1, math.ceil(math.sqrt(self.inner_px / most)))
         points = np.argwhere(self.depth[::step, ::step] > _RIM_PX)
-        return points * step
-
+        return points * step, step
 
 
 def _relative_size(pixels: int) -> float:
@@ -335,6 +341,7 @@ class _Fit:
     steps: int
     gain: float
     offset: float
+    stretch: tuple[float, float] = (1.0, 1.0)  # of the picture, least and greatest of any direction
 
     @property
     def score(self) -> float:
@@ -402,14 +409,82 @@ def _combined(there: _Fit, back: _Fit, at: Float) -> _Fit:
         max(there.steps, back.steps),
         there.gain,
         there.offset,
+        (
+            min(there.stretch[0], 1 / max(back.stretch[1], 1e-9)),
+            max(there.stretch[1], 1 / max(back.stretch[0], 1e-9)),
+        ),
     )
+
+
+@dataclass(frozen=True)
+class _Affine:
+    """``x -> matrix @ (x - centre) + moved``: rigid while coarse, any matrix at full resolution."""
+
+    matrix: Float
+    centre: Float
+    moved: Float
+
+    @classmethod
+    def from_rigid(cls, transform: RigidTransform, centre: Float) -> _Affine:
+        return cls(transform.matrix, centre, transform(centre))
+
+    def __call__(self, points: NDArray[Any]) -> Float:
+        return np.asarray((points - self.centre) @ self.matrix.T + self.moved)
+
+    def turned(self, down: float, right: float, turn: float) -> _Affine:
+        """Moved, and turned by ``turn`` rad."""
+        cos, sin = math.cos(turn), math.sin(turn)
+        matrix = np.array([[cos, -sin], [sin, cos]]) @ self.matrix
+        return _Affine(matrix, self.centre, self.moved + np.array([down, right]))
+
+    def stretched(self, down: float, right: float, change: Float) -> _Affine:
+        """Moved, and ``change`` [2,2] added to the matrix."""
+        return _Affine(self.matrix + change, self.centre, self.moved + np.array([down, right]))
+
+    @property
+    def stretch(self) -> tuple[float, float]:
+        values = np.linalg.svd(self.matrix, compute_uv=False)
+        return float(values[1]), float(values[0])
+
+    def stiffness(self, *, fit_scale: bool) -> tuple[Float, Float]:
+        """How stretch and shear resist a change of the matrix (float64 [4,4]) and pull back ([4]).
+
+        Gauss-Newton's second and the first derivative, by the matrix's entries by rows, of half the
+        squared Frobenius norm of the strain: the symmetric polar factor minus 1, without its mean
+        where the scale is fitted.
+        """
+        left, values, right = np.linalg.svd(self.matrix)
+        rotation, strain = left @ right, right.T @ np.diag(values - 1.0) @ right
+        if fit_scale:
+            strain = strain - np.eye(2) * np.trace(strain) / 2
+        columns = []
+        for entry in np.eye(4):
+            turned = rotation.T @ entry.reshape(2, 2)
+            change = (turned + turned.T) / 2
+            if fit_scale:
+                change = change - np.eye(2) * np.trace(change) / 2
+            columns.append(change.ravel())
+        by_entry = np.array(columns)
+        return by_entry @ by_entry.T, by_entry @ strain.ravel()
+
+    def rigid(self, spread: Float, *, fit_scale: bool) -> RigidTransform:
+        """The rigid transform nearest on points around the centre of covariance ``spread`` [2,2].
+
+        Umeyama (IEEE TPAMI 1991), for two dimensions.
+        """
+        cross = self.matrix @ spread
+        cos, sin = cross[0, 0] + cross[1, 1], cross[1, 0] - cross[0, 1]
+        scale = math.hypot(cos, sin) / float(np.trace(spread)) if fit_scale else 1.0
+        return RigidTransform.about(
+            self.centre, self.moved - self.centre, math.atan2(sin, cos), scale
+        )
 
 
 def _refine(
     fixed: _Bone, moving: _Bone, start: RigidTransform, options: _Options, *, coarse: bool
 ) -> _Fit:
     """Gauss-Newton from ``start``; see the module's text for the model."""
-    points = fixed.points(_COARSE_POINTS if coarse else _FINE_POINTS)
+    points, step = fixed.points(_COARSE_POINTS if coarse else _FINE_POINTS)
     if len(points) < 16:
         return _Fit(start, 0.0, 0.0, False, 0, 1.0, 0.0)
     # A picture of thousands of pixels moves by more of them: the blur grows with the bone.
@@ -422,11 +497,16 @@ def _refine(
     slopes = np.gradient(picture) if min(picture.shape) > 1 else [np.zeros_like(picture)] * 2
     planes = np.stack((*slopes, moving.depth, moving.trust), axis=2).astype(np.float32)
     places = points + fixed.origin
-    arms = places - fixed.centre
-    radius = float(np.sqrt(np.square(arms).sum(axis=1).mean()))
-
     near = options.weights(places) * fixed.trust[tuple(points.T)]
-    transform, last_step = start, math.inf
+    if near.sum() <= 0:
+        return _Fit(start, 0.0, 0.0, False, 0, 1.0, 0.0)
+    # About the weights' own centre, where movement and stretch do not mix.
+    share = near / near.sum()
+    centre = np.asarray((share[:, None] * places).sum(axis=0))
+    arms = places - centre
+    spread = np.einsum("p,pi,pj->ij", share, arms, arms)
+    radius = math.sqrt(float(np.trace(spread)))
+    transform, last_step = _Affine.from_rigid(start, centre), math.inf
     previous: tuple[Float, Float] | None = None
     steps, converged = 0, False
     while True:
@@ -437,33 +517,38 @@ def _refine(
         values = ndimage.map_coordinates(spline, at, order=3, mode="mirror", prefilter=False)
         coverage = float(seen.mean())
         if coverage * len(points) < 16 or weight.sum() <= 0:
-            return _Fit(transform, 0.0, coverage, False, steps, 1.0, 0.0)
+            return _Fit(start, 0.0, coverage, False, steps, 1.0, 0.0)
         gain, offset = _line(values, target, weight)
         residual = gain * values + offset - target
         robust = weight * _huber(residual, weight)
         if converged or steps == _MAX_STEPS:
             break
-        turned = arms @ transform.matrix.T / radius
-        # Columns: shift down, shift right, turn and grow (both in px at the bone's mean radius),
+        # Columns: shift down, shift right, then turn or the matrix (in px at the weights' radius),
         # and what gain and offset explain.
-        columns_of = [
-            gain * rows,
-            gain * columns,
-            gain * (-rows * turned[:, 1] + columns * turned[:, 0]),
-            *([gain * (rows * turned[:, 0] + columns * turned[:, 1])] if options.fit_scale else []),
-            values,
-            np.ones_like(values),
-        ]
-        jacobian = np.stack(columns_of, axis=1)
+        if coarse:
+            turned = arms @ transform.matrix.T / radius
+            shape = [gain * (columns * turned[:, 0] - rows * turned[:, 1])]
+        else:
+            shape = [gain * by * arm / radius for by in (rows, columns) for arm in arms.T]
+        jacobian = np.stack(
+            [gain * rows, gain * columns, *shape, values, np.ones_like(values)], axis=1
+        )
         # einsum, not BLAS: the same sum whatever the number of threads.
         weighted = jacobian * robust[:, None]
         normal = np.einsum("pi,pj->ij", weighted, jacobian)
         slope = np.einsum("pi,p->i", weighted, residual)
+        if not coarse:
+            # Of noise that is alike over a patch, a fit knows less than its pixels say.
+            variance = (robust * np.square(residual)).sum() / max(robust.sum(), 1e-12)
+            stiff = variance * _PATCH_PX / step**2 / (_STRETCH_SD * radius) ** 2
+            held, pull = transform.stiffness(fit_scale=options.fit_scale)
+            normal[2:6, 2:6] += stiff * held
+            slope[2:6] += stiff * radius * pull
         try:
             solved = -np.linalg.solve(normal, slope)
         except np.linalg.LinAlgError:  # a bone without texture
             break
-        update = np.append(solved[:3], solved[3] if options.fit_scale else 0.0)
+        update = solved[:-2]
         steps += 1
         length = float(np.abs(update).max())
         if not math.isfinite(length):
@@ -477,9 +562,20 @@ def _refine(
         # The linear model reaches about as far as the blur.
         applied *= min(1.0, 2 * sigma / size if size > 0 else 1.0)
         previous = (update, applied)
-        transform = _updated(transform, fixed.centre, applied, radius)
+        if coarse:
+            transform = transform.turned(applied[0], applied[1], applied[2] / radius)
+        else:
+            change = applied[2:].reshape(2, 2) / radius
+            transform = transform.stretched(applied[0], applied[1], change)
     return _Fit(
-        transform, _correlation(values, target, weight), coverage, converged, steps, gain, offset
+        transform.rigid(spread, fit_scale=options.fit_scale),
+        _correlation(values, target, weight),
+        coverage,
+        converged,
+        steps,
+        gain,
+        offset,
+        transform.stretch,
     )
 
 
@@ -500,16 +596,6 @@ def _accelerated(update: Float, previous: tuple[Float, Float] | None) -> Float:
     size, most = float(np.abs(mixed).max()), 4 * float(np.abs(update).max())
     usable = math.isfinite(size) and size > 0
     return np.asarray(mixed * min(1.0, most / size)) if usable else update.copy()
-
-
-def _updated(
-    transform: RigidTransform, centre: Float, update: Float, radius: float
-) -> RigidTransform:
-    down, right, turn, grow = update
-    angle = math.radians(transform.angle_deg) + turn / radius
-    scale = transform.scale * math.exp(grow / radius)
-    moved = transform(centre) - centre + np.array([down, right])
-    return RigidTransform.about(centre, moved, angle, scale)
 
 
 def _read_linearly(planes: NDArray[np.float32], at: Float) -> Float:
@@ -574,6 +660,11 @@ def _problems(fit: _Fit, pixels: int, disagreement_px: float, allowed_px: float)
         yield f"the registered visits correlate by {fit.correlation:.2f} ({MIN_CORRELATION} needed)"
     if not 1 / MAX_SCALE <= fit.transform.scale <= MAX_SCALE:
         yield f"the bone would have changed its size by a factor of {fit.transform.scale:.2f}"
+    elif not 1 / MAX_SCALE <= fit.stretch[0] <= fit.stretch[1] <= MAX_SCALE:
+        yield (
+            f"the bone's picture would have stretched by factors of {fit.stretch[0]:.2f} to "
+            f"{fit.stretch[1]:.2f} (at most {MAX_SCALE})"
+        )
     if not disagreement_px <= allowed_px:
         yield (
             f"registered to the follow-up and back the bone ends {disagreement_px:.2f} px from its "

@@ -7,7 +7,7 @@ import math
 import platform
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ class RadiographVisit:
 
     ``name`` is the image's file name, or None where that would tell who the patient is; ``inputs``
     its and the masks' SHA-256; ``spacing`` the file's own, ``pixel_mm`` the side of a pixel of
-    ``image``, which may have been resampled (None: not known).
+    ``image``, which may have been resampled (None: not known); ``options`` how the file was read.
     """
 
     image: NDArray[np.float32]
@@ -70,6 +70,7 @@ class RadiographVisit:
     spacing: PixelSpacing | None
     pixel_mm: float | None
     notes: tuple[str, ...]
+    options: ReadOptions = ReadOptions()
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,7 @@ def read_visit(files: VisitFiles, options: ReadOptions | None = None) -> Radiogr
         spacing,
         None if spacing is None else spacing.column_mm,
         radiograph.notes,
+        options,
     )
 
 
@@ -325,6 +327,7 @@ def _visit_record(visit: RadiographVisit) -> dict[str, Any]:
     return {
         "file": visit.name,
         "sha256": visit.inputs,
+        "options": asdict(visit.options),
         "pixel_spacing_mm": None
         if spacing is None
         else {"row": spacing.row_mm, "column": spacing.column_mm, "source": spacing.source},

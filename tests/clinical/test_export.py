@@ -9,6 +9,7 @@ import highdicom
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 
 from blsgan.cli import main
 from blsgan.clinical.identity import Policy
@@ -265,6 +266,67 @@ def test_visits_that_a_measurement_connects_are_one_patients(tmp_path, write_joi
     assert main(["export-dicom", str(tmp_path / "runs"), *args]) == 0
     assert len(everything(tmp_path / "out")) == 5
     assert len({dataset.PatientID for dataset in everything(tmp_path / "out")}) == 1
+
+
+def test_visits_of_which_one_header_knows_the_patient_are_one_patients(
+    case, tmp_path, write_radiograph
+):
+    named = write_radiograph(tmp_path / "in/a.dcm", case.phantoms[0], 1)
+    nameless = write_radiograph(tmp_path / "in/b.dcm", case.phantoms[1], 2, PatientID=None)
+    same = write_radiograph(tmp_path / "in/c.dcm", joint_phantom(5, 128, gap_px=-3.0), 3)
+    other = write_radiograph(
+        tmp_path / "in/d.dcm", joint_phantom(5, 128, gap_px=-2.0), 4, PatientID="MRN-1"
+    )
+    for run, pair in (("ab", (named, nameless)), ("cc", (same, same)), ("dd", (other, other))):
+        output = str(tmp_path / "runs" / run)
+        assert main(["jsn", *map(str, pair), "--no-separation", "-o", output]) == 0
+    out = tmp_path / "out"
+    args = ["--images", str(tmp_path / "in"), "-o", str(out), "--salt", "pepper"]
+    assert main(["export-dicom", str(tmp_path / "runs"), *args]) == 0
+    ids = {image.StudyInstanceUID: image.PatientID for image in read(out, "") if "Rows" in image}
+    studies = [Policy(salt="pepper").uid("study", f"1.2.3.4.{visit}") for visit in (1, 2, 3, 4)]
+    a, b, c, d = (ids[study] for study in studies)
+    assert a == b == c != d
+
+
+def test_a_measured_radiograph_is_read_as_it_was_measured(case, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    expected = set()
+    for name, phantom in zip("ab", case.phantoms, strict=True):
+        stored = np.rint((1 - phantom.image) * 1023).astype(np.uint16)  # darker than 12 bits can be
+        Image.fromarray(stored).save(folder / f"{name}.png")
+        expected.add(np.rint((1 - stored / np.float32(4095)) * 65535).astype(np.uint16).tobytes())
+        for bone, mask in zip(BONES, phantom.masks, strict=True):
+            Image.fromarray(mask.astype(np.uint8) * 255).save(folder / f"{name}_mask_{bone}.png")
+    pair = [str(folder / f"{name}.png") for name in "ab"]
+    reading = ["--invert", "--bit-depth", "12", "--no-separation"]
+    assert main(["jsn", *pair, *reading, "-o", str(tmp_path / "jsn")]) == 0
+    record = json.loads((tmp_path / "jsn/jsn.json").read_text())
+    for side in ("baseline", "followup"):
+        assert record[side]["options"] == {
+            "bit_depth": 12, "invert": True, "pixel_spacing_mm": None,
+        }  # fmt: skip
+    out = tmp_path / "out"
+    args = ["--images", str(folder), "-o", str(out)]
+    assert main(["export-dicom", str(tmp_path / "jsn"), *args]) == 0
+    written = [pydicom.dcmread(path).pixel_array for path in out.glob("input-*.dcm")]
+    for pixels in map(np.frombuffer, expected, ["<u2"] * 2):
+        assert any(
+            np.abs(pixels.reshape(found.shape).astype(int) - found).max() <= 1 for found in written
+        )
+
+
+def test_a_record_without_read_options_is_still_exported(case, tmp_path):
+    jsn = tmp_path / "jsn"
+    shutil.copytree(case.jsn, jsn)
+    record = json.loads((jsn / "jsn.json").read_text())
+    for side in ("baseline", "followup"):
+        del record[side]["options"]
+    (jsn / "jsn.json").write_text(json.dumps(record))
+    out = tmp_path / "out"
+    assert main(["export-dicom", str(jsn), "--images", str(case.images), "-o", str(out)]) == 0
+    assert len(everything(out)) == 3
 
 
 def test_predicted_masks_are_said_to_be_automatic(separated_raster, tmp_path):

@@ -70,6 +70,73 @@ def test_scale_is_fitted_only_where_asked_for(bone):
     assert register_bone(bone[0], layer, bone[1], mask).transform.scale == pytest.approx(1.0)
 
 
+def test_a_picture_that_stretches_gives_the_movement_of_its_middle(bone):
+    """Whichever of its edges are strongest; what stretches the picture is no movement."""
+    matrix = np.array([[1.03, 0.02], [-0.01, 0.98]])
+    middle = np.argwhere(ndimage.distance_transform_edt(bone[1]) > 2).mean(axis=0)
+    true = RigidTransform(matrix, middle + np.array([0.6, -0.4]) - matrix @ middle)
+    layer, mask = moved(bone, true)
+    found = register_bone(bone[0], layer, bone[1], mask)
+    assert found.problems == ()
+    assert error_px(found, true, middle) < 0.02
+    assert found.transform.scale == pytest.approx(1.0)
+
+
+def test_a_picture_that_stretches_beyond_reason_is_a_mismatch(bone):
+    matrix = np.diag([1.2, 0.97])
+    layer, mask = moved(bone, RigidTransform(matrix, CENTRE - matrix @ CENTRE))
+    found = register_bone(bone[0], layer, bone[1], mask)
+    assert any("stretched by factors of 0.97 to 1.20" in p for p in found.problems), found.problems
+
+
+def test_stretch_that_the_texture_does_not_determine_does_not_run_away():
+    """Stripes and one upright line: how far the picture stretches sideways, only noise says."""
+    mask = np.zeros((160, 160), dtype=bool)
+    mask[20:140, 20:140] = True
+
+    def visit(down, right, seed):
+        rows, columns = np.mgrid[:160, :160] - np.array([down, right])[:, None, None]
+        stripes = 0.2 * np.sin(rows / 5) * np.cos(rows / 17)
+        line = 0.2 * np.exp(-(((columns - 80) / 3) ** 2))
+        noise = np.random.default_rng(seed).normal(0, 0.05, mask.shape)
+        return np.clip(0.5 + stripes + line + noise, 0, 1) * mask
+
+    found = register_bone(visit(0, 0, 2), visit(0.4, -0.3, 3), mask, mask)
+    assert found.problems == ()
+    middle = np.array([80.0, 80.0])
+    assert np.abs(found.transform(middle) - middle - [0.4, -0.3]).max() < 0.1
+
+
+@pytest.mark.parametrize("fit_scale", [False, True])
+def test_the_prior_pulls_a_picture_back_to_where_it_is_rigid(fit_scale):
+    turn = RigidTransform.about(np.zeros(2), np.zeros(2), 0.3).matrix
+    matrix = turn @ np.array([[1.04, 0.03], [0.01, 0.95]])
+
+    def energy(entries):
+        _, values, right = np.linalg.svd(entries.reshape(2, 2))
+        strain = right.T @ np.diag(values - 1) @ right
+        if fit_scale:
+            strain = strain - np.eye(2) * np.trace(strain) / 2
+        return np.square(strain).sum() / 2
+
+    entries, by = matrix.ravel(), 1e-6 * np.eye(4)
+    slope = [(energy(entries + d) - energy(entries - d)) / 2e-6 for d in by]
+
+    def affine(matrix):
+        return registration._Affine(matrix, np.zeros(2), np.zeros(2))
+
+    held, pull = affine(matrix).stiffness(fit_scale=fit_scale)
+    np.testing.assert_allclose(pull, slope, atol=1e-8)
+    # Neither a turn nor, where it is fitted, a scale is held.
+    free = [turn @ np.array([[0.0, -1.0], [1.0, 0.0]])] + [turn] * fit_scale
+    _, rigid_pull = affine((1.02 if fit_scale else 1.0) * turn).stiffness(fit_scale=fit_scale)
+    np.testing.assert_allclose(rigid_pull, 0, atol=1e-12)
+    rigid_held, _ = affine(turn).stiffness(fit_scale=fit_scale)
+    for change in free:
+        np.testing.assert_allclose(rigid_held @ change.ravel(), 0, atol=1e-12)
+    assert np.linalg.matrix_rank(held, tol=1e-9) == (2 if fit_scale else 3)
+
+
 def test_the_focus_decides_where_a_bone_that_is_not_rigid_fits(bone):
     """The far end of the bone is moved otherwise than the near one."""
     layer, mask = bone
