@@ -42,6 +42,7 @@ with world_of(torch.device("cpu")) as (world, device):
             f"{name}.{key}": parameter.grad.contiguous()
             for name, network in networks.items() for key, parameter in network.named_parameters()
         }, path)
+    world.wait()  # gloo may abort a process whose partner still works when it leaves
 """
 
 TORCHRUN = (
