@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from blsgan.cli.lowering import Steps, calibration_option, precision_option
+
 _SIZES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 _NUMBER = click.IntRange(min=1)
 
@@ -49,13 +51,7 @@ class _Capability(click.ParamType):
     type=click.Path(dir_okay=False, path_type=Path),
     help="The engine, NAME.engine; its manifest NAME.engine.json is written beside it.",
 )
-@click.option(
-    "--precision",
-    type=click.Choice(("fp32", "fp16", "bf16", "int8", "fp8")),
-    default="fp32",
-    show_default=True,
-    help="Of convolutions and matrix products; the physics stays float32.",
-)
+@precision_option("Of convolutions and matrix products; the physics stays float32.")
 @click.option(
     "--backend",
     type=click.Choice(("tensorrt", "tensorrt-rtx")),
@@ -91,12 +87,7 @@ class _Capability(click.ParamType):
     type=click.Path(dir_okay=False, path_type=Path),
     help="File of measured kernels, read and extended: the next build is quicker.",
 )
-@click.option(
-    "--calibration-data",
-    type=click.Path(path_type=Path),
-    help="The dataset's folder Data (or its packed file), to calibrate int8 and fp8 on training "
-    "joints and judge on validation joints.  [default: phantoms]",
-)
+@calibration_option
 @click.option(
     "--converter",
     type=click.Choice(("auto", "modelopt", "builtin")),
@@ -132,7 +123,6 @@ def command(
     """
     from rich.console import Console
 
-    from blsgan.cli.steps import Steps
     from blsgan.deploy.build import Request, build_engine
 
     request = Request(

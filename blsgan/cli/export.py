@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from blsgan.cli.lowering import Steps, calibration_option, precision_option
 from blsgan.errors import UsageError
 
 if TYPE_CHECKING:
@@ -84,20 +85,11 @@ class _Batch(click.ParamType):
     metavar="H W",
     help="Height and width in pixels.  [default: dynamic]",
 )
-@click.option(
-    "--precision",
-    type=click.Choice(("fp32", "fp16", "bf16", "int8", "fp8")),
-    default="fp32",
-    show_default=True,
-    help="Of convolutions and matrix products. int8 is for processors, by OpenVINO; engines take "
-    "the fp32 model.",
+@precision_option(
+    "Of convolutions and matrix products. int8 is for processors, by OpenVINO; engines take the "
+    "fp32 model."
 )
-@click.option(
-    "--calibration-data",
-    type=click.Path(path_type=Path),
-    help="The dataset's folder Data (or its packed file), to calibrate int8 and fp8 on training "
-    "joints and judge on validation joints.  [default: phantoms]",
-)
+@calibration_option
 @click.option(
     "--force", is_flag=True, help="Write a precision that fails its gate, marked in the report."
 )
@@ -127,7 +119,6 @@ def command(
     """
     from rich.console import Console
 
-    from blsgan.cli.steps import Steps
     from blsgan.deploy.export import export
 
     if output is None and repository is None:
@@ -147,6 +138,11 @@ def command(
             click.echo(f"wrote {', '.join(map(str, files))}")
 
     if output is None and _is_model(Path(weights)):
+        if precision != "fp32":
+            raise UsageError(
+                f"{weights} is a model already and goes into the repository as it is; give weights "
+                f"for --precision {precision}."
+            )
         serve(Path(weights))
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -176,6 +172,8 @@ def _is_model(path: Path) -> bool:
 
 
 def _print(done: Exported, *, kept: bool) -> None:
+    from blsgan.engines.manifest import gate_line
+
     cases = done.report["cases"]
     worst = {
         name: max(case["outputs"][name]["max_abs_error"] for case in cases)
@@ -193,11 +191,7 @@ def _print(done: Exported, *, kept: bool) -> None:
         + ", ".join(f"{name} {error:.1e}" for name, error in worst.items())
     )
     if (lowered := done.report.get("lowered")) is not None:
-        gate = lowered["gate"]
-        forced = "; it FAILED its gate and was written with --force" if lowered["forced"] else ""
-        click.echo(
-            f"{lowered['precision']}, {gate['psnr_db']:.1f} dB against float32, quality "
-            f"{-gate['drop_db']:+.2f} dB, on {gate['joints']} {gate['data']}{forced}"
-        )
+        line = gate_line(lowered["precision"], lowered["gate"], forced=lowered["forced"])
+        click.echo(f"{line}, on {lowered['gate']['joints']} {lowered['gate']['data']}")
     if kept:
         click.echo(f"wrote {done.model}, {done.report_path}")

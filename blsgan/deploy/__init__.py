@@ -7,6 +7,7 @@
 ``parity``       how two networks are compared
 ``precision``    the same model with float16, bfloat16, int8 or fp8 written into its graph
 ``gate``         whether such a model may be used
+``lowering``     a precision written, judged, and refused where it fails
 ``build``        an engine and its manifest, by TensorRT or TensorRT-RTX
 ``trial``        an engine tried where it shall serve: its times, and its answers
 ``benchmark``    every runtime that can be had, timed and compared

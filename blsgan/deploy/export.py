@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +23,12 @@ from blsgan import __version__
 from blsgan.backends import WeightsFile, find_weights
 from blsgan.deploy import parity
 from blsgan.deploy.lowering import Progress, lower, samples_for
-from blsgan.deploy.model import load_exported
+from blsgan.deploy.model import parse_exported
 from blsgan.deploy.precision import layer_precisions
 from blsgan.deploy.samples import Sample, phantom_sample, random_sample
 from blsgan.errors import BackendError, ParityError, UsageError, WeightsError
 from blsgan.io.atomic import atomic_paths
+from blsgan.io.files import FileBytes
 
 OUTPUTS = ("layers", "reconstruction", "soft_tissue", "share_logits")
 OPSET = 20
@@ -192,10 +192,7 @@ def _lowered(
     progress: Progress | None,
 ) -> tuple[bytes, dict[str, Any]]:
     """The float32 model ``data`` in a lower precision, and what the report says about it."""
-    with tempfile.TemporaryDirectory() as folder:
-        written = Path(folder, output.name)
-        written.write_bytes(data)
-        model = load_exported(written)
+    model = parse_exported(FileBytes(output, data, hashlib.sha256(data).hexdigest()))
     converted, verdict = lower(
         model,
         precision,

@@ -9,7 +9,7 @@ from typing import Any
 
 from blsgan.deploy.samples import Sample, dataset_samples, phantom_sample
 from blsgan.errors import BackendError, InputError
-from blsgan.io.files import read_file
+from blsgan.io.files import FileBytes, read_file
 
 CROP_PX = (96, 192)
 """Rows and columns of the crops a model of free size is calibrated and judged on: most overlaps of
@@ -76,11 +76,15 @@ def load_exported(path: os.PathLike[str] | str) -> ExportedModel:
         BackendError: the package onnx is not installed.
         InputError: the file is missing, is no ONNX model, or another one.
     """
+    return parse_exported(read_file(path, what="model"))
+
+
+def parse_exported(file: FileBytes) -> ExportedModel:
+    """As :func:`load_exported`, of a file whose content is there."""
     try:
         import onnx
     except ImportError as error:
         raise BackendError("onnx is not installed; pip install 'blsgan[engine]'.") from error
-    file = read_file(path, what="model")
     try:
         proto = onnx.load_model_from_string(file.data)
         onnx.checker.check_model(proto)

@@ -98,13 +98,18 @@ class Manifest(BaseModel):
 
     def parity(self) -> str:
         """One line about precision and gate."""
-        if self.gate.get("psnr_db") is None:
-            return f"{self.precision}, the exported graph itself"
-        forced = "; it FAILED its gate and was written with --force" if self.forced else ""
-        return (
-            f"{self.precision}, {self.gate['psnr_db']:.1f} dB against float32, quality "
-            f"{-self.gate['drop_db']:+.2f} dB{forced}"
-        )
+        return gate_line(self.precision, self.gate, forced=self.forced)
+
+
+def gate_line(precision: str, gate: dict[str, Any], *, forced: bool) -> str:
+    """One line about a precision and the figures of its gate."""
+    if gate.get("psnr_db") is None:
+        return f"{precision}, the exported graph itself"
+    failed = "; it FAILED its gate and was written with --force" if forced else ""
+    return (
+        f"{precision}, {gate['psnr_db']:.1f} dB against float32, quality "
+        f"{-gate['drop_db']:+.2f} dB{failed}"
+    )
 
 
 def manifest_path(engine: os.PathLike[str] | str) -> Path:

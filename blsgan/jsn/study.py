@@ -61,6 +61,7 @@ STUDY_FILES = ("accuracy.csv", "consistency.csv", "study.md", "study.json")
 BLAND_ALTMAN_NAME = "bland_altman.png"
 PARTS = ACCURACY, CONSISTENCY = ("accuracy", "consistency")
 OVERLAP, NO_OVERLAP = "overlap", "no overlap"
+ALL = "all"
 NOTHING_TO_SEPARATE = "nothing to separate"
 WITHOUT = "without separation"
 LEFT_OUT = "without separation, overlap left out"
@@ -251,14 +252,26 @@ class Study:
         return _grouped(self.accuracy)
 
     def consistencies(self) -> dict[tuple[str, str], dict[str, Any]]:
-        """(condition, method) -> number of joints, flagged ones, and how far the sums are off."""
+        """(condition, method) -> number of joints, flagged ones, and how far the sums are off.
+
+        The condition "all" joins the joints with an overlap, by that method, and those without. The
+        median's interval is a 95 % percentile bootstrap over joints.
+        """
+        groups = _grouped(self.consistency)
+        free = groups.get((NO_OVERLAP, NOTHING_TO_SEPARATE), [])
+        overlapped = {key[1]: records for key, records in groups.items() if key[0] == OVERLAP}
+        if free and overlapped:
+            groups |= {(ALL, method): [*records, *free] for method, records in overlapped.items()}
         found: dict[tuple[str, str], dict[str, Any]] = {}
-        for key, records in _grouped(self.consistency).items():
+        for key, records in groups.items():
             off = [abs(r["difference_px"]) for r in records if not r["flagged"]]
+            low, high = _median_interval(off, self.seed)
             found[key] = {
                 "joints": len(records),
                 "flagged": len(records) - len(off),
                 "median_px": float(np.median(off)) if off else None,
+                "median_low_px": low,
+                "median_high_px": high,
                 "p90_px": float(np.percentile(off, 90)) if off else None,
                 "p95_px": float(np.percentile(off, 95)) if off else None,
             }
@@ -496,6 +509,15 @@ def _grouped(records: Sequence[dict[str, Any]]) -> dict[tuple[str, str], list[di
     return dict(sorted(groups.items(), key=lambda item: item[0][0] != NO_OVERLAP))
 
 
+def _median_interval(values: Sequence[float], seed: int) -> tuple[float | None, float | None]:
+    if len(values) < 2:
+        return None, None
+    # One value for each joint, so that resampling values is resampling joints.
+    draws = np.random.default_rng(seed).choice(values, (2000, len(values)))
+    low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
+    return float(low), float(high)
+
+
 def _figure(value: float | None, form: str = ".3f") -> str:
     return "" if value is None else format(value, form)
 
@@ -536,13 +558,17 @@ def _accuracy_table(study: Study) -> Table:
 
 
 def _consistency_table(study: Study) -> Table:
-    header = ["condition, method", "joints", "flagged", "median px", "90th", "95th percentile"]
+    header = [
+        "condition, method", "joints", "flagged", "median px [95 %]", "90th", "95th percentile"
+    ]
     rows = [
         [
             f"{condition}, {method}",
             str(c["joints"]),
             str(c["flagged"]),
-            _figure(c["median_px"]),
+            _figure(c["median_px"])
+            + ("" if c["median_low_px"] is None
+               else f" [{c['median_low_px']:.3f}, {c['median_high_px']:.3f}]"),
             _figure(c["p90_px"]),
             _figure(c["p95_px"]),
         ]
@@ -550,6 +576,7 @@ def _consistency_table(study: Study) -> Table:
     ]
     notes = [
         "|(A to B) + (B to C) - (A to C)| on three real visits of a joint, where none was "
-        "flagged; overlap: at least one of the three has one."
+        "flagged; overlap: at least one of the three has one; all: these by their method, and "
+        "those without overlap; intervals: bootstrap over joints."
     ]
     return Table("Real visits: consistency", header, rows, notes)

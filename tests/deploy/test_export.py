@@ -63,7 +63,7 @@ def test_the_report_covers_noise_and_phantoms_at_several_batches(exported):
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
 def test_openvino_agrees_with_onnx_runtime_in_batches(exported, runtime, batch):
-    openvino = pytest.importorskip("openvino")
+    openvino = pytest.importorskip("openvino", reason="OpenVINO has no wheel for this platform")
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     model = openvino.Core().compile_model(exported.model, "CPU", settings)
     sample = phantom_sample(batch, 64, 96, 3)
@@ -147,6 +147,14 @@ def test_what_cannot_be_exported(network, small_weights, tmp_path):
             export(small_weights, tmp_path / "a.onnx", **arguments)
     with pytest.raises(UsageError, match=r"a\.trt does not end in \.onnx"):
         export(small_weights, tmp_path / "a.trt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_takes_no_precision_on_its_way_to_triton(exported, tmp_path, capsys):
+    arguments = ["export", str(exported.model), "--triton", str(tmp_path / "r"), "--precision",
+                 "int8"]
+    assert cli.main(arguments) == 2
+    assert "is a model already" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

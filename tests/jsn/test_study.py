@@ -10,12 +10,14 @@ from blsgan.errors import InputError
 from blsgan.evaluation.methods import COPY, Answer, Method
 from blsgan.jsn.quantification import Visit, measure
 from blsgan.jsn.study import (
+    ALL,
     LEFT_OUT,
     NO_OVERLAP,
     NOTHING_TO_SEPARATE,
     OVERLAP,
     STUDY_FILES,
     WITHOUT,
+    Study,
     known_pair,
     run_study,
 )
@@ -106,6 +108,26 @@ def test_real_visits_add_up(images, dataset):
     figures = study.consistencies().values()
     assert all(f["flagged"] or f["median_px"] <= f["p90_px"] <= f["p95_px"] for f in figures)
     assert a.name != b.name
+
+
+def test_all_joints_are_those_with_and_without_overlap():
+    def record(condition, method, off, flagged=False):
+        return {"condition": condition, "method": method, "difference_px": off, "flagged": flagged}
+
+    study = Study("val", 0, 9, 3, MODEL.description, fit_scale=False, consistency=[
+        record(OVERLAP, "model", -0.1), record(OVERLAP, WITHOUT, 0.4),
+        record(OVERLAP, "model", 9.0, flagged=True), record(OVERLAP, WITHOUT, 0.6),
+        record(NO_OVERLAP, NOTHING_TO_SEPARATE, 0.3), record(NO_OVERLAP, NOTHING_TO_SEPARATE, 0.5),
+    ])
+    found = study.consistencies()
+    assert found[ALL, "model"]["joints"] == 4
+    assert found[ALL, "model"]["flagged"] == 1
+    assert found[ALL, "model"]["median_px"] == pytest.approx(0.3)
+    assert found[ALL, WITHOUT]["median_px"] == pytest.approx(0.45)
+    assert found[OVERLAP, "model"]["median_low_px"] is None  # one value has no interval
+    low, high = (found[ALL, WITHOUT][f"median_{end}_px"] for end in ("low", "high"))
+    assert 0.3 <= low < 0.45 < high <= 0.6
+    assert study.consistencies() == found
 
 
 def test_no_usable_image_is_an_error(images):

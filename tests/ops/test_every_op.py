@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="the ops are PyTorch's")
 
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
