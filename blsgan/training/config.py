@@ -25,6 +25,8 @@ SoftTissue = Annotated[float, Field(ge=0, le=K_MAX)]
 Steps = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
+LARGE_CROP_EVERY = 4  # steps
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -83,9 +85,18 @@ class DataConfig(_Strict):
     crop: tuple[int, int] = Field(
         default=(64, 128), description="rows and columns of a crop, in px"
     )
+    large_crop: tuple[int, int] | None = Field(
+        default=None, description="that of every fourth step; none: every step has crop"
+    )
     size: Annotated[int, Field(ge=64, le=4096, multiple_of=32)] = Field(
         default=256, description="side of a whole image, in px"
     )
+
+    def in_step(self, step: int) -> DataConfig:
+        """What holds in that step of the run, counted from 0: ``crop`` is its crops' size."""
+        if self.large_crop is None or step % LARGE_CROP_EVERY != LARGE_CROP_EVERY - 1:
+            return self
+        return self.model_copy(update={"crop": self.large_crop})
 
     @model_validator(mode="after")
     def _range_rises(self) -> DataConfig:
@@ -131,6 +142,9 @@ class LossConfig(_Strict):
     soft_tissue: Annotated[float, Field(ge=0)] = 0.3
     mse_floor: Positive = Field(
         default=2e-5, description="mean squared error below which nothing is won"
+    )
+    visits_mse_floor: Positive | None = Field(
+        default=None, description="of real overlaps, whose truth is noisy; none: mse_floor"
     )
     layer: Annotated[float, Field(ge=0)] = Field(
         default=0.0, description="RMSE of layers of synthetic pairs"
@@ -340,10 +354,11 @@ def _check_effective(fields: Mapping[str, Any], change: str) -> None:
 def _check_data(config: TrainingConfig, path: Path) -> None:
     parts = [(f"stages.{i}.data", stage.data) for i, stage in enumerate(config.stages)]
     for key, data in parts or [("data", config.data)]:
-        rows, columns = data.crop
-        if min(rows, columns) < 16 or rows % 16 or columns % 16:
-            raise UsageError(f"{path}: key '{key}.crop' is {rows}x{columns}; rows and columns must "
-                             "be multiples of 16")
+        for name in ("crop", "large_crop"):
+            rows, columns = getattr(data, name) or data.crop
+            if min(rows, columns) < 16 or rows % 16 or columns % 16:
+                raise UsageError(f"{path}: key '{key}.{name}' is {rows}x{columns}; rows and "
+                                 "columns must be multiples of 16")
         if data.pairs == "images" and data.visits:
             raise UsageError(f"{path}: key '{key}.visits' is {data.visits}; whole images have no "
                              "truth of other visits, so it must be 0")

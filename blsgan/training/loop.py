@@ -549,15 +549,18 @@ def _check_sizes(
     generator: Generator, stages: Sequence[Stage], config: SupervisorConfig
 ) -> None:
     for stage in stages:
-        size = (stage.data.size,) * 2 if stage.data.pairs == "images" else stage.data.crop
-        key = "data.size" if stage.data.pairs == "images" else "data.crop"
+        data = stage.data
+        sizes = {"data.size": (data.size, data.size)}
+        if data.pairs == "crops":
+            sizes = {"data.crop": data.crop, "data.large_crop": data.large_crop or data.crop}
         needs = {f"architecture '{generator.architecture}'": generator.size_multiple}
         if config.enabled and stage.loss.supervisor > 0:
             needs["supervisor"] = 2 ** (len(config.widths) - 1)
-        for network, multiple in needs.items():
-            if any(side % multiple for side in size):
-                raise UsageError(f"key '{key}' is {size[0]}x{size[1]} px; the {network} needs "
-                                 f"multiples of {multiple}")
+        for key, size in sizes.items():
+            for network, multiple in needs.items():
+                if any(side % multiple for side in size):
+                    raise UsageError(f"key '{key}' is {size[0]}x{size[1]} px; the {network} needs "
+                                     f"multiples of {multiple}")
 
 
 def _settle(config: TrainingConfig, device: torch.device) -> None:

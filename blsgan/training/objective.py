@@ -80,8 +80,11 @@ def objective(
         verdict: the supervisor's logits [B,2N,H,W] for ``layers``, where it takes part.
     """
     errors, usable = image_errors(layers, batch)
-    decibels = 10 * torch.log10(errors + config.mse_floor)
     known = ~torch.isnan(batch.soft_tissue)
+    floor = torch.full_like(errors, config.mse_floor)
+    if config.visits_mse_floor is not None:
+        floor = torch.where(known, floor, config.visits_mse_floor)
+    decibels = 10 * torch.log10(errors + floor)
 
     def mean(values: Tensor, where: Tensor) -> Tensor:
         kept = torch.where(where, values, torch.zeros_like(values))

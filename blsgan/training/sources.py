@@ -114,7 +114,7 @@ class _Crops:
         return epoch_steps(counts)
 
     def draw(self, stage: Stage, step: int, random: torch.Generator) -> PairBatch:
-        data = stage.data
+        data = stage.data.in_step(step)
 
         def of(source: str) -> torch.Generator:
             if self._own_draws is None:
