@@ -17,7 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blsgan.data.layout import MIN_OVERLAP_PX, JointImage, overlap_px, read_joint
+from blsgan.data.layout import (
+    MIN_OVERLAP_PX,
+    JointArrays,
+    JointImage,
+    overlap_px,
+    read_joint,
+)
 from blsgan.data.visits import VisitTruth
 from blsgan.errors import InputError
 from blsgan.ops import compose_layers
@@ -70,29 +76,103 @@ def _chance(generator: torch.Generator, count: int, probability: float) -> Tenso
     return torch.rand(count, generator=generator) < probability
 
 
-def _grid(
-    centre: Tensor, size: tuple[int, int], shift: Tensor, degrees: Tensor, zoom: Tensor, side: int
-) -> Tensor:
-    """Sampling grid [B,h,w,2] of a crop around ``centre`` ([B,2] row, column, in pixels).
+@dataclass(frozen=True)
+class _Window:
+    """Where the pixels of a crop lie in an image, in px as (x, y).
 
-    The content is moved by ``shift`` ([B,2] rows, columns), turned by ``degrees`` and magnified by
-    ``zoom`` about the centre; ``side`` is the length in pixels of the square source.
+    Attributes:
+        origin: [B,2], the place of the crop's first pixel.
+        across: [B,2], the step from one column to the next.
+        down: [B,2], the step from one row to the next.
+        size: rows and columns of the crop.
     """
-    rows = torch.arange(size[0], dtype=torch.float32) - size[0] // 2
-    columns = torch.arange(size[1], dtype=torch.float32) - size[1] // 2
-    y, x = torch.meshgrid(rows, columns, indexing="ij")
-    y = y[None] - shift[:, :1, None]
-    x = x[None] - shift[:, 1:, None]
-    cosine = (torch.cos(torch.deg2rad(degrees)) / zoom)[:, None, None]
-    sine = (torch.sin(torch.deg2rad(degrees)) / zoom)[:, None, None]
-    source_y = centre[:, :1, None] + cosine * y - sine * x
-    source_x = centre[:, 1:, None] + sine * y + cosine * x
-    # align_corners=False: pixel i lies at (2 i + 1) / side - 1.
-    return torch.stack(((2 * source_x + 1) / side - 1, (2 * source_y + 1) / side - 1), dim=-1)
+
+    origin: Tensor
+    across: Tensor
+    down: Tensor
+    size: tuple[int, int]
+
+    @staticmethod
+    def around(
+        centre: Tensor, size: tuple[int, int], shift: Tensor, degrees: Tensor, zoom: Tensor
+    ) -> _Window:
+        """A crop around ``centre``; the content is moved by ``shift`` (both [B,2] row, column),
+        turned by ``degrees`` and magnified by ``zoom`` about the centre."""
+        cosine = torch.cos(torch.deg2rad(degrees)) / zoom
+        sine = torch.sin(torch.deg2rad(degrees)) / zoom
+        across = torch.stack((cosine, -sine), dim=1)
+        down = torch.stack((sine, cosine), dim=1)
+        origin = centre.flip(1)
+        origin = origin - (size[0] // 2 + shift[:, :1]) * down
+        return _Window(origin - (size[1] // 2 + shift[:, 1:]) * across, across, down, size)
+
+    def mirrored(self, where: Tensor) -> _Window:
+        """The crops read from right to left in those ``where`` [B] says so."""
+        where = where[:, None]
+        last = self.origin + (self.size[1] - 1) * self.across
+        return _Window(
+            torch.where(where, last, self.origin), torch.where(where, -self.across, self.across),
+            self.down, self.size,
+        )
+
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """The lowest and the highest row of the image that each crop touches, int64 [B]."""
+        height, width = self.size
+        across, down = (width - 1) * self.across[:, 1], (height - 1) * self.down[:, 1]
+        ends = self.origin[:, 1:] + torch.stack(
+            (torch.zeros_like(down), across, down, across + down), dim=1
+        )
+        return ends.amin(dim=1).floor().long(), ends.amax(dim=1).floor().long() + 1
+
+    def sample(self, images: Tensor, first_row: Tensor | None = None) -> Tensor:
+        """Bilinear samples [B,C,h,w] of ``images`` [B,C,H,W], 0 outside.
+
+        Args:
+            images: what is sampled.
+            first_row: int64 [B], the row of the whole image that ``images`` begins with; 0 by
+                default.
+        """
+        origin = self.origin
+        if first_row is not None:
+            origin = torch.stack((origin[:, 0], origin[:, 1] - first_row), dim=1)
+        # align_corners=False: pixel i of n lies at (2 i + 1) / n - 1.
+        ends = torch.tensor([images.shape[3], images.shape[2]], dtype=torch.float32)
+        rows = torch.arange(self.size[0])[:, None] * (2 * self.down / ends)[:, None]
+        columns = torch.arange(self.size[1])[:, None] * (2 * self.across / ends)[:, None]
+        rows = rows + ((2 * origin + 1) / ends - 1)[:, None]
+        return F.grid_sample(
+            images, rows[:, :, None] + columns[:, None], mode="bilinear", padding_mode="zeros",
+            align_corners=False,
+        )
+
+    def sample_of(self, planes: Tensor, index: Tensor, channels: Sequence[int]) -> Tensor:
+        """:meth:`sample` of ``planes[index][:, channels]``, of which only the rows that are
+        needed are read.
+
+        Args:
+            planes: [M,C,H,W]; uint8 stands for 0..1 in steps of 1 / 255.
+            index: [B], which of the M.
+            channels: which of the C.
+        """
+        count, side = planes.shape[1:3]
+        low, high = self.rows()
+        low = low.clamp(0, side - 1)
+        height = int((high.clamp(0, side - 1) - low).max()) + 1
+        first = low.clamp(max=side - height)
+        plane = index[:, None] * count + torch.tensor(channels)
+        row = (plane * side + first[:, None])[:, :, None] + torch.arange(height)
+        lines = planes.flatten(0, 2).index_select(0, row.flatten()).float()
+        if planes.dtype == torch.uint8:
+            lines /= 255
+        return self.sample(lines.view(*row.shape, planes.shape[3]), first)
 
 
-def _sample(images: Tensor, grid: Tensor) -> Tensor:
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+def _planes(arrays: Sequence[JointArrays]) -> Tensor:
+    """uint8 [M,3,H,W]: each radiograph, and 255 where its upper and its lower bone lie."""
+    _check_one_square_size([a.image for a in arrays])
+    return torch.from_numpy(np.stack([
+        np.stack((a.image, *(255 * a.masks.astype(np.uint8)))) for a in arrays
+    ]))
 
 
 def rim(overlap: Tensor) -> Tensor:
@@ -101,8 +181,21 @@ def rim(overlap: Tensor) -> Tensor:
     A cheap stand-in for the protocol's dilated Canny edge, which ``synthesize_overlap`` follows to
     the pixel: it differs by a pixel at corners, less than what the crop's resampling does.
     """
-    inner = overlap - (1 - F.max_pool2d(1 - overlap, 3, stride=1, padding=1))
-    return F.max_pool2d(F.pad(inner.clamp(min=0), (1, 2, 1, 2)), 4, stride=1)
+    outside = F.pad(1 - overlap, (1, 1, 1, 1))
+    inner = overlap * _running_maximum(outside, 3)
+    return _running_maximum(F.pad(inner, (1, 2, 1, 2)), 4)
+
+
+def _running_maximum(image: Tensor, side: int) -> Tensor:
+    """The largest value of each ``side`` x ``side`` window, 2 <= ``side`` <= 4, without padding."""
+    for dim in (2, 3):
+        reach = image.shape[dim] - 1
+        image = torch.maximum(image.narrow(dim, 0, reach), image.narrow(dim, 1, reach))
+        rest = side - 2
+        if rest:
+            reach -= rest
+            image = torch.maximum(image.narrow(dim, 0, reach), image.narrow(dim, rest, reach))
+    return image
 
 
 def taper_rims(layers: Tensor, masks: Tensor, loss: Tensor) -> Tensor:
@@ -141,21 +234,26 @@ def _beside(generator: torch.Generator) -> torch.Generator:
 
 def _blur3(image: Tensor) -> Tensor:
     """3x3 Gaussian ([1 2 1] / 4 in both directions), borders replicated."""
-    kernel = torch.tensor([0.25, 0.5, 0.25])
-    image = F.conv2d(F.pad(image, (0, 0, 1, 1), mode="replicate"), kernel.view(1, 1, 3, 1))
-    return F.conv2d(F.pad(image, (1, 1, 0, 0), mode="replicate"), kernel.view(1, 1, 1, 3))
+    # Sums of slices: a convolution of one channel takes several times as long on a CPU.
+    image = F.pad(image, (1, 1, 1, 1), mode="replicate")
+    for dim in (2, 3):
+        reach = image.shape[dim] - 2
+        first, middle, last = (image.narrow(dim, start, reach) for start in range(3))
+        image = (first + last + 2 * middle) / 4
+    return image
 
 
 def _tone(generator: torch.Generator, count: int, probability: float, spread: float) -> Tensor:
-    """Exponents of a tone curve [B,1,1,1], 1 for the images that keep theirs."""
+    """Exponents of a tone curve [B], 1 for the images that keep theirs."""
     exponent = torch.exp(spread * torch.randn(count, generator=generator))
     keep = ~_chance(generator, count, probability)
-    return torch.where(keep, torch.ones(count), exponent.clamp(0.7, 1.4))[:, None, None, None]
+    return torch.where(keep, torch.ones(count), exponent.clamp(0.7, 1.4))
 
 
-def _flip(generator: torch.Generator, *images: Tensor) -> list[Tensor]:
-    flip = _chance(generator, len(images[0]), 0.5)[:, None, None, None]
-    return [torch.where(flip, image.flip(3), image) for image in images]
+def _toned(images: Tensor, tone: Tensor) -> Tensor:
+    """``images`` [B,C,H,W] in [0,1] to the power of ``tone`` [B]; powers of 1 cost nothing."""
+    (changed,) = torch.nonzero(tone != 1, as_tuple=True)
+    return images.index_copy(0, changed, images[changed] ** tone[changed, None, None, None])
 
 
 def _check_one_square_size(images: Sequence[np.ndarray]) -> None:
@@ -194,13 +292,15 @@ class SyntheticPairs:
             raise InputError("the split has no joint without overlap and with a soft-tissue "
                              "background; synthetic pairs cannot be made of it")
         _check_one_square_size(pixels)
-        self.pixels = torch.from_numpy(np.stack(pixels))
-        self.masks = torch.from_numpy(np.stack(masks))
-        self.backgrounds = torch.from_numpy(np.stack(backgrounds))
+        # uint8 [M,4,H,W]: the radiograph, 255 where the upper and the lower bone lie, soft tissue.
+        self.planes = torch.from_numpy(np.stack([
+            np.stack((image, *(255 * mask), background))
+            for image, mask, background in zip(pixels, masks, backgrounds, strict=True)
+        ]))
         self.centres = torch.tensor(centres, dtype=torch.float32)
 
     def __len__(self) -> int:
-        return len(self.pixels)
+        return len(self.planes)
 
     @staticmethod
     def _joint_centre(masks: np.ndarray) -> tuple[float, float] | None:
@@ -253,23 +353,22 @@ class SyntheticPairs:
         turns = torch.where(plain[:, None], torch.zeros(n, 2), 3 * torch.randn(n, 2, generator=g))
         tone = _tone(g, n, 0.4 if data.tone_curves and not protocol else 0.0, 0.15)
 
-        side = self.pixels.shape[-1]
         one, none = torch.ones(n), torch.zeros(n)
         # The window follows the overlap: the mean of the two moves.
         follow = torch.round((rows[:, 0] - rows[:, 1]) / 2)
         layers, masks, tissue = [], [], None
         for bone, (index, sign) in enumerate(((first, 1.0), (second, -1.0))):
             shift = torch.stack((sign * rows[:, bone] - follow, columns * sign / 2), dim=1)
-            grid = _grid(self.centres[index], _NATIVE, shift, turns[:, bone], one, side)
-            stack = torch.stack((self.pixels[index], self.masks[index, bone] * 255), dim=1)
-            stack = _sample(stack.float() / 255, grid)
+            window = _Window.around(self.centres[index], _NATIVE, shift, turns[:, bone], one)
+            stack = window.sample_of(self.planes, index, (0, 1 + bone))
             mask = (stack[:, 1:] > 0.5).float()
-            layers.append(stack[:, :1].clamp(0, 1) ** tone * mask)
+            layers.append(_toned(stack[:, :1].clamp(0, 1), tone) * mask)
             masks.append(mask)
             if bone == 0:
-                still = _grid(self.centres[index], _NATIVE, torch.stack((-follow, none), dim=1),
-                              none, one, side)
-                tissue = _sample(self.backgrounds[index].float()[:, None] / 255, still) ** tone
+                still = _Window.around(
+                    self.centres[index], _NATIVE, torch.stack((-follow, none), dim=1), none, one
+                )
+                tissue = _toned(still.sample_of(self.planes, index, (3,)), tone)
         layer, mask = torch.cat(layers, dim=1), torch.cat(masks, dim=1)
         if taper is not None:
             layer = taper_rims(layer, mask, torch.where(plain, none, taper))
@@ -290,16 +389,13 @@ class SyntheticPairs:
         jitter_columns = torch.round(_uniform(g, n, -16, 16)) if not protocol else none
         offset = _uniform(g, 2 * n, -0.5, 0.5).view(n, 2)
         middle = torch.tensor([[_NATIVE[0] // 2, _NATIVE[1] // 2]]).float().expand(n, 2)
-        grid = _grid(middle + offset, size, torch.stack((jitter_rows, jitter_columns), dim=1), none,
-                     zoom, 1)
-        # _grid assumes a square source of side 1: rescale to the native crop's rows and columns.
-        scale = torch.tensor([1 / _NATIVE[1], 1 / _NATIVE[0]])
-        grid = (grid + 1) * scale - 1
-        out = _sample(torch.cat((image, layer, mask), dim=1), grid)
+        jitter = torch.stack((jitter_rows, jitter_columns), dim=1)
+        window = _Window.around(middle + offset, size, jitter, none, zoom)
+        if not protocol:
+            window = window.mirrored(_chance(g, n, 0.5))
+        out = window.sample(torch.cat((image, layer, mask), dim=1))
         image, layer, mask = out[:, :1], out[:, 1:3], (out[:, 3:] > 0.5).float()
         image = image * mask.amax(dim=1, keepdim=True)
-        if not protocol:
-            image, layer, mask = _flip(g, image, layer, mask)
         layer = layer * mask
         valid = (mask[:, :1] * mask[:, 1:] > 0).expand(-1, 2, -1, -1)
         return PairBatch(image, mask, layer, valid, k)
@@ -308,7 +404,7 @@ class SyntheticPairs:
 def _variation(
     generator: torch.Generator, count: int, data: DataConfig
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """How crops of real overlaps are varied: shift [B,2], degrees [B], zoom [B], tone [B,1,1,1]."""
+    """How crops of real overlaps are varied: shift [B,2], degrees [B], zoom [B], tone [B]."""
     g, n = generator, count
     still = _chance(g, n, 0.4)
     turn = torch.where(still, torch.zeros(n), 4 * torch.randn(n, generator=g))
@@ -336,14 +432,13 @@ class VisitPairs:
         listed = {image.name: image for image in images}
         names = sorted({truth.image for truth in truths})
         position = {name: index for index, name in enumerate(names)}
-        arrays = [read_joint(listed[name]) for name in names]
-        _check_one_square_size([a.image for a in arrays])
-        self.pixels = torch.from_numpy(np.stack([a.image for a in arrays]))
-        self.masks = torch.from_numpy(np.stack([a.masks.astype(np.uint8) for a in arrays]))
+        self.planes = _planes([read_joint(listed[name]) for name in names])
         self.index = torch.tensor([position[truth.image] for truth in truths])
         self.bone = torch.tensor([truth.bone for truth in truths])
-        self.truth = torch.from_numpy(np.stack([t.truth.astype(np.float16) for t in truths]))
-        self.valid = torch.from_numpy(np.stack([t.valid.astype(np.uint8) for t in truths]))
+        # float16 [M,2,H,W]: the truth, and 1 where it holds.
+        self.truth = torch.from_numpy(np.stack([
+            np.stack((t.truth, t.valid)).astype(np.float16) for t in truths
+        ]))
         self.centres = torch.tensor([
             [np.round(np.mean(where)) for where in np.nonzero(truth.valid)] for truth in truths
         ], dtype=torch.float32)
@@ -356,37 +451,25 @@ class VisitPairs:
     ) -> PairBatch:
         """Draws ``count`` pairs of size ``data.crop``, varied by shift, rotation, zoom, tone and
         flip."""
-        g = generator
-        record = torch.randint(len(self), (count,), generator=g)
-        batch = self._crops(record, data.crop, *_variation(g, count, data))
-        image, masks, layers, valid = _flip(
-            g, batch.image, batch.masks, batch.layers, batch.valid
-        )
-        return PairBatch(image, masks, layers, valid, batch.soft_tissue)
+        record = torch.randint(len(self), (count,), generator=generator)
+        shift, turn, zoom, tone = _variation(generator, count, data)
+        window = _Window.around(self.centres[record], data.crop, shift, turn, zoom)
+        return self._crops(record, window.mirrored(_chance(generator, count, 0.5)), tone)
 
     def all(self, *, size: tuple[int, int] = _DATA.crop) -> PairBatch:
         """Every pair once, its pixels as they are."""
         n = len(self)
         still, one = torch.zeros(n), torch.ones(n)
-        return self._crops(
-            torch.arange(n), size, torch.zeros(n, 2), still, one, one[:, None, None, None]
-        )
+        window = _Window.around(self.centres, size, torch.zeros(n, 2), still, one)
+        return self._crops(torch.arange(n), window, one)
 
-    def _crops(
-        self, record: Tensor, size: tuple[int, int], shift: Tensor, turn: Tensor, zoom: Tensor,
-        tone: Tensor,
-    ) -> PairBatch:
-        image_index, bone = self.index[record], self.bone[record]
-        grid = _grid(self.centres[record], size, shift, turn, zoom, self.pixels.shape[-1])
-        stack = torch.cat((
-            self.pixels[image_index].float()[:, None] / 255,
-            self.truth[record].float()[:, None],
-            self.masks[image_index].float(),
-            self.valid[record].float()[:, None],
-        ), dim=1)
-        out = _sample(stack, grid)
-        image, truth = out[:, :1].clamp(0, 1) ** tone, out[:, 1:2].clamp(0, 1) ** tone
-        mask, valid = (out[:, 2:4] > 0.5).float(), out[:, 4:] > 0.5
+    def _crops(self, record: Tensor, window: _Window, tone: Tensor) -> PairBatch:
+        bone = self.bone[record]
+        seen = window.sample_of(self.planes, self.index[record], (0, 1, 2))
+        known = window.sample_of(self.truth, record, (0, 1))
+        image = _toned(seen[:, :1].clamp(0, 1), tone)
+        truth = _toned(known[:, :1].clamp(0, 1), tone)
+        mask, valid = (seen[:, 1:] > 0.5).float(), known[:, 1:] > 0.5
         chosen = F.one_hot(bone, 2)[:, :, None, None].bool()
         image = image * mask.amax(dim=1, keepdim=True)
         overlap = mask[:, :1] * mask[:, 1:] > 0
@@ -411,15 +494,13 @@ class RealOverlaps:
         arrays = [a for a in arrays if overlap_px(a.masks) >= MIN_OVERLAP_PX]
         if not arrays:
             raise InputError("the split has no joint with an overlap; set data.real=0")
-        _check_one_square_size([a.image for a in arrays])
-        self.pixels = torch.from_numpy(np.stack([a.image for a in arrays]))
-        self.masks = torch.from_numpy(np.stack([a.masks.astype(np.uint8) for a in arrays]))
+        self.planes = _planes(arrays)
         self.centres = torch.tensor([
             [np.round(np.mean(where)) for where in np.nonzero(a.masks.all(axis=0))] for a in arrays
         ], dtype=torch.float32)
 
     def __len__(self) -> int:
-        return len(self.pixels)
+        return len(self.planes)
 
     def draw(
         self, count: int, generator: torch.Generator, data: DataConfig = _DATA
@@ -427,13 +508,11 @@ class RealOverlaps:
         """Draws ``count`` overlaps, varied as visit pairs are; no pixel is valid."""
         record = torch.randint(len(self), (count,), generator=generator)
         shift, turn, zoom, tone = _variation(generator, count, data)
-        grid = _grid(self.centres[record], data.crop, shift, turn, zoom, self.pixels.shape[-1])
-        stack = torch.cat((
-            self.pixels[record].float()[:, None] / 255, self.masks[record].float()
-        ), dim=1)
-        out = _sample(stack, grid)
-        image, masks = out[:, :1].clamp(0, 1) ** tone, (out[:, 1:] > 0.5).float()
-        image, masks = _flip(generator, image * masks.amax(dim=1, keepdim=True), masks)
+        window = _Window.around(self.centres[record], data.crop, shift, turn, zoom)
+        window = window.mirrored(_chance(generator, count, 0.5))
+        seen = window.sample_of(self.planes, record, (0, 1, 2))
+        masks = (seen[:, 1:] > 0.5).float()
+        image = _toned(seen[:, :1].clamp(0, 1), tone) * masks.amax(dim=1, keepdim=True)
         return PairBatch(
             image, masks, torch.zeros_like(masks), torch.zeros_like(masks, dtype=torch.bool),
             torch.full((count,), float("nan")),

@@ -8,7 +8,14 @@ from blsgan.data.layout import load_root, read_joint
 from blsgan.data.visits import TRAINING, visit_truths
 from blsgan.errors import InputError
 from blsgan.training.config import DataConfig
-from blsgan.training.pairs import RealOverlaps, SyntheticPairs, VisitPairs, rim, taper_rims
+from blsgan.training.pairs import (
+    RealOverlaps,
+    SyntheticPairs,
+    VisitPairs,
+    _Window,
+    rim,
+    taper_rims,
+)
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +159,42 @@ def test_visit_pairs_as_they_are_hold_the_radiograph_s_own_pixels(visits, everyt
     # Each pair knows one bone, and only where both bones lie.
     assert (batch.valid.flatten(2).any(dim=2).sum(dim=1) == 1).all()
     assert not (batch.valid & (batch.masks.amin(dim=1, keepdim=True) == 0)).any()
+
+
+def test_every_fourth_step_has_large_crops():
+    data = DataConfig(crop=(48, 112), large_crop=(64, 128))
+    sizes = [data.in_step(step).crop for step in range(8)]
+    assert sizes == 2 * (3 * [(48, 112)] + [(64, 128)])
+    assert DataConfig(crop=(48, 112)).in_step(3).crop == (48, 112)
+
+
+def test_a_window_reads_what_whole_images_show():
+    """Only some rows of each image are read: at its borders too, turned, mirrored or outside."""
+    random = torch.Generator().manual_seed(4)
+    planes = torch.randint(256, (3, 2, 64, 64), generator=random, dtype=torch.uint8)
+    centre = torch.tensor([[32.0, 30.0], [2.0, 60.0], [70.0, -5.0], [31.5, 32.25]])
+    shift = torch.tensor([[0.0, 0.0], [3.0, -2.0], [1.0, 1.0], [0.5, -0.25]])
+    degrees, zoom = torch.tensor([0.0, 12.0, -40.0, 90.0]), torch.tensor([1.0, 0.9, 1.2, 2.0])
+    window = _Window.around(centre, (20, 40), shift, degrees, zoom)
+    window = window.mirrored(torch.tensor([False, True, False, True]))
+    index = torch.tensor([2, 0, 1, 2])
+    read = window.sample_of(planes, index, (1, 0))
+    whole = window.sample(planes[index].flip(1).float() / 255)
+    torch.testing.assert_close(read, whole, atol=1e-5, rtol=0)
+    # As it is: pixel (10, 20) of the crop is the centre.
+    assert torch.allclose(read[0, :, 10, 20], planes[2, [1, 0], 32, 30] / 255, atol=1e-5)
+    assert (read[2] == 0).any()
+
+
+def test_a_turned_window_turns_what_it_shows():
+    image = torch.zeros(1, 1, 41, 41)
+    image[0, 0, 20, 30] = 1  # 10 px to the right of the middle
+    window = _Window.around(
+        torch.tensor([[20.0, 20.0]]), (41, 41), torch.zeros(1, 2), torch.tensor([90.0]),
+        torch.ones(1),
+    )
+    row, column = np.argwhere(window.sample(image)[0, 0].numpy() > 0.5)[0]
+    assert (row, column) == (30, 20)
 
 
 def test_rim_lies_around_the_border_of_the_overlap():
