@@ -23,7 +23,7 @@ from blsgan.data.layout import (
     overlap_px,
     read_joint,
 )
-from blsgan.data.visits import VisitTruth
+from blsgan.data.visits import PROTOCOL, VisitTruth
 from blsgan.errors import InputError
 from blsgan.evaluation import frechet
 from blsgan.evaluation.frechet import Extractor
@@ -276,8 +276,10 @@ def evaluate_real(
 
     Returns:
         Records of two kinds: ``kind`` "layer" (one for each truth and method: ``psnr_db``,
-        ``mse``, and the ``floor_psnr_db`` of its registration) and "image" (one for each image and
-        method: reconstruction over the union where it states its k, the supervisor's agreement).
+        ``mse``, the ``floor_psnr_db`` of its registration, and ``another_visit_psnr_db``, what
+        further visits of that bone score against it, None where there is none) and "image" (one for
+        each image and method: reconstruction over the union where it states its k, the
+        supervisor's agreement).
 
     Raises:
         InputError: a listed file is missing or damaged.
@@ -321,6 +323,7 @@ def evaluate_real(
                     **base, "kind": "layer", "other": truth.other, "bone": BONES[truth.bone],
                     "mse": mse, "psnr_db": psnr_db(mse), "correlation": truth.correlation,
                     "floor_psnr_db": psnr_db(truth.floor_mse), "pixels": int(truth.valid.sum()),
+                    "another_visit_psnr_db": _another_visit(truth, wanted[joint.name]),
                 })
     if not part.records:
         raise NothingToMeasureError(f"none of the {len(images)} images has an overlap of "
@@ -329,6 +332,18 @@ def evaluate_real(
     part.summary = _real_summary(part, methods, seed)
     part.summary["frechet"] = features.compare("real", frechet.compare_with_real)
     return part
+
+
+def _another_visit(truth: VisitTruth, truths: Sequence[VisitTruth]) -> float | None:
+    """PSNR in dB of what further visits show of the same hidden bone against ``truth``: the mean
+    over those that share as many pixels with it as a truth must have."""
+    scores = []
+    for other in truths:
+        shared = truth.valid & other.valid
+        if (other.bone == truth.bone and other.other != truth.other
+                and shared.sum() >= PROTOCOL.truth_px):
+            scores.append(psnr_db(region_mse(other.truth, truth.truth, shared)))
+    return float(np.mean(scores)) if scores else None
 
 
 def _agreement(probabilities: np.ndarray, masks: np.ndarray) -> dict[str, float]:
@@ -353,13 +368,26 @@ def _real_summary(part: Part, methods: Sequence[Method], seed: int) -> dict[str,
         **_count(part.records), "left_out": part.left_out,
         "methods": _by_method(part.records, methods, seed, _summarise_real),
         "comparisons": {bone: len([r for r in first if r["bone"] == bone]) for bone in BONES},
-        "floor": {},
+        "floor": {}, "another_visit": {},
     }
     for bone in BONES:
         chosen = [r for r in first if r["bone"] == bone]
         if chosen:
             floor = _average(chosen, ("floor_psnr_db",), seed)
             summary["floor"][bone] = floor["floor_psnr_db"] | _count(chosen)
+        seen = [r for r in layer if r["bone"] == bone and r["another_visit_psnr_db"] is not None]
+        if seen:
+            own = [r for r in seen if r["method"] == methods[0].name]
+            summary["another_visit"][bone] = {
+                **_average(own, ("another_visit_psnr_db",), seed),
+                "comparisons": len(own), **_count(own),
+                "methods": {
+                    method.name: _average(
+                        [r for r in seen if r["method"] == method.name], ("psnr_db",), seed
+                    )["psnr_db"]
+                    for method in methods
+                },
+            }
     return summary
 
 

@@ -6,7 +6,7 @@ import contextlib
 import csv
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -210,9 +210,26 @@ def _real_table(summary: dict[str, Any]) -> Table:
                  f"{np.mean(both):.2f}" if len(both) == len(BONES) else "", *("" for _ in BONES)])
     notes = ["The hidden bone as another visit of the joint shows it, registered and mapped to "
              "this image's intensities; the floor is the same error where nothing is hidden."]
+    if summary["another_visit"]:
+        rows += _another_visit_rows(summary)
+        notes.append("Where a third visit shows the same bone: what it scores in the place of a "
+                     "method, and the last method on those comparisons.")
     if not any(counts.values()):
         notes.append("No visit of these joints shows a bone that another one hides.")
     return Table("Real overlaps: truth from another visit", header, rows, notes)
+
+
+def _another_visit_rows(summary: dict[str, Any]) -> Iterator[list[str]]:
+    found = [summary["another_visit"].get(bone) for bone in BONES]
+    counts = " and ".join(str(one["comparisons"] if one else 0) for one in found)
+    last = list(summary["methods"])[-1]
+    for name, scores in (
+        (f"a third visit ({counts})", [one and one["another_visit_psnr_db"] for one in found]),
+        (f"{last} there", [one and one["methods"][last] for one in found]),
+    ):
+        both = [score["mean"] for score in scores if score]
+        yield [name, *(with_interval(score, ".2f") for score in scores),
+               f"{np.mean(both):.2f}" if len(both) == len(BONES) else "", *("" for _ in BONES)]
 
 
 def _reconstruction_table(summary: dict[str, Any]) -> Table:

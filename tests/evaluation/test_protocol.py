@@ -1,5 +1,6 @@
 """The protocol on a dataset of phantoms: what it counts, averages, and must not depend on."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -135,6 +136,26 @@ def test_real_counts_and_floor(real, truths):
         psnr = [r["psnr_db"] for r in real.records
                 if r["kind"] == "layer" and r["bone"] == bone and r["method"] == "copy"]
         assert summary["methods"]["copy"][bone]["psnr_db"]["mean"] == pytest.approx(np.mean(psnr))
+
+
+def test_a_third_visit_is_scored_in_the_place_of_a_method(truths, images):
+    """A copy of every truth, 0.1 brighter, under another name: 20 dB where 40 px are shared."""
+    first = next(t for t in truths if t.bone == 0)
+    brighter = replace(first, other=f"{first.other}-again", truth=first.truth + np.float32(0.1))
+    part = evaluate_real(images, [*truths, brighter], None)
+    found = part.summary["another_visit"]
+    assert list(found) == ["upper"]
+    assert found["upper"]["comparisons"] == 2
+    assert found["upper"]["another_visit_psnr_db"]["mean"] == pytest.approx(20, abs=1e-3)
+    there = [r["psnr_db"] for r in part.records if r["kind"] == "layer" and r["method"] == "copy"
+             and r["image"] == first.image and r["bone"] == "upper"]
+    assert found["upper"]["methods"]["copy"]["mean"] == pytest.approx(np.mean(there))
+    others = [r for r in part.records if r["kind"] == "layer" and r["image"] != first.image]
+    assert others
+    assert all(r["another_visit_psnr_db"] is None for r in others)
+    apart = first.valid & (np.cumsum(first.valid).reshape(first.valid.shape) <= 39)
+    part = evaluate_real(images, [*truths, replace(brighter, valid=apart)], None)
+    assert part.summary["another_visit"] == {}
 
 
 def test_real_recomposition_is_exact_for_exact_splits(real):
