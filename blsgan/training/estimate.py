@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from blsgan.data.layout import load_root
-from blsgan.training.config import DataConfig, Stage, TrainingConfig
+from blsgan.training.config import LARGE_CROP_EVERY, DataConfig, Stage, TrainingConfig
 from blsgan.training.loop import Trainer
 from blsgan.training.pairs import PairBatch
 from blsgan.training.run_folder import device_of
@@ -24,7 +24,8 @@ _TIMED_STEPS = 2  # after one that warms up
 
 @dataclass(frozen=True)
 class StageCost:
-    """One stage: steps, floating-point operations and seconds of a step (a multiply-add is two)."""
+    """One stage: steps, floating-point operations and seconds of a step on average (a multiply-add
+    is two)."""
 
     stage: Stage
     flop: int
@@ -54,8 +55,11 @@ class Estimate:
             batch += f", {data.visits} visit" if data.visits else ""
             batch += f", {data.real} real" if data.real else ""
             size = (data.size, data.size) if data.pairs == "images" else data.crop
+            of = f"{size[0]}x{size[1]} px"
+            if data.large_crop is not None:
+                of += f" ({data.large_crop[0]}x{data.large_crop[1]} in every {LARGE_CROP_EVERY}th)"
             yield (f"{cost.stage.name}: {cost.stage.steps} steps of {batch} {data.pairs} of "
-                   f"{size[0]}x{size[1]} px; {cost.flop / 1e9:,.0f} GFLOP and "
+                   f"{of}; {cost.flop / 1e9:,.0f} GFLOP and "
                    f"{cost.seconds:.2f} s a step on {self.device}")
         yield f"estimated time: {_hours(self.seconds)}, without reading the data and validations"
 
@@ -96,7 +100,8 @@ def estimate(config: TrainingConfig, root: str | Path, device: str = "cpu") -> E
         if target.type == "cuda":
             torch.cuda.synchronize(target)
         seconds = (time.perf_counter() - started) / _TIMED_STEPS
-        costs.append(StageCost(stage, counter.get_total_flops(), seconds))
+        more = _growth(stage.data)
+        costs.append(StageCost(stage, round(more * counter.get_total_flops()), more * seconds))
     return Estimate(_parameters(trainer), costs, str(target))
 
 
@@ -149,6 +154,14 @@ def made_up(stage: Stage, device: torch.device, layers: int = 2) -> PairBatch:
     known = torch.arange(count) < data.synthetic
     k = torch.where(known, 0.1, torch.nan)
     return PairBatch(image, masks, truth, valid, k).to(device)
+
+
+def _growth(data: DataConfig) -> float:
+    """Pixels of a step, on average, by those of a step without large crops."""
+    if data.large_crop is None:
+        return 1.0
+    ratio = data.large_crop[0] * data.large_crop[1] / (data.crop[0] * data.crop[1])
+    return 1 + (ratio - 1) / LARGE_CROP_EVERY
 
 
 def _parameters(trainer: Trainer) -> dict[str, int]:

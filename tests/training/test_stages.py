@@ -300,7 +300,8 @@ def test_dry_run_counts_epochs_of_crops_as_the_run_does(dataset, tiny):
 
     config = load_config("lite", [
         *(f"{key}={value}" for key, value in (
-            ("stages.0.epochs", 3), ("stages.0.data.visits", 1), ("stages.1.steps", 0),
+            ("stages.0.epochs", 3), ("stages.0.data.visits", 1),
+            *((f"stages.{later}.steps", 0) for later in (1, 2, 3)),
             ("model.configuration.widths", "[4, 6, 6, 8]"), ("data.synthetic", 2),
             ("model.configuration.blocks", "[1, 1, 1, 1]"), ("data.validation", 2),
             ("data.crop", "[32, 64]"), ("precision", "float32"),
@@ -323,3 +324,20 @@ def test_tensorboard_gets_scalars_and_panels(dataset, staged, tmp_path):
     assert {"training/supervisor", "validation/synthetic_psnr_db"} <= set(tags["scalars"])
     assert tags["images"] == ["validation"]
     assert [event.step for event in events.Images("validation")] == [2, 3, 4, 6]
+
+
+def test_dry_run_counts_the_large_crops_of_every_fourth_step(dataset):
+    from blsgan.training.estimate import estimate
+
+    small = [
+        *(f"stages.{other}.steps=0" for other in (0, 1, 3)), "stages.2.data.synthetic=2",
+        "model.configuration.widths=[4, 6, 6, 8]", "model.configuration.blocks=[1, 1, 1, 1]",
+        "data.crop=[32, 64]", "precision=float32",
+    ]
+    even, found = (
+        estimate(load_config("lite", [*small, f"stages.2.data.large_crop={large}"]), dataset)
+        for large in ("null", "[64, 64]")
+    )
+    (cost,) = found.stages
+    assert cost.flop == round(1.25 * even.stages[0].flop)
+    assert "crops of 32x64 px (64x64 in every 4th); " in "".join(found.lines())
