@@ -1,8 +1,9 @@
 """Checkpoints that survive a kill at any moment, and damage to any one of them.
 
-A checkpoint is one safetensors file, written under a temporary name, flushed and renamed. Its
-SHA-256 goes into ``index.json`` afterwards, so a file the index names is complete; a damaged one
-is passed over for the one before it. There is nothing in it that could run code.
+A checkpoint is two safetensors files, the weights and the training state apart, written under
+temporary names, flushed and renamed. Their SHA-256 go into ``index.json`` afterwards, so files that
+the index names are complete; a damaged checkpoint is passed over for the one before it. There is
+nothing in them that could run code.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
@@ -22,14 +24,27 @@ from blsgan.errors import InputError
 from blsgan.io.atomic import atomic_path
 
 _INDEX = "index.json"
+_Entry = dict[str, Any]  # as in the index: step, file, sha256, and state with file, sha256
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A step and everything needed to go on from it, by name."""
+    """A step and everything needed to go on from it, by name.
+
+    Attributes:
+        step: steps made.
+        weights: of the networks.
+        state: of the optimisers and the random numbers.
+    """
 
     step: int
-    tensors: dict[str, Tensor]
+    weights: dict[str, Tensor]
+    state: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Both."""
+        return {**self.weights, **self.state}
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
@@ -38,19 +53,32 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
     Raises:
         OutputError: the folder is not writable or the disk is full; older checkpoints stay.
     """
-    data = save_tensors({key: value.contiguous() for key, value in checkpoint.tensors.items()})
-    name = f"step-{checkpoint.step:08d}.safetensors"
-    with atomic_path(folder / name) as temporary:
-        temporary.write_bytes(data)
+    stem = f"step-{checkpoint.step:08d}"
+    entry = {
+        "step": checkpoint.step,
+        **_write_tensors(folder / f"{stem}.safetensors", checkpoint.weights),
+        "state": _write_tensors(folder / f"{stem}.state.safetensors", checkpoint.state),
+    }
     entries = [entry for entry in _entries(folder) if int(entry["step"]) < checkpoint.step]
-    entries.append({
-        "file": name, "step": checkpoint.step, "sha256": hashlib.sha256(data).hexdigest()
-    })
-    _write_index(folder, entries[-keep:])
-    kept = {str(entry["file"]) for entry in entries[-keep:]}
+    entries = [*entries, entry][-keep:]
+    _write_index(folder, entries)
+    kept = {part["file"] for entry in entries for part in _parts(entry)}
     for path in folder.glob("step-*.safetensors"):
         if path.name not in kept:
             path.unlink(missing_ok=True)
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """What the index says of the file."""
+    data = save_tensors({key: value.contiguous() for key, value in tensors.items()})
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+    return {"file": path.name, "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _parts(entry: _Entry) -> list[dict[str, str]]:
+    """The files of a checkpoint: the weights', then the state's (older runs: one file for both)."""
+    return [entry, *([entry["state"]] if "state" in entry else [])]
 
 
 def load_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint:
@@ -68,14 +96,19 @@ def load_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint:
         raise InputError(f"{folder}: holds no checkpoint to resume from; start the run anew "
                          "without --resume in another folder")
     for entry in reversed(entries):
-        path = folder / str(entry["file"])
-        try:
-            data = path.read_bytes()
-            if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-                raise ValueError("its SHA-256 is not the one noted when it was written")
-            return Checkpoint(int(entry["step"]), load_tensors(data))
-        except (OSError, ValueError, SafetensorError) as error:
-            warn(f"{path}: is damaged ({error}); trying the checkpoint before it")
+        read = []
+        for part in _parts(entry):
+            path = folder / part["file"]
+            try:
+                data = path.read_bytes()
+                if hashlib.sha256(data).hexdigest() != part["sha256"]:
+                    raise ValueError("its SHA-256 is not the one noted when it was written")
+                read.append(load_tensors(data))
+            except (OSError, ValueError, SafetensorError) as error:
+                warn(f"{path}: is damaged ({error}); trying the checkpoint before it")
+                break
+        else:
+            return Checkpoint(int(entry["step"]), *read)
     raise InputError(f"{folder}: all of its {len(entries)} checkpoints are damaged; start the run "
                      "anew in another folder")
 
@@ -86,7 +119,7 @@ def latest_step(folder: Path) -> int | None:
     return int(entries[-1]["step"]) if entries else None
 
 
-def _entries(folder: Path) -> list[Mapping[str, str | int]]:
+def _entries(folder: Path) -> list[_Entry]:
     try:
         entries = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
         return sorted(entries, key=lambda entry: int(entry["step"]))
@@ -96,6 +129,6 @@ def _entries(folder: Path) -> list[Mapping[str, str | int]]:
         raise InputError(f"{folder / _INDEX}: is not a readable index of checkpoints") from error
 
 
-def _write_index(folder: Path, entries: list[Mapping[str, str | int]]) -> None:
+def _write_index(folder: Path, entries: list[_Entry]) -> None:
     with atomic_path(folder / _INDEX) as temporary:
         temporary.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")

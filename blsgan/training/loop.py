@@ -323,16 +323,27 @@ class Trainer:
                 parts.append((layers.cpu(), k.cpu()))
         return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
+    def is_finite(self) -> bool:
+        """Whether a checkpoint of now is worth keeping: no weight of either player is NaN or
+        infinite. A step's own loss cannot tell, it is older than the step's update."""
+        largest = [
+            value.abs().amax() for module in self._modules().values()
+            for value in module.state_dict().values() if value.is_floating_point()
+        ]
+        return bool(torch.isfinite(torch.stack(largest)).all())
+
     def checkpoint(self) -> Checkpoint:
         """Everything needed to go on from here."""
-        tensors = {"random": self._random.get_state()}
-        for prefix, module in self._modules().items():
-            tensors |= {f"{prefix}.{k}": v.cpu() for k, v in module.state_dict().items()}
-        tensors |= {f"optimiser.{k}": v for k, v in self._optimisers.state().items()}
+        weights = {
+            f"{prefix}.{key}": value.cpu() for prefix, module in self._modules().items()
+            for key, value in module.state_dict().items()
+        }
+        state = {"random": self._random.get_state()}
+        state |= {f"optimiser.{k}": v for k, v in self._optimisers.state().items()}
         if self.supervised:
-            state = optimiser_state(self._supervisor_optimiser)
-            tensors |= {f"supervisor_optimiser.{k}": v for k, v in state.items()}
-        return Checkpoint(self.step, tensors)
+            own = optimiser_state(self._supervisor_optimiser)
+            state |= {f"supervisor_optimiser.{k}": v for k, v in own.items()}
+        return Checkpoint(self.step, weights, state)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Goes back to a checkpoint.
@@ -476,22 +487,31 @@ def _loop(
     """Trains to the end; returns the lines of the metrics' file."""
     config, first = trainer.config, trainer.world.first
     metrics = metrics_until(run / METRICS_FILE, trainer.step) if first else []
-    sums: Tensor | None = None
-    count, started = 0, time.monotonic()
+    unread: list[Tensor] = []
+    since_validation: list[list[float]] = []
+    started = time.monotonic()
     while trainer.step < trainer.steps:
         stage = trainer.stage
         terms = trainer.train_step()
-        sums = terms.detached() if sums is None else sums + terms.detached()
-        count += 1
+        unread.append(terms.detached())
         ended = trainer.step == stage.last
         validate = ended or trainer.step % config.validate_every == 0
         save = ended or trainer.step % config.checkpoint_every == 0
         if trainer.step % _READ_EVERY and not validate and not save:
             continue
-        means = (sums / count).tolist()
+        read = torch.stack(unread).tolist()
+        unread.clear()
+        for step, values in enumerate(read, start=trainer.step - len(read) + 1):
+            if not all(math.isfinite(value) for value in values):
+                found = dict(zip(terms.names(), values, strict=True))
+                raise DivergedError(_diverged("the loss is not finite at", step, found, run))
+        since_validation += read
+        means = [sum(values) / len(values) for values in zip(*since_validation, strict=True)]
         shown = dict(zip(terms.names(), means, strict=True))
-        if not all(math.isfinite(value) for value in means):
-            raise DivergedError(_diverged(trainer.step, shown, run))
+        if save and not trainer.is_finite():
+            found = dict(zip(terms.names(), read[-1], strict=True))
+            raise DivergedError(_diverged("the weights are not finite after", trainer.step, found,
+                                          run))
         progress = Progress(trainer.step, trainer.steps, stage.name, shown, None)
         report(progress)
         if first and board is not None:
@@ -509,17 +529,17 @@ def _loop(
                 board.scalars(progress)
                 board.panel(trainer.step, *trainer.examples())
         if validate:
-            sums, count = None, 0
+            since_validation.clear()
         if save and first:
             save_checkpoint(run / CHECKPOINTS, trainer.checkpoint(), config.keep_checkpoints)
     return metrics
 
 
-def _diverged(step: int, terms: dict[str, float], run: Path) -> str:
+def _diverged(what: str, step: int, terms: dict[str, float], run: Path) -> str:
     listed = ", ".join(f"{key} {value:g}" for key, value in terms.items())
     folder = run / CHECKPOINTS
     good = latest_step(folder)
-    return (f"the loss is not finite at step {step} ({listed}); lower the learning rate and "
+    return (f"{what} step {step} ({listed}); lower the learning rate and "
             f"start anew, or resume from the last checkpoint, step {good} in {folder}")
 
 

@@ -351,11 +351,13 @@ class SegmentationTrainer:
 
     def checkpoint(self) -> Checkpoint:
         """Everything needed to go on from here."""
-        tensors: dict[str, Tensor] = {}
-        for prefix, module in (("network", self.network), ("average", self.average)):
-            tensors |= {f"{prefix}.{k}": v.cpu() for k, v in module.state_dict().items()}
-        tensors |= {f"optimiser.{k}": v for k, v in optimiser_state(self._optimiser).items()}
-        return Checkpoint(self.step, tensors)
+        weights = {
+            f"{prefix}.{key}": value.cpu()
+            for prefix, module in (("network", self.network), ("average", self.average))
+            for key, value in module.state_dict().items()
+        }
+        state = {f"optimiser.{k}": v for k, v in optimiser_state(self._optimiser).items()}
+        return Checkpoint(self.step, weights, state)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Goes back to a checkpoint.

@@ -11,8 +11,9 @@ from blsgan.training.checkpoint import Checkpoint, load_checkpoint, save_checkpo
 
 def write(folder, *steps, keep=3):
     for step in steps:
-        tensors = {"value": torch.full((3,), float(step))}
-        save_checkpoint(folder, Checkpoint(step, tensors), keep)
+        weights = {"value": torch.full((3,), float(step))}
+        state = {"random": torch.full((2,), step, dtype=torch.uint8)}
+        save_checkpoint(folder, Checkpoint(step, weights, state), keep)
 
 
 def refuse(text):
@@ -23,14 +24,30 @@ def test_the_newest_comes_back_and_old_ones_go(tmp_path):
     write(tmp_path, 1, 2, 3, 4)
     loaded = load_checkpoint(tmp_path, refuse)
     assert loaded.step == 4
-    assert torch.equal(loaded.tensors["value"], torch.full((3,), 4.0))
-    assert len(list(tmp_path.glob("step-*"))) == 3
+    assert torch.equal(loaded.weights["value"], torch.full((3,), 4.0))
+    assert loaded.state["random"].tolist() == [4, 4]
+    assert set(loaded.tensors) == {"value", "random"}
+    assert sorted(path.name for path in tmp_path.glob("step-*")) == [
+        f"step-0000000{step}.{kind}" for step in (2, 3, 4)
+        for kind in ("safetensors", "state.safetensors")
+    ]
+
+
+def test_one_file_for_both_is_read_as_older_runs_wrote_it(tmp_path):
+    write(tmp_path, 3)
+    (entry,) = json.loads((tmp_path / "index.json").read_text())
+    del entry["state"]
+    (tmp_path / "index.json").write_text(json.dumps([entry]))
+    assert set(load_checkpoint(tmp_path, refuse).tensors) == {"value"}
+    write(tmp_path, 4)
+    assert load_checkpoint(tmp_path, refuse).step == 4
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove"])
-def test_a_damaged_one_is_passed_over_with_a_warning(tmp_path, damage):
+@pytest.mark.parametrize("kind", ["safetensors", "state.safetensors"])
+def test_a_damaged_one_is_passed_over_with_a_warning(tmp_path, damage, kind):
     write(tmp_path, 1, 2)
-    path = tmp_path / "step-00000002.safetensors"
+    path = tmp_path / f"step-00000002.{kind}"
     data = bytearray(path.read_bytes())
     if damage == "truncate":
         path.write_bytes(data[:-5])

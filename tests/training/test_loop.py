@@ -139,10 +139,31 @@ def test_nan_stops_the_run_with_the_step_and_the_terms(
         return terms
 
     monkeypatch.setattr(loop, "objective", broken)
-    with pytest.raises(DivergedError, match=r"not finite at step \d+ \(loss nan, synthetic_db"):
+    with pytest.raises(DivergedError, match=r"not finite at step 1 \(loss nan, synthetic_db"):
         train(dataset, registered(tmp_path / "run"), tiny)
     index = json.loads((tmp_path / "run" / "checkpoints" / "index.json").read_text())
     assert [entry["step"] for entry in index] == [0]
+
+
+def test_weights_that_are_not_finite_are_no_checkpoint(
+    dataset, tiny, tmp_path, registered, monkeypatch
+):
+    """A finite loss may have a gradient that is not: nobody shall resume from what it leaves."""
+    honest, calls = loop.objective, []
+
+    def broken(layers, *rest, **options):
+        calls.append(layers)
+        terms = honest(layers, *rest, **options)
+        if len(calls) == 4:
+            terms.total = terms.total + (0 * layers.sum()).sqrt()  # 0, with the gradient NaN
+        return terms
+
+    monkeypatch.setattr(loop, "objective", broken)
+    run = registered(tmp_path / "run")
+    with pytest.raises(DivergedError, match=r"weights are not finite after step 4 \(.*step 2 in"):
+        train(dataset, run, tiny)
+    monkeypatch.undo()
+    assert train(dataset, run, tiny, resume=True).exists()
 
 
 def test_what_cannot_be_done_is_one_sentence(dataset, tiny, tmp_path, finished):
