@@ -341,14 +341,18 @@ def load_config(preset: str | Path, changes: Sequence[str] = ()) -> TrainingConf
 
 
 def _check_effective(fields: Mapping[str, Any], change: str) -> None:
-    """Refuses a change of the run's own key that each of its stages overrules."""
+    """Refuses a change of the run's own key that a stage overrules."""
     part, _, name = change.partition("=")[0].strip().partition(".")
     stages = fields.get("stages")
-    if part not in ("data", "optimiser", "loss") or not isinstance(stages, list) or not stages:
+    if part not in ("data", "optimiser", "loss") or not name or not isinstance(stages, list):
         return
-    if name and all(isinstance(s, dict) and name in (s.get(part) or {}) for s in stages):
-        raise UsageError(f"key '{part}.{name}' is set by every stage itself; change "
-                         f"stages.0.{part}.{name} and so on")
+    overruling = [
+        f"stages.{index}.{part}.{name}" for index, stage in enumerate(stages)
+        if isinstance(stage, dict) and name in (stage.get(part) or {}) and stage.get("steps") != 0
+    ]
+    if overruling:
+        raise UsageError(f"key '{part}.{name}' does not reach every stage, some set it themselves; "
+                         f"change {', '.join(overruling)}")
 
 
 def _check_data(config: TrainingConfig, path: Path) -> None:
@@ -359,6 +363,9 @@ def _check_data(config: TrainingConfig, path: Path) -> None:
             if min(rows, columns) < 16 or rows % 16 or columns % 16:
                 raise UsageError(f"{path}: key '{key}.{name}' is {rows}x{columns}; rows and "
                                  "columns must be multiples of 16")
+        if data.pairs == "images" and data.large_crop is not None:
+            raise UsageError(f"{path}: key '{key}.large_crop' is {list(data.large_crop)}; whole "
+                             "images have no crops, so it must be null")
         if data.pairs == "images" and data.visits:
             raise UsageError(f"{path}: key '{key}.visits' is {data.visits}; whole images have no "
                              "truth of other visits, so it must be 0")

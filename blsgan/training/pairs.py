@@ -9,6 +9,7 @@ overlap have something to learn, so a pair is a crop and no work is spent elsewh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,12 +32,23 @@ from blsgan.synthesis.overlap import PROTOCOL_SHIFT_PX, dilate_by_one
 from blsgan.training.config import DataConfig
 
 _DATA = DataConfig()
-_NATIVE = (84, 156)  # the crop before zooming: 64x128 px / 0.85 and a margin for the rim's blur
+_CPU = torch.device("cpu")
+_NATIVE = (84, 156)  # what is composed for crops of up to 64x128 px, which are cut from it
+_ZOOM = (0.9, 1.2)  # in that cut
 _PROTOCOL_ZOOM = 256 / 240  # the protocol crops 8 px on every side and resizes back
 _SMALLEST_PX, _REACH_PX = PROTOCOL_SHIFT_PX  # of each bone
 _TAPER_PX = 8  # depth inside a bone from which on a tapered rim has its whole attenuation
 _FADE_PX = 16  # beside the overlap: there a taper has faded away
 _FULL = 1 - 1e-4  # intensity taken for a saturated pixel: its attenuation stays finite
+
+
+def _native(size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns to compose for a crop of ``size``: larger crops reach as much farther."""
+    rows, columns = (
+        least + max(0, math.ceil((side - usual) / _ZOOM[0]))
+        for least, side, usual in zip(_NATIVE, size, (64, 128), strict=True)
+    )
+    return rows, columns
 
 
 @dataclass
@@ -66,6 +78,13 @@ class PairBatch:
     def to(self, device: torch.device) -> PairBatch:
         """The batch on a device."""
         return PairBatch(*(value.to(device, non_blocking=True) for value in vars(self).values()))
+
+
+def sent(device: torch.device, *drawn: Tensor) -> list[Tensor]:
+    """What the host has drawn, on the device; from pinned memory no copy makes the host wait."""
+    if device.type != "cuda":
+        return [value.to(device) for value in drawn]
+    return [value.pin_memory().to(device, non_blocking=True) for value in drawn]
 
 
 def _uniform(generator: torch.Generator, count: int, low: float, high: float) -> Tensor:
@@ -136,9 +155,13 @@ class _Window:
         if first_row is not None:
             origin = torch.stack((origin[:, 0], origin[:, 1] - first_row), dim=1)
         # align_corners=False: pixel i of n lies at (2 i + 1) / n - 1.
+        device = images.device
         ends = torch.tensor([images.shape[3], images.shape[2]], dtype=torch.float32)
-        rows = torch.arange(self.size[0])[:, None] * (2 * self.down / ends)[:, None]
-        columns = torch.arange(self.size[1])[:, None] * (2 * self.across / ends)[:, None]
+        ends = ends.to(device, non_blocking=True)
+        rows = torch.arange(self.size[0], device=device)[:, None]
+        columns = torch.arange(self.size[1], device=device)[:, None]
+        rows = rows * (2 * self.down / ends)[:, None]
+        columns = columns * (2 * self.across / ends)[:, None]
         rows = rows + ((2 * origin + 1) / ends - 1)[:, None]
         return F.grid_sample(
             images, rows[:, :, None] + columns[:, None], mode="bilinear", padding_mode="zeros",
@@ -154,6 +177,9 @@ class _Window:
             index: [B], which of the M.
             channels: which of the C.
         """
+        if planes.device.type != "cpu":  # to know how many rows, the host would have to wait
+            whole = torch.stack([planes[index, channel] for channel in channels], dim=1).float()
+            return self.sample(whole / 255 if planes.dtype == torch.uint8 else whole)
         count, side = planes.shape[1:3]
         low, high = self.rows()
         low = low.clamp(0, side - 1)
@@ -252,6 +278,10 @@ def _tone(generator: torch.Generator, count: int, probability: float, spread: fl
 
 def _toned(images: Tensor, tone: Tensor) -> Tensor:
     """``images`` [B,C,H,W] in [0,1] to the power of ``tone`` [B]; powers of 1 cost nothing."""
+    if images.device.type != "cpu":  # to know which, the host would have to wait
+        return torch.where(
+            (tone == 1)[:, None, None, None], images, images ** tone[:, None, None, None]
+        )
     (changed,) = torch.nonzero(tone != 1, as_tuple=True)
     return images.index_copy(0, changed, images[changed] ** tone[changed, None, None, None])
 
@@ -268,13 +298,17 @@ class SyntheticPairs:
 
     Args:
         images: the joints to draw from; those with an overlap (>= 20 px) are left out.
+        device: where they lie and pairs are made; random numbers are always the host's, so that
+            every device draws the same.
 
     Raises:
         InputError: no joint without overlap and with a background is among ``images``, or the
             images are not square and of one size.
     """
 
-    def __init__(self, images: Sequence[JointImage]) -> None:
+    def __init__(
+        self, images: Sequence[JointImage], device: torch.device = _CPU
+    ) -> None:
         pixels, masks, backgrounds, centres = [], [], [], []
         for joint in images:
             arrays = read_joint(joint)
@@ -296,8 +330,8 @@ class SyntheticPairs:
         self.planes = torch.from_numpy(np.stack([
             np.stack((image, *(255 * mask), background))
             for image, mask, background in zip(pixels, masks, backgrounds, strict=True)
-        ]))
-        self.centres = torch.tensor(centres, dtype=torch.float32)
+        ])).to(device)
+        self.centres = torch.tensor(centres, dtype=torch.float32).to(device)
 
     def __len__(self) -> int:
         return len(self.planes)
@@ -340,6 +374,7 @@ class SyntheticPairs:
         """
         g, n = generator, count
         size = data.crop if size is None else size
+        native = _native(size)
         taper = data.rim_taper * torch.rand(n, generator=_beside(g)) if data.rim_taper else None
         plain = torch.ones(n, dtype=torch.bool) if protocol else _chance(g, n, data.protocol_share)
         first = torch.randint(len(self), (n,), generator=g)
@@ -353,46 +388,52 @@ class SyntheticPairs:
         turns = torch.where(plain[:, None], torch.zeros(n, 2), 3 * torch.randn(n, 2, generator=g))
         tone = _tone(g, n, 0.4 if data.tone_curves and not protocol else 0.0, 0.15)
 
-        one, none = torch.ones(n), torch.zeros(n)
+        # Real overlaps are explained by larger k than the background's (evaluation.md).
+        drawn = _chance(g, n, data.soft_tissue_share)
+        soft_tissue = _uniform(g, n, *data.soft_tissue_range)
+        zoom = torch.where(plain, torch.full((n,), _PROTOCOL_ZOOM), _uniform(g, n, *_ZOOM))
+        none = torch.zeros(n)
+        jitter_rows = torch.round(_uniform(g, n, -6, 6)) if not protocol else none
+        jitter_columns = torch.round(_uniform(g, n, -16, 16)) if not protocol else none
+        offset = _uniform(g, 2 * n, -0.5, 0.5).view(n, 2)
+        flip = torch.zeros(n, dtype=torch.bool) if protocol else _chance(g, n, 0.5)
         # The window follows the overlap: the mean of the two moves.
         follow = torch.round((rows[:, 0] - rows[:, 1]) / 2)
+        middle = offset + torch.tensor([native[0] // 2, native[1] // 2])
+        jitter = torch.stack((jitter_rows, jitter_columns), dim=1)
+        (plain, first, second, rows, columns, turns, tone, drawn, soft_tissue, zoom, none, follow,
+         middle, jitter, flip) = self._send(
+            plain, first, second, rows, columns, turns, tone, drawn, soft_tissue, zoom, none,
+            follow, middle, jitter, flip,
+        )
+        one = none + 1
+
         layers, masks, tissue = [], [], None
         for bone, (index, sign) in enumerate(((first, 1.0), (second, -1.0))):
             shift = torch.stack((sign * rows[:, bone] - follow, columns * sign / 2), dim=1)
-            window = _Window.around(self.centres[index], _NATIVE, shift, turns[:, bone], one)
+            window = _Window.around(self.centres[index], native, shift, turns[:, bone], one)
             stack = window.sample_of(self.planes, index, (0, 1 + bone))
             mask = (stack[:, 1:] > 0.5).float()
             layers.append(_toned(stack[:, :1].clamp(0, 1), tone) * mask)
             masks.append(mask)
             if bone == 0:
                 still = _Window.around(
-                    self.centres[index], _NATIVE, torch.stack((-follow, none), dim=1), none, one
+                    self.centres[index], native, torch.stack((-follow, none), dim=1), none, one
                 )
                 tissue = _toned(still.sample_of(self.planes, index, (3,)), tone)
         layer, mask = torch.cat(layers, dim=1), torch.cat(masks, dim=1)
         if taper is not None:
-            layer = taper_rims(layer, mask, torch.where(plain, none, taper))
+            layer = taper_rims(layer, mask, torch.where(plain, none, *self._send(taper)))
         overlap = mask[:, :1] * mask[:, 1:]
         assert tissue is not None
         k = (tissue * overlap).sum(dim=(1, 2, 3)) / overlap.sum(dim=(1, 2, 3)).clamp(min=1)
-        # Real overlaps are explained by larger k than the background's (evaluation.md).
-        drawn = _chance(g, n, data.soft_tissue_share)
-        other = torch.where(drawn, _uniform(g, n, *data.soft_tissue_range), k)
-        k = torch.where(plain, k, other)
+        k = torch.where(plain | ~drawn, k, soft_tissue)
 
         image = compose_layers(layer, mask, k).clamp(0, 1)
         image = torch.where(rim(overlap) > 0, _blur3(image), image)
         image = image * (mask.amax(dim=1, keepdim=True))
 
-        zoom = torch.where(plain, torch.full((n,), _PROTOCOL_ZOOM), _uniform(g, n, 0.9, 1.2))
-        jitter_rows = torch.round(_uniform(g, n, -6, 6)) if not protocol else none
-        jitter_columns = torch.round(_uniform(g, n, -16, 16)) if not protocol else none
-        offset = _uniform(g, 2 * n, -0.5, 0.5).view(n, 2)
-        middle = torch.tensor([[_NATIVE[0] // 2, _NATIVE[1] // 2]]).float().expand(n, 2)
-        jitter = torch.stack((jitter_rows, jitter_columns), dim=1)
-        window = _Window.around(middle + offset, size, jitter, none, zoom)
-        if not protocol:
-            window = window.mirrored(_chance(g, n, 0.5))
+        window = _Window.around(middle, size, jitter, none, zoom).mirrored(flip)
         out = window.sample(torch.cat((image, layer, mask), dim=1))
         image, layer, mask = out[:, :1], out[:, 1:3], (out[:, 3:] > 0.5).float()
         image = image * mask.amax(dim=1, keepdim=True)
@@ -400,19 +441,25 @@ class SyntheticPairs:
         valid = (mask[:, :1] * mask[:, 1:] > 0).expand(-1, 2, -1, -1)
         return PairBatch(image, mask, layer, valid, k)
 
+    def _send(self, *drawn: Tensor) -> list[Tensor]:
+        return sent(self.planes.device, *drawn)
+
 
 def _variation(
-    generator: torch.Generator, count: int, data: DataConfig
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """How crops of real overlaps are varied: shift [B,2], degrees [B], zoom [B], tone [B]."""
+    records: int, generator: torch.Generator, count: int, data: DataConfig, device: torch.device
+) -> list[Tensor]:
+    """Which of ``records`` real overlaps are drawn, and how their crops are varied: record, shift
+    [B,2], degrees, zoom, tone and whether they are mirrored, each [B]."""
     g, n = generator, count
+    record = torch.randint(records, (n,), generator=g)
     still = _chance(g, n, 0.4)
     turn = torch.where(still, torch.zeros(n), 4 * torch.randn(n, generator=g))
     zoom = torch.where(still, torch.ones(n), _uniform(g, n, 0.92, 1.12))
     shift = torch.stack((
         torch.round(_uniform(g, n, -8, 8)), torch.round(_uniform(g, n, -20, 20))
     ), dim=1)
-    return shift, turn, zoom, _tone(g, n, 0.5 if data.tone_curves else 0.0, 0.15)
+    tone = _tone(g, n, 0.5 if data.tone_curves else 0.0, 0.15)
+    return sent(device, record, shift, turn, zoom, tone, _chance(g, n, 0.5))
 
 
 class VisitPairs:
@@ -421,27 +468,31 @@ class VisitPairs:
     Args:
         truths: what :func:`blsgan.data.visits.visit_truths` found.
         images: the images it was given, to read A's pixels and masks.
+        device: see :class:`SyntheticPairs`.
 
     Raises:
         InputError: there is no truth at all, or the images are not square and of one size.
     """
 
-    def __init__(self, truths: Sequence[VisitTruth], images: Sequence[JointImage]) -> None:
+    def __init__(
+        self, truths: Sequence[VisitTruth], images: Sequence[JointImage],
+        device: torch.device = _CPU,
+    ) -> None:
         if not truths:
             raise InputError("the split has no overlap that another visit of the joint shows free")
         listed = {image.name: image for image in images}
         names = sorted({truth.image for truth in truths})
         position = {name: index for index, name in enumerate(names)}
-        self.planes = _planes([read_joint(listed[name]) for name in names])
-        self.index = torch.tensor([position[truth.image] for truth in truths])
-        self.bone = torch.tensor([truth.bone for truth in truths])
+        self.planes = _planes([read_joint(listed[name]) for name in names]).to(device)
+        self.index = torch.tensor([position[truth.image] for truth in truths]).to(device)
+        self.bone = torch.tensor([truth.bone for truth in truths]).to(device)
         # float16 [M,2,H,W]: the truth, and 1 where it holds.
         self.truth = torch.from_numpy(np.stack([
             np.stack((t.truth, t.valid)).astype(np.float16) for t in truths
-        ]))
+        ])).to(device)
         self.centres = torch.tensor([
             [np.round(np.mean(where)) for where in np.nonzero(truth.valid)] for truth in truths
-        ], dtype=torch.float32)
+        ], dtype=torch.float32).to(device)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -451,17 +502,18 @@ class VisitPairs:
     ) -> PairBatch:
         """Draws ``count`` pairs of size ``data.crop``, varied by shift, rotation, zoom, tone and
         flip."""
-        record = torch.randint(len(self), (count,), generator=generator)
-        shift, turn, zoom, tone = _variation(generator, count, data)
+        record, shift, turn, zoom, tone, flip = _variation(
+            len(self), generator, count, data, self.planes.device
+        )
         window = _Window.around(self.centres[record], data.crop, shift, turn, zoom)
-        return self._crops(record, window.mirrored(_chance(generator, count, 0.5)), tone)
+        return self._crops(record, window.mirrored(flip), tone)
 
     def all(self, *, size: tuple[int, int] = _DATA.crop) -> PairBatch:
         """Every pair once, its pixels as they are."""
-        n = len(self)
-        still, one = torch.zeros(n), torch.ones(n)
-        window = _Window.around(self.centres, size, torch.zeros(n, 2), still, one)
-        return self._crops(torch.arange(n), window, one)
+        still = torch.zeros_like(self.centres)
+        one = still[:, 0] + 1
+        window = _Window.around(self.centres, size, still, still[:, 0], one)
+        return self._crops(torch.arange(len(self), device=one.device), window, one)
 
     def _crops(self, record: Tensor, window: _Window, tone: Tensor) -> PairBatch:
         bone = self.bone[record]
@@ -475,7 +527,7 @@ class VisitPairs:
         overlap = mask[:, :1] * mask[:, 1:] > 0
         return PairBatch(
             image, mask, truth.expand(-1, 2, -1, -1), valid & chosen & overlap,
-            torch.full((len(record),), float("nan")),
+            torch.full((len(record),), float("nan"), device=record.device),
         )
 
 
@@ -484,20 +536,23 @@ class RealOverlaps:
 
     Args:
         images: the joints to draw from; those without an overlap (< 20 px) are left out.
+        device: see :class:`SyntheticPairs`.
 
     Raises:
         InputError: there is no overlap at all, or the images are not square and of one size.
     """
 
-    def __init__(self, images: Sequence[JointImage]) -> None:
+    def __init__(
+        self, images: Sequence[JointImage], device: torch.device = _CPU
+    ) -> None:
         arrays = [read_joint(joint) for joint in images]
         arrays = [a for a in arrays if overlap_px(a.masks) >= MIN_OVERLAP_PX]
         if not arrays:
             raise InputError("the split has no joint with an overlap; set data.real=0")
-        self.planes = _planes(arrays)
+        self.planes = _planes(arrays).to(device)
         self.centres = torch.tensor([
             [np.round(np.mean(where)) for where in np.nonzero(a.masks.all(axis=0))] for a in arrays
-        ], dtype=torch.float32)
+        ], dtype=torch.float32).to(device)
 
     def __len__(self) -> int:
         return len(self.planes)
@@ -506,14 +561,14 @@ class RealOverlaps:
         self, count: int, generator: torch.Generator, data: DataConfig = _DATA
     ) -> PairBatch:
         """Draws ``count`` overlaps, varied as visit pairs are; no pixel is valid."""
-        record = torch.randint(len(self), (count,), generator=generator)
-        shift, turn, zoom, tone = _variation(generator, count, data)
-        window = _Window.around(self.centres[record], data.crop, shift, turn, zoom)
-        window = window.mirrored(_chance(generator, count, 0.5))
+        record, shift, turn, zoom, tone, flip = _variation(
+            len(self), generator, count, data, self.planes.device
+        )
+        window = _Window.around(self.centres[record], data.crop, shift, turn, zoom).mirrored(flip)
         seen = window.sample_of(self.planes, record, (0, 1, 2))
         masks = (seen[:, 1:] > 0.5).float()
         image = _toned(seen[:, :1].clamp(0, 1), tone) * masks.amax(dim=1, keepdim=True)
         return PairBatch(
             image, masks, torch.zeros_like(masks), torch.zeros_like(masks, dtype=torch.bool),
-            torch.full((count,), float("nan")),
+            torch.full((count,), float("nan"), device=record.device),
         )

@@ -18,7 +18,13 @@ from blsgan.data.visits import PROTOCOL, TRAINING
 from blsgan.errors import InputError, UsageError
 from blsgan.training.config import DataConfig, Stage, TrainingConfig
 from blsgan.training.images import Deck, WholeImages, protocol_shifts
-from blsgan.training.pairs import PairBatch, RealOverlaps, SyntheticPairs, VisitPairs
+from blsgan.training.pairs import (
+    PairBatch,
+    RealOverlaps,
+    SyntheticPairs,
+    VisitPairs,
+    sent,
+)
 
 _VALIDATION_SEED = 7
 
@@ -88,7 +94,7 @@ class _Crops:
         device: torch.device,
         own_draws: int | None,
     ) -> None:
-        self._device, self._own_draws = device, own_draws
+        self._own_draws = own_draws
         # A network judges k best in crops of the size it is trained on.
         size = parts[-1].crop
         self.validation = SyntheticPairs(validation).draw(
@@ -99,13 +105,15 @@ class _Crops:
         self._visits: VisitPairs | None = None
         self._real: RealOverlaps | None = None
         if any(part.visits for part in parts):
-            self._visits = VisitPairs(cached_visit_truths(training, cache, TRAINING), training)
+            self._visits = VisitPairs(
+                cached_visit_truths(training, cache, TRAINING), training, device
+            )
             truths = cached_visit_truths(validation, cache, PROTOCOL)
             if truths:
                 self.validation_visits = VisitPairs(truths, validation).all(size=size)
         if any(part.real for part in parts):
-            self._real = RealOverlaps(training)
-        self._synthetic = SyntheticPairs(training)
+            self._real = RealOverlaps(training, device)
+        self._synthetic = SyntheticPairs(training, device)
 
     def epoch(self, data: DataConfig) -> int:
         counts = [(len(self._synthetic), data.synthetic)]
@@ -127,7 +135,7 @@ class _Crops:
             batch = PairBatch.join(batch, visits)
         if data.real and self._real is not None:
             batch = PairBatch.join(batch, self._real.draw(data.real, of("real"), data))
-        return batch.to(self._device)
+        return batch
 
 
 class _Images:
@@ -165,16 +173,11 @@ class _Images:
         data, turn = stage.data, step - stage.first
         index = self._deck(stage, "synthetic").draw(turn * data.synthetic, data.synthetic)
         shifts = protocol_shifts(data.synthetic, random)
-        batch = self._images.synthetic(self._send(index), self._send(shifts))
+        batch = self._images.synthetic(*sent(self._device, index, shifts))
         if data.real:
             index = self._deck(stage, "real").draw(turn * data.real, data.real)
-            batch = PairBatch.join(batch, self._images.real(self._send(index)))
+            batch = PairBatch.join(batch, self._images.real(*sent(self._device, index)))
         return batch
-
-    def _send(self, tensor: torch.Tensor) -> torch.Tensor:
-        if self._device.type == "cuda":  # from pinned memory no copy makes the host wait
-            return tensor.pin_memory().to(self._device, non_blocking=True)
-        return tensor
 
     def _deck(self, stage: Stage, kind: str) -> Deck:
         key = stage.first, kind

@@ -146,6 +146,20 @@ def test_the_same_generator_gives_the_same_pairs(synthetic, visits):
         assert not torch.equal(first.image, other.image)
 
 
+@pytest.mark.parametrize("options", [{}, {"rim_taper": 0.5, "crop": (96, 160)}])
+def test_pairs_are_made_on_the_device_and_the_host_never_waits_for_it(everything, options):
+    """On the meta device nothing has a value: what reads one back, or mixes devices, fails."""
+    meta = torch.device("meta")
+    data = DataConfig(**options)
+    truths = list(visit_truths(everything, TRAINING))
+    for pairs in (SyntheticPairs(everything, meta), VisitPairs(truths, everything, meta),
+                  RealOverlaps(everything, meta)):
+        for value in vars(draw(pairs, 3, data=data)).values():
+            assert value.device == meta
+            assert value.shape[0] == 3
+            assert value.ndim == 1 or value.shape[2:] == data.crop
+
+
 def test_visit_pairs_as_they_are_hold_the_radiograph_s_own_pixels(visits, everything):
     batch = visits.all(size=(256, 256))
     listed = {joint.name: joint for joint in everything}
