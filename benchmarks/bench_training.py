@@ -6,12 +6,12 @@ The naive loop is how such a method is usually written: for every sample files a
 overlap is composed with OpenCV, the generator runs twice in a step (once for the other player or
 for the log, once to learn), losses are eager float32 PyTorch, and each is read with ``.item()``.
 Both train networks of the same size on batches of the same kind and size, from the same files, in
-one process and in turns; ``lite`` has no second player, ``paper`` has. Networks of ours are in the
-preset's precision (bfloat16), the naive loop's in float32, as written by default. Peak memory is that
-of a process of its own for each of the four, in the first stage. A stage with large crops in some
-steps is timed over steps of both sizes, and a row is of one step on average. Without ``--data`` the joints are phantoms. ``--check``
-ends with status 1 when a target is missed: 3 times for ``lite``, 1.5 times for ``paper``, and 3 %
-of a step for its data.
+one process and in turns; ``lite`` has no second player, ``paper`` has. Our networks run in the
+preset's precision (bfloat16), the naive ones in float32, as they are when nobody says otherwise.
+Peak memory is that of a process of its own for each of the four, in the first stage. A stage with
+large crops in some steps is timed over steps of both sizes; its row is of one step on average.
+Without ``--data`` the joints are phantoms. ``--check`` ends with status 1 when a target is missed:
+3 times for ``lite``, 1.5 times for ``paper``, and 3 % of a step for its data.
 """
 
 from __future__ import annotations
