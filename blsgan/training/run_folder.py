@@ -62,15 +62,28 @@ def first_weights(init: str | Path, task: Task = SEPARATION) -> WeightsFile:
     return weights.load(weights.safetensors)
 
 
+def check_run(run: Path, resume: bool) -> None:
+    """Asks whether a run can begin in that folder, or go on there; makes nothing.
+
+    Raises:
+        UsageError: it holds a run already, or none to resume.
+        OutputError: it cannot be written.
+    """
+    check_writable_folder(run)
+    begun = (run / CONFIG_FILE).exists()
+    if not resume and begun:
+        raise UsageError(f"{run}: holds a run already; add --resume to go on with it or choose "
+                         "another folder")
+    if resume and not begun:
+        # A kill before the first step leaves registered visits, which a new run there reads.
+        raise UsageError(f"{run}: holds no run to resume (no {CONFIG_FILE}); start it there "
+                         "without --resume")
+
+
 @contextlib.contextmanager
 def prepared(run: Path, resume: bool) -> Iterator[None]:
     """The run's folder, checked, made and held."""
-    check_writable_folder(run)
-    if not resume and (run / CONFIG_FILE).exists():
-        raise UsageError(f"{run}: holds a run already; add --resume to go on with it or choose "
-                         "another folder")
-    if resume and not (run / CONFIG_FILE).exists():
-        raise UsageError(f"{run}: holds no run to resume (no {CONFIG_FILE})")
+    check_run(run, resume)
     run.mkdir(parents=True, exist_ok=True)
     with locked(run):
         yield

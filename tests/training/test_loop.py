@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from blsgan.training import loop, run_folder
 from blsgan.training.config import load_config, stages_of
 from blsgan.training.loop import DivergedError, Trainer, run_config, train
 from blsgan.training.optimisers import learning_rate_share
-from blsgan.training.sources import load_sources
+from blsgan.training.sources import check_sources, load_sources
 
 
 def run_cli(*arguments):
@@ -159,6 +160,102 @@ def test_what_cannot_be_done_is_one_sentence(dataset, tiny, tmp_path, finished):
         with pytest.raises(UsageError, match="sees 0 CUDA devices"):
             train(dataset, tmp_path / "none", tiny, device="cuda")
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        (["model.configuration.width=4"], WeightsError, "'lite' has no option 'width'; it takes "
+                                                        "widths, blocks, layers"),
+        (["model.architecture=swin", "model.configuration={soft_tissue: zero}",
+          "data.crop=[32, 32]"], UsageError, "'data.crop' is 32x32 px.*'swin' needs more"),
+        (["model.architecture=unet", "model.configuration={soft_tissue: zero}",
+          "data.crop=[48, 112]"], UsageError, "'unet' needs multiples of 32"),
+    ],
+)
+def test_a_model_that_cannot_be_trained_is_refused_before_data_is_read(
+    tiny_changes, tmp_path, changes, error, words
+):
+    if "swin" in changes[0]:
+        pytest.importorskip("monai")
+    config = load_config("fine-tune", [*tiny_changes, *changes])
+    with pytest.raises(error, match=words):
+        train(tmp_path / "nowhere", tmp_path / "run", config)
+    assert not (tmp_path / "run").exists()
+
+
+def edited(dataset, tmp_path, edit):
+    """A copy of the dataset with its list changed: entries -> entries."""
+    root = tmp_path / "Data"
+    shutil.copytree(dataset, root)
+    path = root / "LS_K1_all_train"
+    path.write_text(json.dumps(edit(json.loads(path.read_text()))))
+    return root
+
+
+def test_missing_files_are_counted_before_training(dataset, tiny, tmp_path):
+    root = edited(dataset, tmp_path, lambda entries: entries)
+    (root / json.loads((root / "LS_K1_all_train").read_text())[0]["upper"]).unlink()
+    with pytest.raises(InputError, match=r"1 of 24 files that its lists name are missing"):
+        train(root, tmp_path / "run", tiny)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_images_of_several_sizes_are_named(dataset, tiny, tmp_path, packed):
+    from PIL import Image
+
+    from blsgan.data.packed import pack
+
+    root = edited(dataset, tmp_path, lambda entries: entries)
+    entry = json.loads((root / "LS_K1_all_train").read_text())[-1]
+    for path in entry.values():
+        with Image.open(root / path) as picture:
+            picture.resize((128, 128), Image.Resampling.NEAREST).save(root / path)
+    if packed:
+        pack(load_root(root), tmp_path / "packed")
+        root = tmp_path / "packed"
+    words = r"a(\.jpg)? 256x256, \S+b(\.jpg)? 128x128; `blsgan data verify`"
+    with pytest.raises(InputError, match=words):
+        train(root, tmp_path / "run", tiny)
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_second_visits_the_way_out_is_said(dataset, tiny, tmp_path):
+    root = edited(dataset, tmp_path, lambda entries: entries[1::2])
+    with pytest.raises(InputError, match=r"none of the 1 training.*: --set data\.visits=0"):
+        train(root, tmp_path / "run", tiny)
+    assert not (tmp_path / "run").exists()
+    staged = load_config("lite", ["stages.1.data.visits=0"])
+    with pytest.raises(InputError, match=r"0\.data\.visits=0 --set stages\.2\.data\.visits=0"):
+        check_sources(staged, load_root(root))
+    # Two visits, neither of which has an overlap.
+    twice = edited(root, tmp_path / "twice", lambda entries: entries * 2)
+    images = load_root(twice)
+    images += [replace(image, image=image.image.with_name("c.jpg")) for image in images]
+    for image in images:
+        if not image.image.exists():
+            shutil.copy(image.image.with_name("b.jpg"), image.image)
+    with pytest.raises(InputError, match=r"no training joint has an overlap.*data\.visits=0"):
+        load_sources(tiny, images, None, torch.device("cpu"))
+
+
+def test_a_run_killed_before_its_first_step_starts_again(
+    dataset, tiny, tmp_path, registered, monkeypatch
+):
+    run = registered(tmp_path / "run")
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "describe_run", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(dataset, run, tiny)
+    assert (run / "checkpoints").exists()
+    with pytest.raises(UsageError, match=r"no run to resume.*; start it there without"):
+        run_config(run)
+    assert train(dataset, run, tiny.model_copy(update={"steps": 1})).exists()
 
 
 def test_a_checkpoint_of_another_model_is_refused(dataset, tiny, tmp_path, finished):
