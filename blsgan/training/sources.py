@@ -80,7 +80,8 @@ def _visit_keys(config: TrainingConfig) -> list[str]:
 
 def _no_visits(config: TrainingConfig, why: str) -> InputError:
     out = " ".join(f"--set {key}=0" for key in _visit_keys(config))
-    return InputError(f"{why}, whose truth the configuration asks for; train without it: {out}")
+    return InputError(f"{why}, whose truth the configuration asks for; `blsgan train` does "
+                      f"without: {out}")
 
 
 def load_sources(
