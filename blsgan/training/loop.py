@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from blsgan.backends import WeightsFile
-from blsgan.data.layout import check_complete, load_root
+from blsgan.data.layout import JointImage, check_complete, load_root
 from blsgan.errors import BlsganError, InputError, UsageError
 from blsgan.models import build_generator, load_generator, save_weights
 from blsgan.models.backbones import BackboneGenerator
@@ -215,6 +215,8 @@ class Trainer:
                 layers, soft_tissue, batch, stage.loss, synthetic=stage.data.synthetic,
                 verdict=verdict,
             )
+            if not stage.data.visits:
+                del terms.parts["visits_db"]  # of nothing: 0
             self.generator.zero_grad()
             terms.total.backward()
         with self.phase("optimiser"):
@@ -345,7 +347,8 @@ class Trainer:
             if self.supervised:
                 restore_optimiser(self._supervisor_optimiser, groups["supervisor_optimiser"])
         except (RuntimeError, ValueError, IndexError) as error:
-            raise InputError("the checkpoint is of another model than the run's configuration "
+            raise InputError("the checkpoint is of another model or optimiser.method than the "
+                             "run's configuration "
                              f"({self.config.model.architecture}); restore config.yaml or start "
                              "the run anew in another folder") from error
         self._random.set_state(checkpoint.tensors["random"])
@@ -455,7 +458,7 @@ def train(
             board = None
             if world.first:
                 if not resume:
-                    _begin_run(trainer, run, root, given)
+                    _begin_run(trainer, run, root, images, given)
                 if tensorboard:
                     board = held.enter_context(Board(run / TENSORBOARD, trainer.step))
             metrics = _loop(trainer, run, report if world.first else _silent, board)
@@ -478,11 +481,12 @@ def _silent(*ignored: Any) -> None:
 
 
 def _begin_run(
-    trainer: Trainer, run: Path, root: str | Path, given: WeightsFile | None
+    trainer: Trainer, run: Path, root: str | Path, images: Sequence[JointImage],
+    given: WeightsFile | None,
 ) -> None:
     config = trainer.config
     save_checkpoint(run / CHECKPOINTS, trainer.checkpoint(), config.keep_checkpoints)
-    described = environment(root, trainer.device, trainer.world.size)
+    described = environment(root, images, trainer.device, trainer.world.size)
     describe_run(run, described, given, config.dump())
 
 

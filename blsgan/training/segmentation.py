@@ -435,7 +435,7 @@ def train_segmenter(
             if first is not None:
                 trainer.start_from(first.path)
             save_checkpoint(run / CHECKPOINTS, trainer.checkpoint(), config.keep_checkpoints)
-            describe_run(run, environment(root, target), first, config.dump())
+            describe_run(run, environment(root, images, target), first, config.dump())
         metrics = metrics_until(run / METRICS_FILE, trainer.step)
         _loop(trainer, run, metrics, report)
         card = trained_card(

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from blsgan.backends import create
-from blsgan.data.layout import load_root
+from blsgan.data.layout import content_digest, load_root
 from blsgan.errors import InputError, UsageError, WeightsError
 from blsgan.models import load_generator
 from blsgan.training import loop, run_folder
@@ -156,6 +156,8 @@ def test_what_cannot_be_done_is_one_sentence(dataset, tiny, tmp_path, finished):
         train(dataset, tmp_path / "none", tiny, device="gpu7")
     with pytest.raises(InputError, match="not a folder"):
         train(tmp_path / "nowhere", tmp_path / "none", tiny)
+    with pytest.raises(InputError, match=f"is a list file.*; give the folder .*, {dataset}$"):
+        train(dataset / "LS_K1_all_train", tmp_path / "none", tiny)
     if not torch.cuda.is_available():
         with pytest.raises(UsageError, match="sees 0 CUDA devices"):
             train(dataset, tmp_path / "none", tiny, device="cuda")
@@ -223,7 +225,7 @@ def test_images_of_several_sizes_are_named(dataset, tiny, tmp_path, packed):
 
 def test_without_second_visits_the_way_out_is_said(dataset, tiny, tmp_path):
     root = edited(dataset, tmp_path, lambda entries: entries[1::2])
-    with pytest.raises(InputError, match=r"none of the 1 training.*: --set data\.visits=0"):
+    with pytest.raises(InputError, match=r"none of the 1 training.*without: --set data\.visits=0"):
         train(root, tmp_path / "run", tiny)
     assert not (tmp_path / "run").exists()
     staged = load_config("lite", ["stages.1.data.visits=0"])
@@ -265,6 +267,22 @@ def test_a_checkpoint_of_another_model_is_refused(dataset, tiny, tmp_path, finis
         train(dataset, run, other, resume=True)
 
 
+def test_a_checkpoint_of_another_optimiser_is_refused(dataset, tiny, finished):
+    run, _, _ = finished
+    images, cpu = load_root(dataset), torch.device("cpu")
+    sources = load_sources(tiny, images, run, cpu)
+    trainer = Trainer(tiny, sources, cpu)
+    trainer.train_step()
+    saved = trainer.checkpoint()
+    muon = tiny.optimiser.model_copy(update={"method": "muon"})
+    other = Trainer(tiny.model_copy(update={"optimiser": muon}), sources, cpu)
+    with pytest.raises(InputError, match=r"another model or optimiser\.method"):
+        other.restore(saved)
+    other.train_step()
+    with pytest.raises(InputError, match=r"another model or optimiser\.method"):
+        trainer.restore(other.checkpoint())
+
+
 def test_two_processes_cannot_train_in_one_folder(dataset, tiny, finished):
     run, _, _ = finished
     with run_folder.locked(run), pytest.raises(UsageError, match="another process"):
@@ -283,6 +301,83 @@ def test_learning_rate_warms_up_and_decays(tiny):
     assert max(shares) == pytest.approx(decayed, abs=1e-2)
     assert shares[-1] == pytest.approx(config.optimiser.final_share, abs=1e-3)
     assert np.argmax(shares) == peak
+
+
+def test_terms_that_a_stage_does_not_have_are_not_reported(dataset, tiny):
+    data = tiny.data.model_copy(update={"visits": 0})
+    config = tiny.model_copy(update={"data": data})
+    sources = load_sources(config, load_root(dataset), None, torch.device("cpu"))
+    trainer = Trainer(config, sources, torch.device("cpu"))
+    assert trainer.train_step().names() == ["loss", "synthetic_db", "soft_tissue"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", ["compile", "deterministic"])
+def test_compiled_and_deterministic_runs_end(dataset, tiny, tmp_path, registered, key):
+    if key == "compile" and shutil.which("c++") is None:
+        pytest.skip("torch.compile needs a compiler")
+    config = tiny.model_copy(update={"steps": 2, "validate_every": 2, key: True})
+    try:
+        card = train(dataset, registered(tmp_path / "run"), config)
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.compiler.reset()
+    assert json.loads(card.read_text())["trained"]["config"][key]
+    assert np.isfinite(json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["loss"])
+
+
+def invoke(*arguments, **environment):
+    from click.testing import CliRunner
+
+    from blsgan.cli.train import command
+
+    return CliRunner(env=environment).invoke(command, list(map(str, arguments)))
+
+
+def test_a_dry_run_asks_for_a_dataset(tmp_path):
+    result = invoke("--data", tmp_path / "nowhere", "-o", tmp_path / "run", "--dry-run")
+    assert isinstance(result.exception, InputError)
+    assert result.stdout == ""
+
+
+def test_what_only_another_process_meets_is_said(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise InputError("its disk is away")
+
+    monkeypatch.setattr(loop, "train", fail)
+    result = invoke("--data", tmp_path, "-o", tmp_path / "run", RANK="1")
+    assert result.exit_code == 1
+    assert "process 1: its disk is away" in result.stderr
+
+
+def test_the_environment_names_data_and_code(finished, dataset, tmp_path):
+    described = json.loads((finished[0] / "environment.json").read_text())
+    assert described["data_sha256"] == content_digest(load_root(dataset))
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    package = tmp_path / "package"
+    package.mkdir()
+    init = package / "__init__.py"
+    init.write_text("one")
+
+    def git(*arguments):
+        identity = ("-c", "user.name=n", "-c", "user.email=e@e")
+        return subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True,
+                              capture_output=True, text=True).stdout.strip()
+
+    git("init", "-q")
+    (tmp_path / "theirs").write_text("")
+    git("add", "theirs")
+    git("commit", "-qm", "theirs")
+    assert run_folder.commit_of(init) is None  # installed into somebody's repository
+    git("add", "package")
+    git("commit", "-qm", "ours")
+    commit = git("rev-parse", "HEAD")
+    (tmp_path / "theirs").write_text("changed")
+    (package / "new").write_text("")
+    assert run_folder.commit_of(init) == commit
+    init.write_text("two")
+    assert run_folder.commit_of(init) == f"{commit}+"
 
 
 def test_dry_run_prints_the_configuration_and_touches_nothing(dataset, tmp_path):
