@@ -444,13 +444,16 @@ def train(
         with contextlib.ExitStack() as held:
             if world.first:
                 held.enter_context(prepared(run, resume))
+            found = None
+            if resume:
+                found = load_checkpoint(run / CHECKPOINTS, warn if world.first else _silent)
+            if world.first:
                 sources = load_sources(config, images, run, target)
             world.wait()  # the first process registers the visits, the others read what it found
             if not world.first:
                 sources = load_sources(config, images, run, target)
             trainer = Trainer(config, sources, target, world)
-            if resume:
-                found = load_checkpoint(run / CHECKPOINTS, warn if world.first else _silent)
+            if found is not None:
                 trainer.restore(found)
             elif given is not None:
                 trainer.start_from(given.path)

@@ -242,6 +242,17 @@ def test_without_second_visits_the_way_out_is_said(dataset, tiny, tmp_path):
         load_sources(tiny, images, None, torch.device("cpu"))
 
 
+def test_a_run_whose_checkpoints_are_gone_is_refused_before_visits_are_registered(
+    dataset, tiny, tmp_path
+):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(tiny.dump())
+    with pytest.raises(InputError, match=r"no checkpoint.*without --resume in another folder"):
+        train(dataset, run, tiny, resume=True)
+    assert not list(run.glob("registration-*"))
+
+
 def test_a_run_killed_before_its_first_step_starts_again(
     dataset, tiny, tmp_path, registered, monkeypatch
 ):
@@ -408,6 +419,7 @@ def test_a_run_can_start_from_given_weights(dataset, tiny, tmp_path, registered,
     assert 0 < max(moved) < 0.01
     other = load_config("fine-tune", ["model.configuration.widths=[6, 6, 6, 8]", "steps=1"])
     with pytest.raises(InputError, match="is not of the configuration's model"):
-        train(dataset, registered(tmp_path / "other"), other, init=card)
+        train(dataset, tmp_path / "other", other, init=card)
+    assert not (tmp_path / "other").exists()
     with pytest.raises(WeightsError, match="no weights called 'nobody'"):
         train(dataset, tmp_path / "third", one, init="nobody")
