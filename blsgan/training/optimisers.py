@@ -115,9 +115,6 @@ class Optimisers:
         Raises:
             ValueError: it is of another method or network.
         """
-        given = {int(name.split(".", 1)[0]) for name in tensors}
-        if given and given != set(range(len(self._all))):
-            raise ValueError(f"the state is of {len(given)} optimisers, not {len(self._all)}")
         for number, optimiser in enumerate(self._all):
             prefix = f"{number}."
             restore_optimiser(optimiser, {
