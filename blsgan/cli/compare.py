@@ -15,7 +15,9 @@ from blsgan.errors import InputError, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from blsgan.data.layout import JointImage
     from blsgan.evaluation.compare import Recorded
+    from blsgan.evaluation.methods import Method
 
 EVALUATIONS = "evaluations"
 
@@ -52,6 +54,8 @@ def command(
     from rich.console import Console
 
     from blsgan.evaluation.compare import compare, find_evaluation, load_evaluation
+    from blsgan.evaluation.methods import Method
+    from blsgan.evaluation.networks import from_weights
     from blsgan.io.atomic import check_writable_folder
 
     status = Console(stderr=True)
@@ -65,15 +69,18 @@ def command(
                          "keep it")
     if output is not None:
         check_writable_folder(output)
-    evaluations = []
+    # All that can be refused comes first, an evaluation takes minutes.
+    found: dict[str, Recorded | Method] = {}
     for run, label in zip(runs, labels, strict=True):
         path = find_evaluation(Path(run))
-        if path is not None:
-            evaluations.append(load_evaluation(path, label))
-        else:
-            assert root is not None, "asked for above"
+        found[label] = load_evaluation(path, label) if path is not None else from_weights(run)
+    images = _images(root, split) if missing and root is not None else []
+    evaluations = []
+    for label, given in found.items():
+        if isinstance(given, Method):
             assert output is not None, "asked for above"
-            evaluations.append(_evaluate(run, label, root, split, seed, output, status))
+            given = _evaluate(given, label, images, split, seed, output, status)
+        evaluations.append(given)
     comparison = compare(evaluations, closed_forms=closed_forms)
     if output is not None:
         written = comparison.write(output)
@@ -98,25 +105,29 @@ def _labels(runs: Sequence[str]) -> list[str]:
     return list(runs)
 
 
-def _evaluate(
-    run: str, label: str, root: Path, split: str, seed: int, output: Path, status: Console
-) -> Recorded:
-    """Evaluates weights now, or finds the evaluation of the same weights and images made before."""
-    from blsgan.data.layout import content_digest, load_root, missing_files
+def _images(root: Path, split: str) -> list[JointImage]:
+    """The split's images, all of whose files are there."""
+    from blsgan.data.layout import check_complete, load_root
     from blsgan.data.splits import select
-    from blsgan.evaluation.compare import find_evaluation, load_evaluation
-    from blsgan.evaluation.frechet import patch_extractor
-    from blsgan.evaluation.networks import from_weights
-    from blsgan.evaluation.run import run_evaluation
 
     images = select(load_root(root), split)
     if not images:
         raise InputError(f"{root}: no joint of its lists belongs to the split {split}; use "
                          "--split all")
-    if missing := missing_files(images):
-        raise InputError(f"{root}: {len(missing)} files that its lists name are missing, the first "
-                         f"is {missing[0]}; complete the dataset")
-    model = from_weights(run)
+    check_complete(root, images)
+    return images
+
+
+def _evaluate(
+    model: Method, label: str, images: Sequence[JointImage], split: str, seed: int, output: Path,
+    status: Console,
+) -> Recorded:
+    """Evaluates weights now, or finds the evaluation of the same weights and images made before."""
+    from blsgan.data.layout import content_digest
+    from blsgan.evaluation.compare import find_evaluation, load_evaluation
+    from blsgan.evaluation.frechet import patch_extractor
+    from blsgan.evaluation.run import run_evaluation
+
     name = f"{model.description['weights']}-{model.description['sha256'][:12]}"
     folder = output / EVALUATIONS / name
     path = find_evaluation(folder)

@@ -68,7 +68,7 @@ def pack_command(root: Path, output: Path) -> None:
     `blsgan evaluate --data FILE` and everything else that takes the folder takes the file. The
     images are the same bit for bit; follow-up pairs (DR_*) are not packed.
     """
-    from blsgan.data.layout import load_root, missing_files
+    from blsgan.data.layout import check_complete, load_root
     from blsgan.data.packed import pack
     from blsgan.io.atomic import check_writable_folder
 
@@ -76,9 +76,7 @@ def pack_command(root: Path, output: Path) -> None:
     if root.resolve() == output.resolve():
         raise UsageError(f"{output}: is the dataset itself; give another file")
     images = load_root(root)
-    if missing := missing_files(images):
-        raise InputError(f"{root}: {len(missing)} files that its lists name are missing, the first "
-                         f"is {missing[0]}; `blsgan data verify` shows all")
+    check_complete(root, images)
     content = pack(_progress(images, "packing"), output)
     click.echo(f"wrote {output}: {len(images)} images, {output.stat().st_size / 2**20:.0f} MiB, "
                f"content {content}")

@@ -72,7 +72,7 @@ def command(
 
     from rich.console import Console
 
-    from blsgan.data.layout import load_root
+    from blsgan.data.layout import check_complete, load_root
     from blsgan.data.splits import select
     from blsgan.evaluation.frechet import load_extractor, patch_extractor
     from blsgan.evaluation.networks import from_weights, load_supervisor, run_of
@@ -85,7 +85,7 @@ def command(
     if not images:
         raise InputError(f"{root}: no joint of its lists belongs to the split {split}; "
                          "use --split all")
-    _check_complete(root, images)
+    check_complete(root, images)
     extractors = [patch_extractor()]
     extractors += [load_extractor(inception, inception=True)] if inception is not None else []
     extractors += [load_extractor(extractor)] if extractor is not None else []
@@ -111,16 +111,6 @@ def command(
         written += _draw(evaluation, images, model, output, figures, status)
         click.echo("wrote " + ", ".join(str(path) for path in written), err=True)
     print_tables(evaluation.heading(), evaluation.tables(), Console())
-
-
-def _check_complete(root: Path, images: Sequence[JointImage]) -> None:
-    """Asks for every listed file before minutes of work, not in the middle of them."""
-    from blsgan.data.layout import missing_files
-
-    missing = missing_files(images)
-    if missing:
-        raise InputError(f"{root}: {len(missing)} of {3 * len(images)} files that its lists name "
-                         f"are missing, the first is {missing[0]}; complete the dataset")
 
 
 def _draw(

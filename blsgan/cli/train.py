@@ -83,14 +83,18 @@ def command(
     except BlsganError as error:
         if first:
             raise
+        # The first process says what all meet; this one may be the only one that met it.
+        click.echo(f"process {os.environ['RANK']}: {error}", err=True)
         raise SystemExit(error.exit_code) from error
     if first:
         click.echo(f"wrote {card}")
 
 
 def _describe(config: TrainingConfig, root: Path, device: str) -> None:
+    from blsgan.data.layout import load_root
     from blsgan.training.estimate import estimate
 
+    load_root(root)  # refused here, though only stages of epochs read it
     click.echo(config.dump(), nl=False)
     for line in estimate(config, root, device).lines():
         click.echo(f"# {line}")

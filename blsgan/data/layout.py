@@ -31,6 +31,7 @@ LIST_FILES = ("LS_K1_all_train", "LS_K1_overlap_train", "LS_K1_nonoverlap_train"
 IMAGE_FOLDER = "Dataset_cases_anonymization"
 # An image counts as overlapped from this many pixels of mask intersection on (the paper's lists).
 MIN_OVERLAP_PX = 20
+_SHOWN = 4  # sizes in a message
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,9 @@ def load_root(root: str | Path) -> list[JointImage]:
         InputError: ``root`` is neither, or a list cannot be read.
     """
     root = Path(root)
+    if root.is_file() and root.name.startswith(("LS_", "DR_")):
+        raise InputError(f"{root}: is a list file of the dataset; give the folder that holds it, "
+                         f"{root.parent}")
     if root.is_file():
         from blsgan.data.packed import PackedDataset
 
@@ -158,6 +162,53 @@ def missing_files(images: Iterable[JointImage]) -> list[Path]:
     """The images' and masks' files that are listed and not there; a packed dataset is whole."""
     return [path for joint in images if joint.packed is None
             for path in (joint.image, joint.upper, joint.lower) if not path.is_file()]
+
+
+def check_complete(root: str | Path, images: Sequence[JointImage]) -> None:
+    """Asks for every listed file before minutes of work, not in the middle of them.
+
+    Args:
+        root: the dataset, for the message.
+        images: those that will be read.
+
+    Raises:
+        InputError: a file is missing.
+    """
+    missing = missing_files(images)
+    if missing:
+        raise InputError(f"{root}: {len(missing)} of {3 * len(images)} files that its lists name "
+                         f"are missing, the first is {missing[0]}; complete the dataset "
+                         "(`blsgan data verify` shows all)")
+
+
+def check_one_square_size(images: Iterable[JointImage]) -> None:
+    """Asks for square images of one size, as far as their headers tell.
+
+    Raises:
+        InputError: they are others, or one cannot be read.
+    """
+    first: dict[tuple[int, int], JointImage] = {}
+    for image in images:
+        first.setdefault(_size(image), image)
+    if len(first) > 1 or any(height != width for height, width in first):
+        listed = [f"{image.image} {width}x{height}" for (height, width), image in first.items()]
+        shown = ", ".join(listed[:_SHOWN]) + (", ..." if len(listed) > _SHOWN else "")
+        raise InputError(f"the images must be square and of one size in px: {shown}; "
+                         "`blsgan data verify` counts the sizes, make them one")
+
+
+def _size(joint: JointImage) -> tuple[int, int]:
+    """Rows and columns."""
+    from PIL import Image
+
+    if joint.packed is not None:
+        return joint.packed.size(joint)
+    try:
+        with Image.open(joint.image) as picture:
+            return picture.height, picture.width
+    except (OSError, ValueError, Image.DecompressionBombError):
+        height, width = _grey(joint.image, "image").shape  # says what is wrong with it
+        return int(height), int(width)
 
 
 def content_hashes(joint: JointImage) -> tuple[str, str, str, str]:

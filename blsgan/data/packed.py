@@ -236,6 +236,12 @@ class PackedDataset:
         )
         return image, upper, lower, background if row.background is not None else ""
 
+    def size(self, joint: JointImage) -> tuple[int, int]:
+        """Rows and columns of one image."""
+        row = self._rows[joint.name]
+        _, height, width = self._file.get_slice(f"{row.group}/image").get_shape()
+        return height, width
+
     def read(self, joint: JointImage) -> JointArrays:
         """The pixels of one image, checked against their hash.
 

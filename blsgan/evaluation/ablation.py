@@ -16,9 +16,9 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from blsgan.data.layout import JointImage, content_digest, load_root
+from blsgan.data.layout import JointImage, check_complete, content_digest, load_root
 from blsgan.data.splits import select
 from blsgan.data.truths import cached_visit_truths
 from blsgan.data.visits import PROTOCOL, TRAINING
@@ -36,6 +36,9 @@ from blsgan.evaluation.protocol import Progress, silent
 from blsgan.evaluation.results import Table, write_csv
 from blsgan.evaluation.run import run_evaluation
 from blsgan.io.atomic import atomic_paths
+
+if TYPE_CHECKING:
+    from blsgan.training.config import TrainingConfig
 
 PRESET = "lite-gan"
 ROWS_FOLDER = "rows"
@@ -203,15 +206,22 @@ def run_study(
         progress: wraps the loops of an evaluation.
 
     Raises:
-        UsageError: an unknown row, or ``output`` holds a row of other settings.
+        UsageError: an unknown row, the device is not there, or ``output`` holds a row of other
+            settings.
         InputError: the dataset is not one, or lacks what a row needs.
         OutputError: ``output`` cannot be written.
     """
+    from blsgan.training.run_folder import device_of
+    from blsgan.training.sources import check_sources
+
     chosen = choose(names, steps)
+    device_of(device)
     images = load_root(root)
     validation = select(images, "val")
     if not validation:
         raise InputError(f"{root}: no joint of its lists belongs to the split val")
+    check_complete(root, images)
+    check_sources(_config(chosen[0], steps, seed), images)  # it asks for all that the others do
     # Found once and lent to every run: it takes longer than a row does.
     for part, thresholds in ((select(images, "train"), TRAINING), (validation, PROTOCOL)):
         cached_visit_truths(part, output, thresholds)
@@ -227,17 +237,23 @@ def run_study(
     return Study(compare(evaluations, closed_forms=False), chosen, steps, parameters)
 
 
+def _config(row: Row, steps: int, seed: int) -> TrainingConfig:
+    from blsgan.training.config import load_config
+
+    changes = (*common_changes(steps), *row.changes, f"seed={seed}", f"name={row.name}")
+    return load_config(PRESET, changes)
+
+
 def _train(
     root: str | Path, folder: Path, row: Row, steps: int, seed: int, device: str, output: Path,
     report: Report,
 ) -> dict[str, Any]:
     """Trains a row, goes on with it, or finds it finished; returns its weights' card."""
-    from blsgan.training.config import differences, load_config
+    from blsgan.training.config import differences
     from blsgan.training.loop import CONFIG_FILE, WEIGHTS, run_config, train
     from blsgan.training.loop import Progress as TrainingProgress
 
-    changes = (*common_changes(steps), *row.changes, f"seed={seed}", f"name={row.name}")
-    config = load_config(PRESET, changes)
+    config = _config(row, steps, seed)
     resume = (folder / CONFIG_FILE).is_file()
     if resume:
         wanted, found = (c.model_dump(mode="json") for c in (config, run_config(folder)))

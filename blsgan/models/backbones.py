@@ -18,6 +18,7 @@ from blsgan.models.generator import Generator, Head, SoftTissue
 
 Backbone = Callable[..., nn.Module]
 
+_LEAST_PX = {"swin": 32 * 32 + 1}  # its deepest level normalises over more than one place
 _FIXED_SIZE = ("swin",)  # its attention masks are worked out for one size and baked into a graph
 _MAX_SWIN_WIDTH, _MAX_SWIN_BLOCKS = 192, 64  # some 600 million parameters
 
@@ -56,6 +57,7 @@ class BackboneGenerator(Generator):
                              "reconstructor or zero")
         self.architecture = name
         self.any_size = name not in _FIXED_SIZE
+        self.least_px = _LEAST_PX.get(name, 1)
         self._arguments = arguments
         self.network = backbone(1 + layers, layers, **arguments)
 

@@ -29,6 +29,7 @@ class Generator(nn.Module):
     Attributes:
         architecture: its name in the registry.
         size_multiple: height and width of what it sees must be multiples of this.
+        least_px: fewest pixels that it can see.
         any_size: whether one exported graph runs at every such size.
 
     Raises:
@@ -37,6 +38,7 @@ class Generator(nn.Module):
 
     architecture: str
     size_multiple: ClassVar[int] = 8
+    least_px: int = 1
     any_size: bool = True
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
@@ -60,6 +61,10 @@ def build_generator(
         raise WeightsError(f"architecture '{architecture}' cannot be built: its configuration is "
                            f"not a set of words and of whole numbers from 0 to {MAX_SIZE}")
     network = _factory(architecture)
+    known = _options(architecture)
+    if unknown := [key for key in configuration if key not in known]:
+        raise WeightsError(f"architecture '{architecture}' has no option '{unknown[0]}'; it takes "
+                           f"{', '.join(known)}")
     try:
         _check_size(architecture, network, configuration)
         generator = network(**configuration)
@@ -77,12 +82,25 @@ def architectures() -> list[str]:
     return [*GENERATORS, *BACKBONES]
 
 
-def _factory(architecture: str) -> Callable[..., nn.Module]:
+def _found(architecture: str) -> Callable[..., nn.Module]:
     if architecture not in architectures():
         raise WeightsError(f"architecture '{architecture}' is unknown; this version of blsgan has "
                            f"{', '.join(architectures())}")
     module, name = {**GENERATORS, **BACKBONES}[architecture].split(":")
     found: Callable[..., nn.Module] = getattr(import_module(module), name)
+    return found
+
+
+def _options(architecture: str) -> list[str]:
+    """The keys of a configuration that the architecture takes."""
+    own = list(inspect.signature(_found(architecture)).parameters)
+    if architecture in GENERATORS:
+        return own
+    return [*own[2:], "layers", "head", "soft_tissue"]  # the first two are the channels
+
+
+def _factory(architecture: str) -> Callable[..., nn.Module]:
+    found = _found(architecture)
     if architecture in GENERATORS:
         return found
     from blsgan.models.backbones import BackboneGenerator

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from blsgan.backends import WeightsFile
-from blsgan.data.layout import load_root
+from blsgan.data.layout import JointImage, check_complete, load_root
 from blsgan.errors import BlsganError, InputError, UsageError
 from blsgan.models import build_generator, load_generator, save_weights
 from blsgan.models.backbones import BackboneGenerator
@@ -67,6 +67,7 @@ from blsgan.training.run_folder import (
     CONFIG_FILE,
     METRICS_FILE,
     WEIGHTS,
+    check_run,
     describe_run,
     device_of,
     environment,
@@ -76,7 +77,7 @@ from blsgan.training.run_folder import (
     trained_card,
     write_text,
 )
-from blsgan.training.sources import Sources, load_sources
+from blsgan.training.sources import Sources, check_sources, load_sources
 
 TENSORBOARD = "tensorboard"
 _READ_EVERY = 10  # steps between looks at the loss: each one waits for the device
@@ -138,9 +139,7 @@ class Trainer:
         self._sources = sources
         self.stages = stages_of(config, sources.epoch)
         self.steps = self.stages[-1].last
-        torch.manual_seed(config.seed)
-        generator = build_generator(config.model.architecture, config.model.configuration)
-        _check_sizes(generator, self.stages, config.supervisor)
+        generator = first_generator(config)
         self.generator = _placed(generator, device)
         self.average = copy.deepcopy(self.generator)
         self.average.requires_grad_(False).eval()
@@ -192,14 +191,8 @@ class Trainer:
             WeightsError: the file cannot be read.
             InputError: it is of another architecture or size than the configuration's model.
         """
-        given = load_generator(weights)
-        try:
-            for module in (self.generator, self.average):
-                module.load_state_dict(given.state_dict())
-        except RuntimeError as error:
-            raise InputError(f"{weights}: is not of the configuration's model "
-                             f"({self.config.model.architecture}, "
-                             f"{self.config.model.configuration})") from error
+        for module in (self.generator, self.average):
+            _load_first(module, weights, self.config)
 
     def draw(self) -> PairBatch:
         """The next step's batch; random numbers move on, the step does not."""
@@ -222,6 +215,8 @@ class Trainer:
                 layers, soft_tissue, batch, stage.loss, synthetic=stage.data.synthetic,
                 verdict=verdict,
             )
+            if not stage.data.visits:
+                del terms.parts["visits_db"]  # of nothing: 0
             self.generator.zero_grad()
             terms.total.backward()
         with self.phase("optimiser"):
@@ -363,7 +358,8 @@ class Trainer:
             if self.supervised:
                 restore_optimiser(self._supervisor_optimiser, groups["supervisor_optimiser"])
         except (RuntimeError, ValueError, IndexError) as error:
-            raise InputError("the checkpoint is of another model than the run's configuration "
+            raise InputError("the checkpoint is of another model or optimiser.method than the "
+                             "run's configuration "
                              f"({self.config.model.architecture}); restore config.yaml or start "
                              "the run anew in another folder") from error
         self._random.set_state(checkpoint.tensors["random"])
@@ -373,6 +369,36 @@ class Trainer:
         if self.supervisor is not None:
             modules["supervisor"] = self.supervisor
         return modules
+
+
+def first_generator(config: TrainingConfig, weights: Path | None = None) -> Generator:
+    """The generator that a run starts with, checked against what the run will do with it.
+
+    Args:
+        config: the run's configuration.
+        weights: a ``.safetensors`` file in the place of random weights.
+
+    Raises:
+        WeightsError: the architecture or its configuration is none, or the file cannot be read.
+        UsageError: images or crops of a size that does not fit the network.
+        InputError: the file is of another architecture or size than the configuration's model.
+    """
+    torch.manual_seed(config.seed)
+    generator = build_generator(config.model.architecture, config.model.configuration)
+    _check_sizes(generator, stages_of(config, lambda data: 1), config.supervisor)
+    if weights is not None:
+        _load_first(generator, weights, config)
+    return generator
+
+
+def _load_first(generator: nn.Module, weights: Path, config: TrainingConfig) -> None:
+    given = load_generator(weights)
+    try:
+        generator.load_state_dict(given.state_dict())
+    except RuntimeError as error:
+        raise InputError(f"{weights}: is not of the configuration's model "
+                         f"({config.model.architecture}, {config.model.configuration}); give other "
+                         "weights or set model.configuration to theirs") from error
 
 
 def train(
@@ -417,20 +443,28 @@ def train(
     check_exporter()
     if tensorboard:
         check_tensorboard()
-    images = load_root(root)
+    target = device_of(device)
+    check_run(run, resume)
     given = first_weights(init) if init is not None else None
-    with world_of(device_of(device)) as (world, target):
+    first_generator(config, None if given is None else given.path)  # refused before minutes of work
+    images = load_root(root)
+    check_complete(root, images)
+    check_sources(config, images)
+    with world_of(target) as (world, target):
         _settle(config, target)
         with contextlib.ExitStack() as held:
             if world.first:
                 held.enter_context(prepared(run, resume))
+            found = None
+            if resume:
+                found = load_checkpoint(run / CHECKPOINTS, warn if world.first else _silent)
+            if world.first:
                 sources = load_sources(config, images, run, target)
             world.wait()  # the first process registers the visits, the others read what it found
             if not world.first:
                 sources = load_sources(config, images, run, target)
             trainer = Trainer(config, sources, target, world)
-            if resume:
-                found = load_checkpoint(run / CHECKPOINTS, warn if world.first else _silent)
+            if found is not None:
                 trainer.restore(found)
             elif given is not None:
                 trainer.start_from(given.path)
@@ -438,7 +472,7 @@ def train(
             board = None
             if world.first:
                 if not resume:
-                    _begin_run(trainer, run, root, given)
+                    _begin_run(trainer, run, root, images, given)
                 if tensorboard:
                     board = held.enter_context(Board(run / TENSORBOARD, trainer.step))
             metrics = _loop(trainer, run, report if world.first else _silent, board)
@@ -461,11 +495,12 @@ def _silent(*ignored: Any) -> None:
 
 
 def _begin_run(
-    trainer: Trainer, run: Path, root: str | Path, given: WeightsFile | None
+    trainer: Trainer, run: Path, root: str | Path, images: Sequence[JointImage],
+    given: WeightsFile | None,
 ) -> None:
     config = trainer.config
     save_checkpoint(run / CHECKPOINTS, trainer.checkpoint(), config.keep_checkpoints)
-    described = environment(root, trainer.device, trainer.world.size)
+    described = environment(root, images, trainer.device, trainer.world.size)
     describe_run(run, described, given, config.dump())
 
 
@@ -475,10 +510,8 @@ def run_config(run: str | Path) -> TrainingConfig:
     Raises:
         UsageError: there is no run, or its configuration was edited into something invalid.
     """
-    path = Path(run) / CONFIG_FILE
-    if not path.exists():
-        raise UsageError(f"{run}: holds no run to resume (no {CONFIG_FILE})")
-    return load_config(path)
+    check_run(Path(run), resume=True)
+    return load_config(Path(run) / CONFIG_FILE)
 
 
 def _loop(
@@ -581,6 +614,10 @@ def _check_sizes(
                 if any(side % multiple for side in size):
                     raise UsageError(f"key '{key}' is {size[0]}x{size[1]} px; the {network} needs "
                                      f"multiples of {multiple}")
+            if size[0] * size[1] < generator.least_px:
+                raise UsageError(f"key '{key}' is {size[0]}x{size[1]} px; the architecture "
+                                 f"'{generator.architecture}' needs more, as in {size[0]}x"
+                                 f"{2 * size[1]}")
 
 
 def _settle(config: TrainingConfig, device: torch.device) -> None:

@@ -110,7 +110,11 @@ class Optimisers:
         }
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Takes back what :meth:`state` gave."""
+        """Takes back what :meth:`state` gave.
+
+        Raises:
+            ValueError: it is of another method or network.
+        """
         for number, optimiser in enumerate(self._all):
             prefix = f"{number}."
             restore_optimiser(optimiser, {
@@ -129,10 +133,17 @@ def optimiser_state(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Takes back what :func:`optimiser_state` gave."""
+    """Takes back what :func:`optimiser_state` gave.
+
+    Raises:
+        ValueError: it is of other parameters.
+    """
+    shapes = [p.shape for group in optimiser.param_groups for p in group["params"]]
     state: dict[int, dict[str, Any]] = {}
     for name, value in tensors.items():
         index, key = name.split(".", 1)
+        if int(index) >= len(shapes) or (value.dim() and value.shape != shapes[int(index)]):
+            raise ValueError(f"the state's {name} is of no such parameter")
         state.setdefault(int(index), {})[key] = value
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
 

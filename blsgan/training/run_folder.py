@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
+import blsgan
 from blsgan import __version__
 from blsgan.backends import SEPARATION, Task, WeightsFile, find_weights
-from blsgan.data.layout import JointImage
+from blsgan.data.layout import JointImage, content_digest
 from blsgan.data.splits import is_validation
 from blsgan.errors import UsageError, WeightsError
 from blsgan.io.atomic import atomic_path, check_writable_folder
@@ -62,15 +63,28 @@ def first_weights(init: str | Path, task: Task = SEPARATION) -> WeightsFile:
     return weights.load(weights.safetensors)
 
 
+def check_run(run: Path, resume: bool) -> None:
+    """Asks whether a run can begin in that folder, or go on there; makes nothing.
+
+    Raises:
+        UsageError: it holds a run already, or none to resume.
+        OutputError: it cannot be written.
+    """
+    check_writable_folder(run)
+    begun = (run / CONFIG_FILE).exists()
+    if not resume and begun:
+        raise UsageError(f"{run}: holds a run already; add --resume to go on with it or choose "
+                         "another folder")
+    if resume and not begun:
+        # A kill before the first step leaves registered visits, which a new run there reads.
+        raise UsageError(f"{run}: holds no run to resume (no {CONFIG_FILE}); start it there "
+                         "without --resume")
+
+
 @contextlib.contextmanager
 def prepared(run: Path, resume: bool) -> Iterator[None]:
     """The run's folder, checked, made and held."""
-    check_writable_folder(run)
-    if not resume and (run / CONFIG_FILE).exists():
-        raise UsageError(f"{run}: holds a run already; add --resume to go on with it or choose "
-                         "another folder")
-    if resume and not (run / CONFIG_FILE).exists():
-        raise UsageError(f"{run}: holds no run to resume (no {CONFIG_FILE})")
+    check_run(run, resume)
     run.mkdir(parents=True, exist_ok=True)
     with locked(run):
         yield
@@ -97,22 +111,46 @@ def metrics_until(path: Path, step: int) -> list[dict[str, Any]]:
 
 
 def environment(
-    root: str | Path, device: torch.device, processes: int = 1
+    root: str | Path, images: Sequence[JointImage], device: torch.device, processes: int = 1
 ) -> dict[str, Any]:
-    """Versions, commit and machine of a run on the data ``root``, for ``environment.json``."""
-    commit = None
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, check=True,
-            capture_output=True, text=True,
-        ).stdout.strip()
+    """Versions, commit, data and machine of a run, for ``environment.json``.
+
+    Args:
+        root: the dataset.
+        images: all of its images.
+        device: that the run is on.
+        processes: that train together.
+    """
     return {
-        "blsgan": __version__, "git": commit, "torch": str(torch.__version__),
+        "blsgan": __version__, "git": commit_of(Path(blsgan.__file__)),
+        "torch": str(torch.__version__),
         "python": platform.python_version(), "machine": platform.machine(),
         "threads": torch.get_num_threads(), "cores": os.cpu_count(), "data": str(root),
+        "data_sha256": content_digest(images),
         "processes": processes, "device": _device_name(device),
         "packages": _versions("numpy", "opencv-python-headless", "monai"),
     }
+
+
+def commit_of(package: Path) -> str | None:
+    """The commit of the repository that tracks a package, with "+" where its files were changed.
+
+    None where no repository does: an installed package may lie in somebody else's.
+
+    Args:
+        package: the package's ``__init__.py``.
+    """
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=package.parent, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", package.name)
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".")
+        return git("rev-parse", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def _versions(*packages: str) -> dict[str, str]:

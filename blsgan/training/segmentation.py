@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor, nn
 
 from blsgan.backends import SEGMENTATION
-from blsgan.data.layout import JointImage, load_root
+from blsgan.data.layout import JointImage, check_complete, load_root
 from blsgan.data.splits import select
 from blsgan.errors import InputError, UsageError
 from blsgan.models.segmenter import SegmenterNetwork
@@ -45,6 +45,7 @@ from blsgan.training.run_folder import (
     CONFIG_FILE,
     METRICS_FILE,
     WEIGHTS,
+    check_run,
     describe_run,
     device_of,
     environment,
@@ -186,10 +187,8 @@ def segmentation_run_config(run: str | Path) -> SegmentationConfig:
     Raises:
         UsageError: there is no run of a segmenter.
     """
-    path = Path(run) / CONFIG_FILE
-    if not path.exists():
-        raise UsageError(f"{run}: holds no run to resume (no {CONFIG_FILE})")
-    return segmentation_config(path)
+    check_run(Path(run), resume=True)
+    return segmentation_config(Path(run) / CONFIG_FILE)
 
 
 @dataclass(frozen=True)
@@ -428,6 +427,7 @@ def train_segmenter(
     target = device_of(device)
     check_exporter()
     images = load_root(root)
+    check_complete(root, images)
     first = first_weights(init, SEGMENTATION) if init is not None else None
     with prepared(run, resume):
         trainer = SegmentationTrainer(config, images, target)
@@ -437,7 +437,7 @@ def train_segmenter(
             if first is not None:
                 trainer.start_from(first.path)
             save_checkpoint(run / CHECKPOINTS, trainer.checkpoint(), config.keep_checkpoints)
-            describe_run(run, environment(root, target), first, config.dump())
+            describe_run(run, environment(root, images, target), first, config.dump())
         metrics = metrics_until(run / METRICS_FILE, trainer.step)
         _loop(trainer, run, metrics, report)
         card = trained_card(

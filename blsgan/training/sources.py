@@ -11,10 +11,10 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from blsgan.data.layout import JointImage
+from blsgan.data.layout import JointImage, check_one_square_size, joints_of
 from blsgan.data.splits import select
 from blsgan.data.truths import cached_visit_truths
-from blsgan.data.visits import PROTOCOL, TRAINING
+from blsgan.data.visits import PROTOCOL, TRAINING, VisitTruth
 from blsgan.errors import InputError, UsageError
 from blsgan.training.config import DataConfig, Stage, TrainingConfig
 from blsgan.training.images import Deck, WholeImages, protocol_shifts
@@ -52,6 +52,44 @@ class Sources(Protocol):
         ...
 
 
+def check_sources(config: TrainingConfig, images: Sequence[JointImage]) -> None:
+    """Asks for what a run's stages need of the dataset, before anything long.
+
+    Args:
+        config: the run's configuration.
+        images: every image of the dataset.
+
+    Raises:
+        InputError: the dataset lacks what the configuration asks for, or its images are not square
+            and of one size.
+        UsageError: the network is of another number of bones than the dataset's joints have.
+    """
+    layers = config.model.configuration.get("layers", 2)
+    if layers != 2:
+        raise UsageError(f"key 'model.configuration.layers' is {layers}; the dataset's joints have "
+                         "2 bones")
+    training, validation = select(images, "train"), select(images, "val")
+    if not training or not validation:
+        raise InputError(f"the dataset's {len(images)} images leave {len(training)} for training "
+                         f"and {len(validation)} for validation; both must have some joints")
+    check_one_square_size(images)
+    if _visit_keys(config) and len(joints_of(training)) == len(training):
+        raise _no_visits(config, f"none of the {len(training)} training joints has a second visit")
+
+
+def _visit_keys(config: TrainingConfig) -> list[str]:
+    """The keys that ask for visits."""
+    if not config.stages:
+        return ["data.visits"] if config.data.visits else []
+    return [f"stages.{n}.data.visits" for n, stage in enumerate(config.stages) if stage.data.visits]
+
+
+def _no_visits(config: TrainingConfig, why: str) -> InputError:
+    out = " ".join(f"--set {key}=0" for key in _visit_keys(config))
+    return InputError(f"{why}, whose truth the configuration asks for; `blsgan train` does "
+                      f"without: {out}")
+
+
 def load_sources(
     config: TrainingConfig, images: Sequence[JointImage], cache: Path | None, device: torch.device
 ) -> Sources:
@@ -67,19 +105,19 @@ def load_sources(
         InputError: the dataset lacks what the configuration asks for.
         UsageError: the network is of another number of bones than the dataset's joints have.
     """
-    layers = config.model.configuration.get("layers", 2)
-    if layers != 2:
-        raise UsageError(f"key 'model.configuration.layers' is {layers}; the dataset's joints have "
-                         "2 bones")
+    check_sources(config, images)
     training, validation = select(images, "train"), select(images, "val")
-    if not training or not validation:
-        raise InputError(f"the dataset's {len(images)} images leave {len(training)} for training "
-                         f"and {len(validation)} for validation; both must have some joints")
     parts = [stage.data for stage in config.stages] or [config.data]
     if parts[0].pairs == "images":
         return _Images(parts, training, validation, config.seed, device)
     own = config.seed if config.draws == "step" else None
-    return _Crops(parts, training, validation, cache, device, own)
+    visits: list[VisitTruth] = []
+    if _visit_keys(config):
+        visits = cached_visit_truths(training, cache, TRAINING)
+        if not visits:
+            raise _no_visits(config, "no training joint has an overlap that another visit shows "
+                             "free")
+    return _Crops(parts, training, validation, visits, cache, device, own)
 
 
 class _Crops:
@@ -90,6 +128,7 @@ class _Crops:
         parts: Sequence[DataConfig],
         training: Sequence[JointImage],
         validation: Sequence[JointImage],
+        visits: Sequence[VisitTruth],
         cache: Path | None,
         device: torch.device,
         own_draws: int | None,
@@ -104,10 +143,8 @@ class _Crops:
         self.validation_visits: PairBatch | None = None
         self._visits: VisitPairs | None = None
         self._real: RealOverlaps | None = None
-        if any(part.visits for part in parts):
-            self._visits = VisitPairs(
-                cached_visit_truths(training, cache, TRAINING), training, device
-            )
+        if visits:
+            self._visits = VisitPairs(visits, training, device)
             truths = cached_visit_truths(validation, cache, PROTOCOL)
             if truths:
                 self.validation_visits = VisitPairs(truths, validation).all(size=size)

@@ -1,6 +1,7 @@
 """The ablation: rows that are what they say, of one length, resumable, and compared."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from blsgan.cli.ablate import _DEFAULT_STEPS
 from blsgan.cli.ablate import command as ablate
 from blsgan.data.layout import load_root
 from blsgan.data.packed import pack
-from blsgan.errors import UsageError
+from blsgan.errors import InputError, UsageError
 from blsgan.evaluation import ablation
 from blsgan.evaluation.ablation import (
     DEFAULT_STEPS,
@@ -134,6 +135,23 @@ def test_what_is_missing_is_said(arguments):
     result = CliRunner().invoke(ablate, arguments)
     assert isinstance(result.exception, UsageError)
     assert "is missing" in str(result.exception)
+
+
+def test_what_cannot_be_done_is_said_before_visits_are_registered(
+    dataset, tmp_path, monkeypatch
+):
+    def refuse(*args, **kwargs):
+        raise AssertionError("registered already")
+
+    monkeypatch.setattr(ablation, "cached_visit_truths", refuse)
+    with pytest.raises(UsageError, match="not a torch device"):
+        run_study(dataset, tmp_path / "study", device="gpu7")
+    root = tmp_path / "Data"
+    shutil.copytree(dataset, root)
+    next(root.rglob("b_mask_lower.bmp")).unlink()
+    with pytest.raises(InputError, match="1 of 24 files that its lists name are missing"):
+        run_study(root, tmp_path / "study")
+    assert not (tmp_path / "study").exists()
 
 
 @pytest.mark.slow

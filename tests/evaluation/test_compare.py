@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from blsgan.cli import compare as compare_cli
 from blsgan.cli import main
 from blsgan.cli.compare import command
-from blsgan.errors import BlsganError, InputError, UsageError
+from blsgan.errors import BlsganError, InputError, UsageError, WeightsError
 from blsgan.evaluation.compare import METRICS, compare, find_evaluation, load_evaluation
 from blsgan.evaluation.results import SCHEMA, write_csv
 
@@ -197,6 +197,17 @@ def test_wrong_calls(arguments, words, capsys):
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
+
+
+def test_unknown_weights_are_refused_before_others_are_evaluated(
+    dataset, network, tmp_path, monkeypatch
+):
+    def refuse(*args, **kwargs):
+        raise AssertionError("evaluated already")
+
+    monkeypatch.setattr("blsgan.evaluation.run.run_evaluation", refuse)
+    result = run(network, "nobody", "--data", dataset, "-o", tmp_path / "out")
+    assert isinstance(result.exception, WeightsError)
 
 
 def test_weights_are_evaluated_once(dataset, network, make_network, tmp_path, monkeypatch):

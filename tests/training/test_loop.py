@@ -7,20 +7,21 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from blsgan.backends import create
-from blsgan.data.layout import load_root
+from blsgan.data.layout import content_digest, load_root
 from blsgan.errors import InputError, UsageError, WeightsError
 from blsgan.models import load_generator
 from blsgan.training import loop, run_folder
 from blsgan.training.config import load_config, stages_of
 from blsgan.training.loop import DivergedError, Trainer, run_config, train
 from blsgan.training.optimisers import learning_rate_share
-from blsgan.training.sources import load_sources
+from blsgan.training.sources import check_sources, load_sources
 
 
 def run_cli(*arguments):
@@ -176,10 +177,119 @@ def test_what_cannot_be_done_is_one_sentence(dataset, tiny, tmp_path, finished):
         train(dataset, tmp_path / "none", tiny, device="gpu7")
     with pytest.raises(InputError, match="not a folder"):
         train(tmp_path / "nowhere", tmp_path / "none", tiny)
+    with pytest.raises(InputError, match=f"is a list file.*; give the folder .*, {dataset}$"):
+        train(dataset / "LS_K1_all_train", tmp_path / "none", tiny)
     if not torch.cuda.is_available():
         with pytest.raises(UsageError, match="sees 0 CUDA devices"):
             train(dataset, tmp_path / "none", tiny, device="cuda")
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        (["model.configuration.width=4"], WeightsError, "'lite' has no option 'width'; it takes "
+                                                        "widths, blocks, layers"),
+        (["model.architecture=swin", "model.configuration={soft_tissue: zero}",
+          "data.crop=[32, 32]"], UsageError, "'data.crop' is 32x32 px.*'swin' needs more"),
+        (["model.architecture=unet", "model.configuration={soft_tissue: zero}",
+          "data.crop=[48, 112]"], UsageError, "'unet' needs multiples of 32"),
+    ],
+)
+def test_a_model_that_cannot_be_trained_is_refused_before_data_is_read(
+    tiny_changes, tmp_path, changes, error, words
+):
+    if "swin" in changes[0]:
+        pytest.importorskip("monai")
+    config = load_config("fine-tune", [*tiny_changes, *changes])
+    with pytest.raises(error, match=words):
+        train(tmp_path / "nowhere", tmp_path / "run", config)
+    assert not (tmp_path / "run").exists()
+
+
+def edited(dataset, tmp_path, edit):
+    """A copy of the dataset with its list changed: entries -> entries."""
+    root = tmp_path / "Data"
+    shutil.copytree(dataset, root)
+    path = root / "LS_K1_all_train"
+    path.write_text(json.dumps(edit(json.loads(path.read_text()))))
+    return root
+
+
+def test_missing_files_are_counted_before_training(dataset, tiny, tmp_path):
+    root = edited(dataset, tmp_path, lambda entries: entries)
+    (root / json.loads((root / "LS_K1_all_train").read_text())[0]["upper"]).unlink()
+    with pytest.raises(InputError, match=r"1 of 24 files that its lists name are missing"):
+        train(root, tmp_path / "run", tiny)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_images_of_several_sizes_are_named(dataset, tiny, tmp_path, packed):
+    from PIL import Image
+
+    from blsgan.data.packed import pack
+
+    root = edited(dataset, tmp_path, lambda entries: entries)
+    entry = json.loads((root / "LS_K1_all_train").read_text())[-1]
+    for path in entry.values():
+        with Image.open(root / path) as picture:
+            picture.resize((128, 128), Image.Resampling.NEAREST).save(root / path)
+    if packed:
+        pack(load_root(root), tmp_path / "packed")
+        root = tmp_path / "packed"
+    words = r"a(\.jpg)? 256x256, \S+b(\.jpg)? 128x128; `blsgan data verify`"
+    with pytest.raises(InputError, match=words):
+        train(root, tmp_path / "run", tiny)
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_second_visits_the_way_out_is_said(dataset, tiny, tmp_path):
+    root = edited(dataset, tmp_path, lambda entries: entries[1::2])
+    with pytest.raises(InputError, match=r"none of the 1 training.*without: --set data\.visits=0"):
+        train(root, tmp_path / "run", tiny)
+    assert not (tmp_path / "run").exists()
+    staged = load_config("lite", ["stages.1.data.visits=0"])
+    with pytest.raises(InputError, match=r"0\.data\.visits=0 --set stages\.2\.data\.visits=0"):
+        check_sources(staged, load_root(root))
+    # Two visits, neither of which has an overlap.
+    twice = edited(root, tmp_path / "twice", lambda entries: entries * 2)
+    images = load_root(twice)
+    images += [replace(image, image=image.image.with_name("c.jpg")) for image in images]
+    for image in images:
+        if not image.image.exists():
+            shutil.copy(image.image.with_name("b.jpg"), image.image)
+    with pytest.raises(InputError, match=r"no training joint has an overlap.*data\.visits=0"):
+        load_sources(tiny, images, None, torch.device("cpu"))
+
+
+def test_a_run_whose_checkpoints_are_gone_is_refused_before_visits_are_registered(
+    dataset, tiny, tmp_path
+):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(tiny.dump())
+    with pytest.raises(InputError, match=r"no checkpoint.*without --resume in another folder"):
+        train(dataset, run, tiny, resume=True)
+    assert not list(run.glob("registration-*"))
+
+
+def test_a_run_killed_before_its_first_step_starts_again(
+    dataset, tiny, tmp_path, registered, monkeypatch
+):
+    run = registered(tmp_path / "run")
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "describe_run", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(dataset, run, tiny)
+    assert (run / "checkpoints").exists()
+    with pytest.raises(UsageError, match=r"no run to resume.*; start it there without"):
+        run_config(run)
+    assert train(dataset, run, tiny.model_copy(update={"steps": 1})).exists()
 
 
 def test_a_checkpoint_of_another_model_is_refused(dataset, tiny, tmp_path, finished):
@@ -187,6 +297,22 @@ def test_a_checkpoint_of_another_model_is_refused(dataset, tiny, tmp_path, finis
     other = load_config(run / "config.yaml", ["model.configuration.widths=[6, 6, 6, 8]"])
     with pytest.raises(InputError, match="another model"):
         train(dataset, run, other, resume=True)
+
+
+def test_a_checkpoint_of_another_optimiser_is_refused(dataset, tiny, finished):
+    run, _, _ = finished
+    images, cpu = load_root(dataset), torch.device("cpu")
+    sources = load_sources(tiny, images, run, cpu)
+    trainer = Trainer(tiny, sources, cpu)
+    trainer.train_step()
+    saved = trainer.checkpoint()
+    muon = tiny.optimiser.model_copy(update={"method": "muon"})
+    other = Trainer(tiny.model_copy(update={"optimiser": muon}), sources, cpu)
+    with pytest.raises(InputError, match=r"another model or optimiser\.method"):
+        other.restore(saved)
+    other.train_step()
+    with pytest.raises(InputError, match=r"another model or optimiser\.method"):
+        trainer.restore(other.checkpoint())
 
 
 def test_two_processes_cannot_train_in_one_folder(dataset, tiny, finished):
@@ -207,6 +333,83 @@ def test_learning_rate_warms_up_and_decays(tiny):
     assert max(shares) == pytest.approx(decayed, abs=1e-2)
     assert shares[-1] == pytest.approx(config.optimiser.final_share, abs=1e-3)
     assert np.argmax(shares) == peak
+
+
+def test_terms_that_a_stage_does_not_have_are_not_reported(dataset, tiny):
+    data = tiny.data.model_copy(update={"visits": 0})
+    config = tiny.model_copy(update={"data": data})
+    sources = load_sources(config, load_root(dataset), None, torch.device("cpu"))
+    trainer = Trainer(config, sources, torch.device("cpu"))
+    assert trainer.train_step().names() == ["loss", "synthetic_db", "soft_tissue"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", ["compile", "deterministic"])
+def test_compiled_and_deterministic_runs_end(dataset, tiny, tmp_path, registered, key):
+    if key == "compile" and shutil.which("c++") is None:
+        pytest.skip("torch.compile needs a compiler")
+    config = tiny.model_copy(update={"steps": 2, "validate_every": 2, key: True})
+    try:
+        card = train(dataset, registered(tmp_path / "run"), config)
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.compiler.reset()
+    assert json.loads(card.read_text())["trained"]["config"][key]
+    assert np.isfinite(json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["loss"])
+
+
+def invoke(*arguments, **environment):
+    from click.testing import CliRunner
+
+    from blsgan.cli.train import command
+
+    return CliRunner(env=environment).invoke(command, list(map(str, arguments)))
+
+
+def test_a_dry_run_asks_for_a_dataset(tmp_path):
+    result = invoke("--data", tmp_path / "nowhere", "-o", tmp_path / "run", "--dry-run")
+    assert isinstance(result.exception, InputError)
+    assert result.stdout == ""
+
+
+def test_what_only_another_process_meets_is_said(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise InputError("its disk is away")
+
+    monkeypatch.setattr(loop, "train", fail)
+    result = invoke("--data", tmp_path, "-o", tmp_path / "run", RANK="1")
+    assert result.exit_code == 1
+    assert "process 1: its disk is away" in result.stderr
+
+
+def test_the_environment_names_data_and_code(finished, dataset, tmp_path):
+    described = json.loads((finished[0] / "environment.json").read_text())
+    assert described["data_sha256"] == content_digest(load_root(dataset))
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    package = tmp_path / "package"
+    package.mkdir()
+    init = package / "__init__.py"
+    init.write_text("one")
+
+    def git(*arguments):
+        identity = ("-c", "user.name=n", "-c", "user.email=e@e")
+        return subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True,
+                              capture_output=True, text=True).stdout.strip()
+
+    git("init", "-q")
+    (tmp_path / "theirs").write_text("")
+    git("add", "theirs")
+    git("commit", "-qm", "theirs")
+    assert run_folder.commit_of(init) is None  # installed into somebody's repository
+    git("add", "package")
+    git("commit", "-qm", "ours")
+    commit = git("rev-parse", "HEAD")
+    (tmp_path / "theirs").write_text("changed")
+    (package / "new").write_text("")
+    assert run_folder.commit_of(init) == commit
+    init.write_text("two")
+    assert run_folder.commit_of(init) == f"{commit}+"
 
 
 def test_dry_run_prints_the_configuration_and_touches_nothing(dataset, tmp_path):
@@ -237,6 +440,7 @@ def test_a_run_can_start_from_given_weights(dataset, tiny, tmp_path, registered,
     assert 0 < max(moved) < 0.01
     other = load_config("fine-tune", ["model.configuration.widths=[6, 6, 6, 8]", "steps=1"])
     with pytest.raises(InputError, match="is not of the configuration's model"):
-        train(dataset, registered(tmp_path / "other"), other, init=card)
+        train(dataset, tmp_path / "other", other, init=card)
+    assert not (tmp_path / "other").exists()
     with pytest.raises(WeightsError, match="no weights called 'nobody'"):
         train(dataset, tmp_path / "third", one, init="nobody")
