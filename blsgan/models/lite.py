@@ -34,7 +34,7 @@ class ResidualBlock(nn.Module):
             self.second.weight.mul_(0.2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(F.relu(self.first(F.relu(x))))
+        return x + self.second(F.relu(self.first(F.relu(x)), inplace=True))
 
 
 def _stage(channels: int, blocks: int) -> nn.Sequential:

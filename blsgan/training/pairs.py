@@ -33,7 +33,7 @@ from blsgan.training.config import DataConfig
 
 _DATA = DataConfig()
 _CPU = torch.device("cpu")
-_NATIVE = (84, 156)  # what is composed for crops of up to 64x128 px, which are cut from it
+_USUAL, _NATIVE = (64, 128), (84, 156)  # a crop, and what is composed for it to be cut from
 _ZOOM = (0.9, 1.2)  # in that cut
 _PROTOCOL_ZOOM = 256 / 240  # the protocol crops 8 px on every side and resizes back
 _SMALLEST_PX, _REACH_PX = PROTOCOL_SHIFT_PX  # of each bone
@@ -43,10 +43,11 @@ _FULL = 1 - 1e-4  # intensity taken for a saturated pixel: its attenuation stays
 
 
 def _native(size: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns to compose for a crop of ``size``: larger crops reach as much farther."""
+    """Rows and columns to compose for a crop of ``size``: it reaches farther than the usual one, or
+    less far, by the difference of their sizes before the smallest zoom."""
     rows, columns = (
-        least + max(0, math.ceil((side - usual) / _ZOOM[0]))
-        for least, side, usual in zip(_NATIVE, size, (64, 128), strict=True)
+        native + 2 * math.ceil((side - usual) / (2 * _ZOOM[0]))
+        for native, side, usual in zip(_NATIVE, size, _USUAL, strict=True)
     )
     return rows, columns
 
