@@ -81,7 +81,7 @@ def test_pack_refuses_what_it_cannot_pack(dataset, tmp_path):
     load_root(root)[0].upper.unlink()
     result = run("pack", root, "-o", tmp_path / "file")
     assert isinstance(result.exception, InputError)
-    assert "1 files that its lists name are missing" in str(result.exception)
+    assert "1 of 24 files that its lists name are missing" in str(result.exception)
     assert isinstance(run("pack", dataset, "-o", dataset).exception, UsageError)
     assert not (tmp_path / "file").exists()
 
