@@ -228,3 +228,28 @@ def test_a_failed_launch_names_the_op():
     joint = Joint((1, 2, 8, 8), device="cuda")
     with pytest.raises((ValueError, RuntimeError), match="compose_layers"):
         ops.compose_layers(joint.layers, joint.masks.cpu(), joint.soft_tissue)
+
+
+def test_training_pairs_are_the_same_on_the_gpu(dataset):
+    """The host's random numbers, so the same pairs; made without the host waiting."""
+    from blsgan.data.layout import load_root
+    from blsgan.training.config import DataConfig
+    from blsgan.training.pairs import RealOverlaps, SyntheticPairs
+
+    images, data = load_root(dataset), DataConfig(rim_taper=0.5)
+    for kind in (SyntheticPairs, RealOverlaps):
+        here = kind(images).draw(6, torch.Generator().manual_seed(1), data)
+        pairs = kind(images, torch.device("cuda"))
+        pairs.draw(6, torch.Generator().manual_seed(0), data)  # what waits only once is over
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            there = pairs.draw(6, torch.Generator().manual_seed(1), data)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        for name, value in vars(here).items():
+            found = getattr(there, name).cpu()
+            if name in ("masks", "valid"):  # a border pixel may round to the other side
+                assert (found != value).float().mean() < 1e-3, name
+            else:
+                close = torch.isclose(found, value, atol=1e-4, equal_nan=True)
+                assert close.float().mean() > 0.999, name
