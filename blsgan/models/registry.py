@@ -59,12 +59,16 @@ def build_generator(
     configuration = {} if configuration is None else configuration
     if not isinstance(configuration, Mapping) or not _is_moderate(configuration):
         raise WeightsError(f"architecture '{architecture}' cannot be built: its configuration is "
-                           f"not a set of words and of whole numbers from 0 to {MAX_SIZE}")
+                           f"not a set of words, switches and whole numbers from 0 to {MAX_SIZE}")
     network = _factory(architecture)
     known = _options(architecture)
     if unknown := [key for key in configuration if key not in known]:
         raise WeightsError(f"architecture '{architecture}' has no option '{unknown[0]}'; it takes "
                            f"{', '.join(known)}")
+    for key, value in configuration.items():
+        if isinstance(value, bool) and not isinstance(known[key], bool):
+            raise WeightsError(f"architecture '{architecture}' cannot be built: its option "
+                               f"'{key}' is {value} and no switch; give a number")
     try:
         _check_size(architecture, network, configuration)
         generator = network(**configuration)
@@ -91,12 +95,13 @@ def _found(architecture: str) -> Callable[..., nn.Module]:
     return found
 
 
-def _options(architecture: str) -> list[str]:
-    """The keys of a configuration that the architecture takes."""
-    own = list(inspect.signature(_found(architecture)).parameters)
+def _options(architecture: str) -> dict[str, Any]:
+    """The keys of a configuration that the architecture takes, with their defaults."""
+    own = {key: p.default for key, p in inspect.signature(_found(architecture)).parameters.items()}
     if architecture in GENERATORS:
         return own
-    return [*own[2:], "layers", "head", "soft_tissue"]  # the first two are the channels
+    common = {"layers": 2, "head": "exact", "soft_tissue": "own"}
+    return dict(list(own.items())[2:]) | common  # the first two are the channels
 
 
 def _factory(architecture: str) -> Callable[..., nn.Module]:
@@ -120,11 +125,11 @@ def _check_size(
 
 
 def _is_moderate(configuration: Mapping[str, Any]) -> bool:
-    """Whether all values are words, whole numbers up to :data:`MAX_SIZE`, or short lists of such
-    numbers."""
+    """Whether all values are words, switches, whole numbers up to :data:`MAX_SIZE`, or short lists
+    of such numbers."""
     numbers: list[Any] = []
     for value in configuration.values():
-        if isinstance(value, str) and len(value) <= _MAX_LENGTH:
+        if isinstance(value, bool) or (isinstance(value, str) and len(value) <= _MAX_LENGTH):
             continue
         several = isinstance(value, (list, tuple)) and len(value) <= _MAX_LENGTH
         numbers += value if several else [value]

@@ -22,6 +22,7 @@ from blsgan.evaluation.ablation import (
     run_study,
 )
 from blsgan.training.config import differences, load_config, stages_of
+from blsgan.training.loop import first_generator
 from blsgan.training.sources import load_sources
 
 
@@ -42,6 +43,11 @@ def test_every_row_has_the_same_number_of_steps(steps):
     for row in rows(steps):
         config = config_of(row, steps)
         assert stages_of(config, unused)[-1].last == steps, row.name
+
+
+def test_every_row_s_network_can_be_built():
+    for row in rows(60):
+        first_generator(config_of(row))
 
 
 def test_every_row_changes_what_it_says_and_nothing_else():

@@ -134,6 +134,17 @@ def test_checking_the_size_draws_no_random_number():
         assert torch.equal(value, expected[key])
 
 
+def test_a_switch_survives_a_round_trip(tmp_path):
+    from blsgan.models import build_generator
+
+    small = {"widths": [4, 4, 4, 4], "blocks": [1, 1, 1, 1], "ring": False}
+    path = tmp_path / "small.safetensors"
+    path.write_bytes(safetensors_bytes(build_generator("lite", small)))
+    assert load_generator(path).configuration() == small
+    with pytest.raises(WeightsError, match="'widths' is True and no switch"):
+        build_generator("lite", {"widths": True})
+
+
 def test_weights_survive_a_round_trip(generator, card):
     loaded = load_generator(card.with_suffix(".safetensors"))
     assert safetensors_bytes(loaded) == safetensors_bytes(generator)
