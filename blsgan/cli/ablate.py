@@ -42,8 +42,7 @@ def command(
 
     Every row is a short run of the preset lite-gan with a few changed keys and the same number of
     steps, evaluated on the same joints; the differences to the complete method are paired. The
-    default budget is some half an hour on two cores. Stopped, it goes on
-    with the same command.
+    default budget is some half an hour on two cores. Stopped, it goes on with the same command.
     """
     if list_rows:
         _list_rows(steps)

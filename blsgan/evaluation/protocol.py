@@ -302,6 +302,7 @@ def evaluate_real(
         overlap, union = arrays.masks[0] & arrays.masks[1], arrays.masks[0] | arrays.masks[1]
         sample = Sample(as_unit(arrays.image), arrays.masks)
         inside = sample.image * union
+        others = [_another_visit(truth, wanted[joint.name]) for truth in wanted[joint.name]]
         for method in methods:
             answer = method(sample)
             base = {"method": method.name, "joint": joint.joint, "image": joint.name,
@@ -317,13 +318,13 @@ def evaluate_real(
             if supervise is not None:
                 record |= _agreement(*supervise(answer.layers, sample.masks))
             part.records.append(record)
-            for truth in wanted[joint.name]:
+            for truth, other in zip(wanted[joint.name], others, strict=True):
                 mse = region_mse(answer.layers[truth.bone], truth.truth, truth.valid)
                 part.records.append({
                     **base, "kind": "layer", "other": truth.other, "bone": BONES[truth.bone],
                     "mse": mse, "psnr_db": psnr_db(mse), "correlation": truth.correlation,
                     "floor_psnr_db": psnr_db(truth.floor_mse), "pixels": int(truth.valid.sum()),
-                    "another_visit_psnr_db": _another_visit(truth, wanted[joint.name]),
+                    "another_visit_psnr_db": other,
                 })
     if not part.records:
         raise NothingToMeasureError(f"none of the {len(images)} images has an overlap of "

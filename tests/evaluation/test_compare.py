@@ -166,7 +166,7 @@ def test_the_command_writes_and_prints_both_tables(folders, tmp_path):
 
 
 def test_the_figure_is_a_picture(folders, tmp_path):
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="figures need the extra 'figures'")
     result = run(*folders, "-o", tmp_path / "out", "--figures")
     assert result.exit_code == 0, result.output
     data = (tmp_path / "out" / "comparison.png").read_bytes()

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="the ops on a GPU are PyTorch's")
 
 from blsgan.ops.cases import CASES, Joint  # noqa: E402
 

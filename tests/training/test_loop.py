@@ -200,7 +200,7 @@ def test_a_model_that_cannot_be_trained_is_refused_before_data_is_read(
     tiny_changes, tmp_path, changes, error, words
 ):
     if "swin" in changes[0]:
-        pytest.importorskip("monai")
+        pytest.importorskip("monai", reason="swin is MONAI's, the extra 'monai'")
     config = load_config("fine-tune", [*tiny_changes, *changes])
     with pytest.raises(error, match=words):
         train(tmp_path / "nowhere", tmp_path / "run", config)
@@ -347,7 +347,7 @@ def test_terms_that_a_stage_does_not_have_are_not_reported(dataset, tiny):
 @pytest.mark.parametrize("key", ["compile", "deterministic"])
 def test_compiled_and_deterministic_runs_end(dataset, tiny, tmp_path, registered, key):
     if key == "compile" and shutil.which("c++") is None:
-        pytest.skip("torch.compile needs a compiler")
+        pytest.skip("torch.compile needs a C++ compiler, and c++ is not on the path")
     config = tiny.model_copy(update={"steps": 2, "validate_every": 2, key: True})
     try:
         card = train(dataset, registered(tmp_path / "run"), config)
