@@ -151,10 +151,16 @@ class Separator:
 
     >>> separator = Separator.from_pretrained()
     >>> joint = separator(image, masks)  # doctest: +SKIP
+
+    Args:
+        backend: what runs the network.
+        mirrored: whether the network also sees each joint mirrored left to right, and its two
+            answers are averaged: layers somewhat closer to the truth, for twice the time.
     """
 
-    def __init__(self, backend: backends.Backend) -> None:
+    def __init__(self, backend: backends.Backend, *, mirrored: bool = False) -> None:
         self.backend = backend
+        self.mirrored = mirrored
 
     @classmethod
     def from_pretrained(
@@ -163,16 +169,18 @@ class Separator:
         backend: str = "auto",
         *,
         threads: int | None = None,
+        mirrored: bool = False,
     ) -> Separator:
         """Load weights: the shipped ones by default, or by name, or from a file.
 
         ``backend`` is "auto", "onnx", "openvino", "torch", "tensorrt" or "tensorrt-rtx"; an engine,
-        given by its path, needs no name. ``threads`` defaults to the usable cores. Raises
+        given by its path, needs no name. ``threads`` defaults to the usable cores; ``mirrored``
+        is the class's. Raises
         :class:`WeightsError` for a missing, damaged or unsuitable file and for a name that does not
         exist, :class:`BackendError` when the backend cannot run here, :class:`UsageError` for a
         backend that does not exist or less than one thread.
         """
-        return cls(backends.create(backend, path_or_name, threads))
+        return cls(backends.create(backend, path_or_name, threads), mirrored=mirrored)
 
     @property
     def weights(self) -> backends.WeightsFile:
@@ -229,6 +237,15 @@ class Separator:
         return SeparationBatch([result for result in results if result is not None])
 
     def _predict(self, image: Float32, masks: Float32) -> tuple[Float32, Float32]:
+        """What the crops are split by: the network's answer, or the mean of two."""
+        logits, soft_tissue = self._run(image, masks)
+        if self.mirrored:
+            other = self._run(*(np.ascontiguousarray(x[..., ::-1]) for x in (image, masks)))
+            logits = (logits + other[0][..., ::-1]) / 2
+            soft_tissue = (soft_tissue + other[1]) / 2
+        return logits, soft_tissue
+
+    def _run(self, image: Float32, masks: Float32) -> tuple[Float32, Float32]:
         """Run the network, and make sure that what it gave can be split by."""
         try:
             logits, soft_tissue = self.backend.run(image, masks)

@@ -40,6 +40,8 @@ def _parse_parts(context: click.Context, parameter: click.Parameter, value: str)
               "default.")
 @click.option("--backend", type=click.Choice(backends.NAMES), default="auto", show_default=True,
               help="What runs the network.")
+@click.option("--mirrored", is_flag=True,
+              help="Average with the answers for the mirrored joints, as separate --mirrored does.")
 @click.option("--no-model", is_flag=True, help="Closed forms alone; needs no weights.")
 @click.option("--part", "parts", default=",".join(_PARTS), show_default=True,
               callback=_parse_parts, help="What to measure, separated by commas.")
@@ -55,7 +57,7 @@ def _parse_parts(context: click.Context, parameter: click.Parameter, value: str)
 @click.option("--figures/--no-figures", default=None,
               help="Draw figures into the output folder; by default where matplotlib is installed.")
 def command(
-    root: Path, split: str, weights: str | None, backend: str, no_model: bool,
+    root: Path, split: str, weights: str | None, backend: str, mirrored: bool, no_model: bool,
     parts: tuple[str, ...], seed: int, inception: Path | None, extractor: Path | None,
     output: Path | None, figures: bool | None,
 ) -> None:
@@ -65,8 +67,9 @@ def command(
     joint, where the hidden bone lies free. Every figure names the split, the number of images, the
     seed and the weights' hash.
     """
-    if no_model and (weights is not None or backend != "auto"):
-        raise UsageError("--no-model runs no network; leave out --weights and --backend")
+    if no_model and (weights is not None or backend != "auto" or mirrored):
+        raise UsageError("--no-model runs no network; leave out --weights, --backend and "
+                         "--mirrored")
     if figures and output is None:
         raise UsageError("--figures needs a folder to write to; add -o FOLDER")
 
@@ -89,7 +92,9 @@ def command(
     extractors = [patch_extractor()]
     extractors += [load_extractor(inception, inception=True)] if inception is not None else []
     extractors += [load_extractor(extractor)] if extractor is not None else []
-    model: Method | None = None if no_model else from_weights(weights, backend)
+    model: Method | None = None if no_model else from_weights(
+        weights, backend, mirrored=mirrored
+    )
     run = None if no_model else run_of(weights)
     supervise = load_supervisor(run) if run is not None else None
 

@@ -66,7 +66,9 @@ class SeparateJoints:
         self._output = Path(output)
         self._options = options or Options()
         self._overwrite = overwrite
-        self._separator = Separator.from_pretrained(weights, backend, threads=threads)
+        self._separator = Separator.from_pretrained(
+            weights, backend, threads=threads, mirrored=self._options.mirrored
+        )
         self._load_segmenter = None if require_masks else functools.cache(
             lambda: Segmenter.from_pretrained(
                 segmenter, "auto" if backend in backends.ENGINES else backend, threads=threads

@@ -88,7 +88,10 @@ def from_separator(separator: Separator) -> Method:
         "architecture": weights.architecture, "backend": backend.name,
         "backend_version": backend.version,
     }
-    return from_callable(f"blsgan {weights.name}", separator, description)
+    name = f"blsgan {weights.name}"
+    if separator.mirrored:
+        name, description["mirrored"] = f"{name}, mirrored", "averaged"
+    return from_callable(name, separator, description)
 
 
 def _equal(soft_tissue: float) -> Callable[[Sample], Answer]:

@@ -28,18 +28,20 @@ def run_of(path_or_name: str | Path | None) -> Path | None:
     return path if path is not None and (path / CONFIG_FILE).is_file() else None
 
 
-def from_weights(path_or_name: str | Path | None = None, backend: str = "auto") -> Method:
+def from_weights(
+    path_or_name: str | Path | None = None, backend: str = "auto", *, mirrored: bool = False
+) -> Method:
     """The separator of a set of weights, by name, file, folder, or the run that trained them.
 
     Weights that ``Separator`` does not run (a free head, a network whose sides must be multiples of
     more than 8) are run in PyTorch on what they were trained on: a window around the overlap, or
-    the whole image.
+    the whole image. ``mirrored`` is :class:`Separator`'s.
 
     Raises:
         WeightsError: there are none, or they are damaged.
         BackendError: the backend cannot run here.
         UsageError: the run has not written its weights yet, or the weights need PyTorch and another
-            backend was asked for.
+            backend or ``mirrored`` was asked for.
     """
     run = run_of(path_or_name)
     if run is not None:
@@ -55,8 +57,13 @@ def from_weights(path_or_name: str | Path | None = None, backend: str = "auto") 
             if backend not in ("auto", "torch"):
                 raise UsageError(f"{weights.safetensors}: runs in PyTorch alone; leave out "
                                  f"--backend {backend}")
+            if mirrored:
+                raise UsageError(f"{weights.safetensors}: runs as it was trained alone; leave out "
+                                 "--mirrored")
             return from_generator(weights, generator, sha256, trained_crop(weights))
-    return from_separator(Separator.from_pretrained(path_or_name, backend=backend))
+    return from_separator(
+        Separator.from_pretrained(path_or_name, backend=backend, mirrored=mirrored)
+    )
 
 
 def _generator(weights: Weights) -> tuple[Generator, str]:

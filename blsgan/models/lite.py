@@ -168,6 +168,23 @@ class LiteGenerator(Generator):
         told = {} if self.ring else {"ring": False}
         return {"widths": list(self.widths), "blocks": list(self.blocks), **self._options(), **told}
 
+    def begin_with(self, other: Generator) -> None:
+        """Takes over the weights of ``other``, which may have fewer blocks: those that it lacks
+        begin as the identity, so that both networks say the same (Net2Net: Chen, Goodfellow &
+        Shlens, ICLR 2016).
+
+        Raises:
+            RuntimeError: it is of another architecture or of other widths, or has more blocks.
+        """
+        weights = dict(other.state_dict())
+        if isinstance(other, LiteGenerator):
+            for name, block in self.named_modules():
+                if isinstance(block, ResidualBlock) and f"{name}.first.weight" not in weights:
+                    for key, value in block.state_dict().items():
+                        added = torch.zeros_like(value) if key.startswith("second.") else value
+                        weights[f"{name}.{key}"] = added
+        self.load_state_dict(weights)
+
     def forward(self, image: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Predicts shares and soft tissue.
 

@@ -60,6 +60,10 @@ class DataConfig(_Strict):
     protocol_share: Share = Field(
         default=0.5, description="of the synthetic pairs: the evaluation protocol's settings"
     )
+    protocol_partner_share: Share = Field(
+        default=0.0,
+        description="of those: the lower bone is another image's, as 0.3 of the others' are",
+    )
     visits: Annotated[int, Field(ge=0)] = Field(
         default=8, description="real overlaps with another visit's truth in a step; 0: none"
     )
@@ -145,6 +149,9 @@ class LossConfig(_Strict):
     )
     visits_mse_floor: Positive | None = Field(
         default=None, description="of real overlaps, whose truth is noisy; none: mse_floor"
+    )
+    ssim: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="structural dissimilarity 1 - SSIM of synthetic pairs"
     )
     layer: Annotated[float, Field(ge=0)] = Field(
         default=0.0, description="RMSE of layers of synthetic pairs"

@@ -391,10 +391,10 @@ def first_generator(config: TrainingConfig, weights: Path | None = None) -> Gene
     return generator
 
 
-def _load_first(generator: nn.Module, weights: Path, config: TrainingConfig) -> None:
+def _load_first(generator: Generator, weights: Path, config: TrainingConfig) -> None:
     given = load_generator(weights)
     try:
-        generator.load_state_dict(given.state_dict())
+        generator.begin_with(given)
     except RuntimeError as error:
         raise InputError(f"{weights}: is not of the configuration's model "
                          f"({config.model.architecture}, {config.model.configuration}); give other "

@@ -10,6 +10,7 @@ from dominating.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,7 @@ from blsgan.training.config import LossConfig
 from blsgan.training.pairs import PairBatch
 
 MIN_PX = 20  # an image with fewer pixels to compare says nothing
+_SSIM_MEAN, _SSIM_VARIANCE = 0.01**2, 0.03**2  # the constants of SSIM for a data range of 1
 
 
 @dataclass
@@ -29,7 +31,7 @@ class Terms:
 
     ``synthetic_db`` and ``visits_db`` are an image's mean squared error in dB (minus its PSNR),
     averaged over images; ``soft_tissue`` is the mean absolute error of k on synthetic pairs;
-    ``layer``, ``reconstruction`` and ``supervisor`` are the terms of those weights in the
+    ``ssim``, ``layer``, ``reconstruction`` and ``supervisor`` are the terms of those weights in the
     configuration, there where the weight is not 0.
     """
 
@@ -58,6 +60,47 @@ def image_errors(layers: Tensor, batch: PairBatch) -> tuple[Tensor, Tensor]:
     pixels = batch.valid.sum(dim=(1, 2, 3))
     squared = ((layers - batch.layers) ** 2 * batch.valid).sum(dim=(1, 2, 3))
     return squared / pixels.clamp(min=1), pixels >= MIN_PX
+
+
+def dissimilarity(layers: Tensor, batch: PairBatch) -> Tensor:
+    """1 - SSIM of each image, its map averaged over the valid pixels of both layers.
+
+    As ``blsgan evaluate`` measures it (11x11 Gaussian window of sigma 1.5, data range 1; Wang et
+    al., IEEE TIP 13(4), 2004), but for the crop's border, where a window has fewer pixels.
+
+    Args:
+        layers: [B,N,H,W], predicted; where nothing is valid they are taken as they should be.
+        batch: the truth.
+
+    Returns:
+        float32 [B]; 0 without a valid pixel.
+    """
+    truth = batch.layers
+    predicted = torch.where(batch.valid, layers.float(), truth)
+    rows, columns = (_window(side, truth.device) for side in truth.shape[2:])
+
+    def mean(values: Tensor) -> Tensor:
+        return rows @ values @ columns.T
+
+    a, b = mean(predicted), mean(truth)
+    variances = mean(predicted * predicted) - a * a + mean(truth * truth) - b * b
+    covariance = mean(predicted * truth) - a * b
+    similarity = (2 * a * b + _SSIM_MEAN) * (2 * covariance + _SSIM_VARIANCE)
+    similarity = similarity / ((a * a + b * b + _SSIM_MEAN) * (variances + _SSIM_VARIANCE))
+    pixels = batch.valid.sum(dim=(1, 2, 3)).clamp(min=1)
+    return ((1 - similarity) * batch.valid).sum(dim=(1, 2, 3)) / pixels
+
+
+@functools.cache
+def _window(side: int, device: torch.device) -> Tensor:
+    """[side,side]: its product with a column of that many pixels blurs it by SSIM's window.
+
+    A product of matrices, since convolving single channels takes several times as long on a CPU.
+    """
+    place = torch.arange(side, dtype=torch.float32, device=device)
+    apart = (place[:, None] - place).abs()
+    weight = torch.exp(-0.5 * (apart / 1.5) ** 2) * (apart <= 5)
+    return weight / weight.sum(dim=1, keepdim=True)
 
 
 def objective(
@@ -98,6 +141,11 @@ def objective(
     if config.decibel or config.soft_tissue:
         total = config.decibel * (synthetic_db + config.visits * visits_db)
         total = total + config.soft_tissue * tissue
+    if config.ssim:
+        first = slice(synthetic)
+        parts["ssim"] = mean(dissimilarity(layers[first], batch.rows(first)),
+                             (usable & known)[first])
+        total = total + config.ssim * parts["ssim"]
     if config.layer:
         first = slice(synthetic)
         parts["layer"] = layer_loss(layers[first], batch.layers[first], batch.masks[first])

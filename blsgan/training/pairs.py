@@ -36,6 +36,7 @@ _CPU = torch.device("cpu")
 _USUAL, _NATIVE = (64, 128), (84, 156)  # a crop, and what is composed for it to be cut from
 _ZOOM = (0.9, 1.2)  # in that cut
 _PROTOCOL_ZOOM = 256 / 240  # the protocol crops 8 px on every side and resizes back
+_PARTNER_SHARE = 0.3  # of the pairs without the protocol's settings
 _SMALLEST_PX, _REACH_PX = PROTOCOL_SHIFT_PX  # of each bone
 _TAPER_PX = 8  # depth inside a bone from which on a tapered rim has its whole attenuation
 _FADE_PX = 16  # beside the overlap: there a taper has faded away
@@ -75,6 +76,10 @@ class PairBatch:
         """The two batches one after the other."""
         return PairBatch(*(torch.cat(pair) for pair in zip(
             vars(first).values(), vars(second).values(), strict=True)))
+
+    def rows(self, which: slice) -> PairBatch:
+        """Some of the crops."""
+        return PairBatch(*(value[which] for value in vars(self).values()))
 
     def to(self, device: torch.device) -> PairBatch:
         """The batch on a device."""
@@ -380,7 +385,10 @@ class SyntheticPairs:
         plain = torch.ones(n, dtype=torch.bool) if protocol else _chance(g, n, data.protocol_share)
         first = torch.randint(len(self), (n,), generator=g)
         partner = torch.randint(len(self), (n,), generator=g)
-        second = torch.where(plain | ~_chance(g, n, 0.3), first, partner)
+        stranger = torch.where(plain, data.protocol_partner_share, _PARTNER_SHARE)
+        if protocol:
+            stranger = torch.zeros(n)
+        second = torch.where(torch.rand(n, generator=g) < stranger, partner, first)
 
         whole = torch.randint(_SMALLEST_PX, _REACH_PX + 1, (n, 2), generator=g).float()
         free = torch.stack((_uniform(g, n, 1, 14), _uniform(g, n, 1, 14)), dim=1)

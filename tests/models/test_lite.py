@@ -57,6 +57,22 @@ def test_an_image_s_answer_does_not_depend_on_its_neighbours(generator):
     assert torch.allclose(together[1][1:2], alone[1], atol=1e-6)
 
 
+def test_a_grown_network_says_what_the_smaller_one_said(generator):
+    torch.manual_seed(2)
+    grown = LiteGenerator(blocks=(2, 2, 2, 3)).eval()
+    grown.begin_with(generator)
+    image, masks = joint()
+    with torch.no_grad():
+        for given, expected in zip(grown(image, masks), generator(image, masks), strict=True):
+            assert torch.equal(given, expected)
+    grown(image, masks)[0].sum().backward()
+    added = grown.encoder[0][1].second.weight
+    assert added.grad.abs().max() > 0  # and it can learn to say something else
+    for other in (LiteGenerator(**SMALL), build_generator("lite", {"blocks": [1, 1, 1, 2]})):
+        with pytest.raises(RuntimeError):
+            other.begin_with(generator)
+
+
 def test_what_lies_outside_the_bones_is_ignored(generator):
     image, masks = joint()
     masks[..., :8] = 0
