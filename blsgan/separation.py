@@ -241,8 +241,8 @@ class Separator:
         logits, soft_tissue = self._run(image, masks)
         if self.mirrored:
             other = self._run(*(np.ascontiguousarray(x[..., ::-1]) for x in (image, masks)))
-            logits = (logits + other[0][..., ::-1]) / 2
-            soft_tissue = (soft_tissue + other[1]) / 2
+            logits = np.float32(0.5) * (logits + other[0][..., ::-1])
+            soft_tissue = np.float32(0.5) * (soft_tissue + other[1])
         return logits, soft_tissue
 
     def _run(self, image: Float32, masks: Float32) -> tuple[Float32, Float32]:

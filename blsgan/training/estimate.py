@@ -16,7 +16,7 @@ from blsgan.data.layout import load_root
 from blsgan.training.config import LARGE_CROP_EVERY, DataConfig, Stage, TrainingConfig
 from blsgan.training.loop import Trainer
 from blsgan.training.pairs import PairBatch
-from blsgan.training.run_folder import device_of
+from blsgan.training.run_folder import device_of, no_bfloat16
 from blsgan.training.sources import Sources, load_sources
 
 _TIMED_STEPS = 2  # after one that warms up
@@ -34,11 +34,13 @@ class StageCost:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A whole run; ``parameters`` of each network by name, ``device`` that steps were timed on."""
+    """A whole run; ``parameters`` of each network by name, ``device`` that steps were timed on,
+    ``note`` on its arithmetic where there is something to say."""
 
     parameters: dict[str, int]
     stages: list[StageCost]
     device: str
+    note: str | None = None
 
     @property
     def seconds(self) -> float:
@@ -61,6 +63,8 @@ class Estimate:
             yield (f"{cost.stage.name}: {cost.stage.steps} steps of {batch} {data.pairs} of "
                    f"{of}; {cost.flop / 1e9:,.0f} GFLOP and "
                    f"{cost.seconds:.2f} s a step on {self.device}")
+        if self.note is not None:
+            yield f"note: {self.note}"
         yield f"estimated time: {_hours(self.seconds)}, without reading the data and validations"
 
 
@@ -102,7 +106,8 @@ def estimate(config: TrainingConfig, root: str | Path, device: str = "cpu") -> E
         seconds = (time.perf_counter() - started) / _TIMED_STEPS
         more = _growth(stage.data)
         costs.append(StageCost(stage, round(more * counter.get_total_flops()), more * seconds))
-    return Estimate(_parameters(trainer), costs, str(target))
+    note = no_bfloat16(target) if trainer.precision != config.precision else None
+    return Estimate(_parameters(trainer), costs, str(target), note)
 
 
 class MadeUp:

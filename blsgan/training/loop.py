@@ -73,6 +73,8 @@ from blsgan.training.run_folder import (
     environment,
     first_weights,
     metrics_until,
+    no_bfloat16,
+    precision_on,
     prepared,
     trained_card,
     write_text,
@@ -117,6 +119,7 @@ class Trainer:
         world: the processes that train together.
 
     Attributes:
+        precision: what the networks run in on this device, see ``precision_on``.
         stages: the run's stages; ``steps`` is the last one's end.
         phase: called with the name of each part of a step (data, generator, supervisor, optimiser),
             gives the context that it runs in; a benchmark replaces it by a clock.
@@ -134,6 +137,7 @@ class Trainer:
         world: World | None = None,
     ) -> None:
         self.config, self.device, self.step = config, device, 0
+        self.precision = precision_on(device, config.precision)
         self.world = World() if world is None else world
         self.phase: Callable[[str], contextlib.AbstractContextManager[Any]] = record_function
         self._sources = sources
@@ -238,7 +242,7 @@ class Trainer:
         rows = self.world.rows
         layers, soft_tissue = _separate(
             self._network, self.generator.head, rows(batch.image), rows(batch.masks),
-            self.config.precision,
+            self.precision,
         )
         count = len(batch.image)
         return self.world.gather(layers, count), self.world.gather(soft_tissue, count)
@@ -271,7 +275,7 @@ class Trainer:
         return loss
 
     def _autocast(self) -> torch.autocast:
-        return _autocast(self.device, self.config.precision)
+        return _autocast(self.device, self.precision)
 
     def _follow(self, stage: Stage) -> None:
         follow(self.average, self._parameters, stage.optimiser.ema_decay, self.step)
@@ -464,6 +468,8 @@ def train(
             if not world.first:
                 sources = load_sources(config, images, run, target)
             trainer = Trainer(config, sources, target, world)
+            if world.first and trainer.precision != config.precision:
+                warn(no_bfloat16(target))
             if found is not None:
                 trainer.restore(found)
             elif given is not None:
@@ -500,7 +506,9 @@ def _begin_run(
 ) -> None:
     config = trainer.config
     save_checkpoint(run / CHECKPOINTS, trainer.checkpoint(), config.keep_checkpoints)
-    described = environment(root, images, trainer.device, trainer.world.size)
+    described = environment(
+        root, images, trainer.device, trainer.precision, trainer.world.size
+    )
     describe_run(run, described, given, config.dump())
 
 

@@ -51,6 +51,8 @@ from blsgan.training.run_folder import (
     environment,
     first_weights,
     metrics_until,
+    no_bfloat16,
+    precision_on,
     prepared,
     trained_card,
     write_text,
@@ -259,6 +261,7 @@ class SegmentationTrainer:
         self, config: SegmentationConfig, images: Sequence[JointImage], device: torch.device
     ) -> None:
         self.config, self.device, self.step = config, device, 0
+        self.precision = precision_on(device, config.precision)
         training, validation = select(images, "train"), select(images, "val")
         if not training or not validation:
             raise InputError(f"the dataset's {len(images)} images leave {len(training)} for "
@@ -313,7 +316,7 @@ class SegmentationTrainer:
         for group in self._optimiser.param_groups:
             group["lr"] = rate
         with torch.autocast(self.device.type, torch.bfloat16,
-                            enabled=config.precision == "bfloat16"):
+                            enabled=self.precision == "bfloat16"):
             logits = self.network(batch.image)
         loss = segmentation_loss(logits.float(), batch, config.loss)
         self._optimiser.zero_grad()
@@ -431,13 +434,16 @@ def train_segmenter(
     first = first_weights(init, SEGMENTATION) if init is not None else None
     with prepared(run, resume):
         trainer = SegmentationTrainer(config, images, target)
+        if trainer.precision != config.precision:
+            warn(no_bfloat16(target))
         if resume:
             trainer.restore(load_checkpoint(run / CHECKPOINTS, warn))
         else:
             if first is not None:
                 trainer.start_from(first.path)
             save_checkpoint(run / CHECKPOINTS, trainer.checkpoint(), config.keep_checkpoints)
-            describe_run(run, environment(root, images, target), first, config.dump())
+            described = environment(root, images, target, trainer.precision)
+            describe_run(run, described, first, config.dump())
         metrics = metrics_until(run / METRICS_FILE, trainer.step)
         _loop(trainer, run, metrics, report)
         card = trained_card(

@@ -177,6 +177,35 @@ def test_batch_equals_one_by_one(separator):
     assert len(batch[1:3]) == 2
 
 
+def test_mirrored_averages_the_answers_for_a_joint_and_its_mirror_image(separator, phantom):
+    def answer(logits, soft_tissue):
+        ramp = np.broadcast_to(np.linspace(-3, 5, logits.shape[-1], dtype=np.float32), logits.shape)
+        return np.stack((ramp[:, 0], 0 * ramp[:, 1]), axis=1), soft_tissue
+
+    def level(logits, soft_tissue):  # of the ramp and its mirror image
+        return np.stack((0 * logits[:, 0] + 1, 0 * logits[:, 1]), axis=1), soft_tissue
+
+    spy = Spy(separator.backend, answer)
+    mirrored = Separator(spy, mirrored=True)(phantom.image, phantom.masks)
+    assert len(spy.shapes) == 2
+    check_promises(mirrored, phantom.image, phantom.masks)
+    tissues = [
+        separator(np.ascontiguousarray(phantom.image[:, ::step]),
+                  np.ascontiguousarray(phantom.masks[..., ::step])).soft_tissue
+        for step in (1, -1)
+    ]
+    assert tissues[0] != tissues[1]
+    assert mirrored.soft_tissue == pytest.approx(np.mean(tissues), abs=1e-3)
+
+    class Level(Spy):
+        def run(self, image, masks):
+            logits, _ = super().run(image, masks)
+            return logits, np.full(len(logits), mirrored.soft_tissue, np.float32)
+
+    plain = Separator(Level(separator.backend, level))(phantom.image, phantom.masks)
+    np.testing.assert_allclose(mirrored.upper, plain.upper, atol=1e-5)
+
+
 def test_crops_of_one_size_go_together(separator, phantom):
     spy = Spy(separator.backend)
     images, masks = [phantom.image] * 3, [phantom.masks] * 3

@@ -19,8 +19,10 @@ from blsgan.errors import InputError, UsageError, WeightsError
 from blsgan.models import load_generator
 from blsgan.training import loop, run_folder
 from blsgan.training.config import load_config, stages_of
+from blsgan.training.estimate import estimate
 from blsgan.training.loop import DivergedError, Trainer, run_config, train
 from blsgan.training.optimisers import learning_rate_share
+from blsgan.training.run_folder import precision_on
 from blsgan.training.sources import check_sources, load_sources
 
 
@@ -444,3 +446,24 @@ def test_a_run_can_start_from_given_weights(dataset, tiny, tmp_path, registered,
     assert not (tmp_path / "other").exists()
     with pytest.raises(WeightsError, match="no weights called 'nobody'"):
         train(dataset, tmp_path / "third", one, init="nobody")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_bfloat16_is_not_emulated(dataset, tiny, tmp_path, registered, monkeypatch, there):
+    """Without the instructions a step in bfloat16 takes many times as long as in float32."""
+    monkeypatch.setattr(run_folder, "has_bfloat16", lambda device: there)
+    wanted = tiny.model_copy(update={"precision": "bfloat16", "steps": 1})
+    said, cpu = [], torch.device("cpu")
+    run = registered(tmp_path / "run")
+    train(dataset, run, wanted, warn=said.append)
+    taken = "bfloat16" if there else "float32"
+    assert json.loads((run / "environment.json").read_text())["precision"] == taken
+    assert "precision: bfloat16" in (run / "config.yaml").read_text()
+    assert [text for text in said if "no bfloat16 instructions" in text] == said
+    assert bool(said) != there
+    trainer = Trainer(wanted, load_sources(wanted, load_root(dataset), run, cpu), cpu)
+    assert trainer.precision == taken
+    lines = list(estimate(wanted, dataset).lines())
+    assert any("no bfloat16 instructions" in line for line in lines) != there
+    exact = tiny.model_copy(update={"precision": "float32"})
+    assert precision_on(cpu, exact.precision) == "float32"

@@ -82,8 +82,8 @@ def test_protocol_k_is_the_background_over_the_overlap(synthetic, everything):
 
 
 SWITCHES = {
-    "protocol_share": 0.9, "protocol_partner_share": 0.9, "soft_tissue_share": 0.9, "soft_tissue_range": (0.2, 0.3),
-    "tone_curves": False, "rim_taper": 0.8,
+    "protocol_share": 0.9, "protocol_partner_share": 0.9, "soft_tissue_share": 0.9,
+    "soft_tissue_range": (0.2, 0.3), "tone_curves": False, "rim_taper": 0.8,
 }
 
 
