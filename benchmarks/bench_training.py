@@ -7,7 +7,8 @@ overlap is composed with OpenCV, the generator runs twice in a step (once for th
 for the log, once to learn), losses are eager float32 PyTorch, and each is read with ``.item()``.
 Both train networks of the same size on batches of the same kind and size, from the same files, in
 one process and in turns; ``lite`` has no second player, ``paper`` has. Our networks run in the
-preset's precision (bfloat16), the naive ones in float32, as they are when nobody says otherwise.
+preset's precision (bfloat16, or float32 on a processor without its instructions), the naive ones in
+float32, as they are when nobody says otherwise; the column ``precision`` says which.
 Peak memory is that of a process of its own for each of the four, in the first stage. A stage with
 large crops in some steps is timed over steps of both sizes; its row is of one step on average.
 Without ``--data`` the joints are phantoms. ``--check`` ends with status 1 when a target is missed:
@@ -295,6 +296,7 @@ class Measurement:
     seconds: list[float]
     peak_mb: float
     shares: dict[str, float]
+    precision: str
 
     def percentile(self, share: float) -> float:
         return float(np.percentile(self.seconds, share))
@@ -431,7 +433,7 @@ def compare(
     del naive
     rows = [
         Measurement(f"{preset}, {name}", seconds, peaks[name],
-                    clock.shares() if name == "blsgan" else {})
+                    *((clock.shares(), trainer.precision) if name == "blsgan" else ({}, "float32")))
         for name, seconds in times.items()
     ]
     for index, stage in enumerate(trainer.stages[1:], start=1):
@@ -440,7 +442,7 @@ def compare(
         clock = other.phase = Clock(device)
         seconds = [timed(step, device) / cycle(stage) for _ in range(rounds)]
         rows.append(Measurement(f"{preset}, blsgan, stage {stage.name}", seconds, 0.0,
-                                clock.shares()))
+                                clock.shares(), other.precision))
     return rows
 
 
@@ -505,12 +507,14 @@ def main(
                 "peak_mb": f"{row.peak_mb:.0f}" if row.peak_mb else "",
                 **{f"{part}_percent": f"{100 * row.shares[part]:.1f}" if row.shares else ""
                    for part in PARTS},
-                "threads": threads, "device": processor(target), "load_average": f"{load:.1f}",
+                "precision": row.precision, "threads": threads, "device": processor(target),
+                "load_average": f"{load:.1f}",
                 "torch": version("torch"), "blsgan": __version__, "commit": commit(),
             })
             split = ", ".join(f"{part} {100 * share:.1f} %" for part, share in row.shares.items())
-            click.echo(f"{row.name:36} p20 {row.percentile(20):8.3f} p50 {row.percentile(50):8.3f} "
-                       f"p80 {row.percentile(80):8.3f} s  {row.peak_mb:6.0f} MB  {split}")
+            click.echo(f"{row.name:36} {row.precision:8} p20 {row.percentile(20):8.3f} "
+                       f"p50 {row.percentile(50):8.3f} p80 {row.percentile(80):8.3f} s  "
+                       f"{row.peak_mb:6.0f} MB  {split}")
         click.echo(f"{preset}: {ratio:.2f} times as fast as the naive loop (target "
                    f"{TARGETS[preset]}).")
         missed += [f"{preset} {ratio:.2f}"] if ratio < TARGETS[preset] else []

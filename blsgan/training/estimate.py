@@ -16,7 +16,8 @@ from blsgan.data.layout import load_root
 from blsgan.training.config import LARGE_CROP_EVERY, DataConfig, Stage, TrainingConfig
 from blsgan.training.loop import Trainer
 from blsgan.training.pairs import PairBatch
-from blsgan.training.run_folder import device_of, no_bfloat16
+from blsgan.training.precision import no_bfloat16
+from blsgan.training.run_folder import device_of
 from blsgan.training.sources import Sources, load_sources
 
 _TIMED_STEPS = 2  # after one that warms up

@@ -62,6 +62,7 @@ from blsgan.training.optimisers import (
     restore_optimiser,
 )
 from blsgan.training.pairs import PairBatch
+from blsgan.training.precision import no_bfloat16, precision_on
 from blsgan.training.run_folder import (
     CHECKPOINTS,
     CONFIG_FILE,
@@ -73,8 +74,6 @@ from blsgan.training.run_folder import (
     environment,
     first_weights,
     metrics_until,
-    no_bfloat16,
-    precision_on,
     prepared,
     trained_card,
     write_text,

@@ -40,6 +40,7 @@ from blsgan.training.optimisers import (
     optimiser_state,
     restore_optimiser,
 )
+from blsgan.training.precision import no_bfloat16, precision_on
 from blsgan.training.run_folder import (
     CHECKPOINTS,
     CONFIG_FILE,
@@ -51,8 +52,6 @@ from blsgan.training.run_folder import (
     environment,
     first_weights,
     metrics_until,
-    no_bfloat16,
-    precision_on,
     prepared,
     trained_card,
     write_text,

@@ -17,12 +17,12 @@ from blsgan.backends import create
 from blsgan.data.layout import content_digest, load_root
 from blsgan.errors import InputError, UsageError, WeightsError
 from blsgan.models import load_generator
-from blsgan.training import loop, run_folder
+from blsgan.training import loop, precision, run_folder
 from blsgan.training.config import load_config, stages_of
 from blsgan.training.estimate import estimate
 from blsgan.training.loop import DivergedError, Trainer, run_config, train
 from blsgan.training.optimisers import learning_rate_share
-from blsgan.training.run_folder import precision_on
+from blsgan.training.precision import precision_on
 from blsgan.training.sources import check_sources, load_sources
 
 
@@ -451,7 +451,7 @@ def test_a_run_can_start_from_given_weights(dataset, tiny, tmp_path, registered,
 @pytest.mark.parametrize("there", [True, False])
 def test_bfloat16_is_not_emulated(dataset, tiny, tmp_path, registered, monkeypatch, there):
     """Without the instructions a step in bfloat16 takes many times as long as in float32."""
-    monkeypatch.setattr(run_folder, "has_bfloat16", lambda device: there)
+    monkeypatch.setattr(precision, "has_bfloat16", lambda device: there)
     wanted = tiny.model_copy(update={"precision": "bfloat16", "steps": 1})
     said, cpu = [], torch.device("cpu")
     run = registered(tmp_path / "run")

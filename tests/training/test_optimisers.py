@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from blsgan.models import build_generator
+from blsgan.training import optimisers as code
 from blsgan.training.config import OptimiserConfig
-from blsgan.training.optimisers import Optimisers
+from blsgan.training.optimisers import Muon, Optimisers, orthogonalised
 
 SMALL = {"widths": [8, 8, 8, 8], "blocks": [1, 1, 1, 1]}
 
@@ -44,6 +45,43 @@ def test_muon_moves_a_convolution_by_a_matrix_of_equal_singular_values():
     assert float(values.max() / values.min()) < 2
     # 0.2 sqrt(max(out, h w in)) times an orthogonal matrix: entries of AdamW's usual size.
     assert float(move.square().mean().sqrt()) == pytest.approx(0.01 * 0.2, rel=0.3)
+
+
+@pytest.mark.parametrize("bfloat16", [True, False])
+def test_muon_is_torchs(monkeypatch, bfloat16):
+    monkeypatch.setattr(code, "has_bfloat16", lambda device: bfloat16)
+    generator = torch.Generator().manual_seed(5)
+    shapes = [(6, 40), (40, 6), (6, 40), (8, 8)]
+    start = [torch.randn(shape, generator=generator) for shape in shapes]
+    ours, theirs = ([torch.nn.Parameter(m.clone()) for m in start] for _ in range(2))
+    steps = (
+        Muon([{"params": ours, "lr": 0.02}], weight_decay=0.1),
+        torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1, momentum=0.95, nesterov=True,
+                         adjust_lr_fn="match_rms_adamw"),
+    )
+    for _ in range(3):
+        for one, other in zip(ours, theirs, strict=True):
+            one.grad = torch.randn(one.shape, generator=generator)
+            other.grad = one.grad.clone()
+        for optimiser in steps:
+            optimiser.step()
+    for one, other, first in zip(ours, theirs, start, strict=True):
+        moved = (other.detach() - first).abs().max()
+        assert (one.detach() - other.detach()).abs().max() < 0.03 * moved  # bfloat16 is that coarse
+    assert {key for state in steps[0].state.values() for key in state} == {"momentum_buffer"}
+
+
+def test_matrices_are_orthogonalised_each_by_itself(monkeypatch):
+    monkeypatch.setattr(code, "has_bfloat16", lambda device: False)
+    scale = torch.tensor([1e-6, 1.0, 1e4])[:, None, None]
+    several = scale * torch.randn(3, 12, 30, generator=torch.Generator().manual_seed(1))
+    together = orthogonalised(several)
+    for one, result in zip(several, together, strict=True):
+        torch.testing.assert_close(orthogonalised(one[None])[0], result, rtol=1e-4, atol=1e-5)
+        left, _, right = torch.linalg.svd(one, full_matrices=False)
+        values = torch.diag(left.T @ result @ right.T)
+        assert ((values > 0.6) & (values < 1.3)).all()
+    assert (orthogonalised(torch.zeros(1, 3, 5)) == 0).all()
 
 
 @pytest.mark.parametrize("method", ["adamw", "muon"])
