@@ -61,8 +61,8 @@ def follow(average: nn.Module, parameters: Sequence[Tensor], decay: float, step:
 
 
 class Muon(torch.optim.Optimizer):
-    """``torch.optim.Muon`` with ``match_rms_adamw`` (Liu et al., arXiv 2502.16982), for all matrices
-    of one shape at once.
+    """``torch.optim.Muon`` with ``match_rms_adamw`` (Liu et al., arXiv 2502.16982), the matrices of
+    one shape together.
 
     That one iterates in bfloat16 on every device; without instructions for it this took as long as
     all the rest of a training step.

@@ -155,7 +155,9 @@ class TestRerun:
                 files = ["joint.json", "joint.npz", "joint_panel.png"]
             assert names(out) == files
 
-    @pytest.mark.parametrize("change", ["image", "mask", "weights", "option", "output", "record"])
+    @pytest.mark.parametrize(
+        "change", ["image", "mask", "weights", "option", "mirrored", "output", "record"]
+    )
     def test_what_changed_is_done_again(
         self, separate, write_joint, make_network, network, tmp_path, change
     ):
@@ -172,6 +174,8 @@ class TestRerun:
             make_network(weights, seed=1)
         elif change == "option":
             options = ["--invert"]
+        elif change == "mirrored":
+            options = ["--mirrored"]
         elif change == "output":
             (out / "joint_lower.png").write_bytes(b"cut off")
         else:
@@ -180,6 +184,8 @@ class TestRerun:
         assert status == 0
         assert "wrote" in stdout
         assert Image.open(out / "joint_lower.png").size == (256, 256)
+        record = json.loads((out / "joint.json").read_text())
+        assert record["options"]["mirrored"] == (change == "mirrored")
 
 
 class TestFolder:

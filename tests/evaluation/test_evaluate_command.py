@@ -126,6 +126,19 @@ def test_a_model_stands_beside_the_closed_forms(dataset, network, tmp_path):
     assert f"sha256 {report['model']['sha256'][:12]}" in result.stdout
 
 
+def test_a_mirrored_model_is_said_to_be_one(dataset, network, tmp_path):
+    errors = {}
+    for option, name in (((), "blsgan random"), (("--mirrored",), "blsgan random, mirrored")):
+        folder = tmp_path / name
+        result = evaluate("--data", dataset, "--weights", network, "--part", "synthetic",
+                          "-o", folder, "--no-figures", *option)
+        assert result.exit_code == 0, result.output
+        report = json.loads((folder / "evaluation.json").read_text())
+        assert report["model"].get("mirrored") == ("averaged" if option else None)
+        errors[name] = report["synthetic"]["methods"][name]["overlap_mse"]["mean"]
+    assert len(set(errors.values())) == 2
+
+
 def test_the_error_panel_shows_the_model(dataset, network, tmp_path):
     pytest.importorskip("matplotlib")
     result = evaluate("--data", dataset, "--weights", network, "-o", tmp_path)
@@ -143,6 +156,7 @@ def test_splits_differ(dataset):
     ("arguments", "kind", "words"),
     [
         (("--no-model", "--weights", "lite"), UsageError, "leave out --weights"),
+        (("--no-model", "--mirrored"), UsageError, "--mirrored"),
         (("--no-model", "--figures"), UsageError, "add -o"),
         (("--weights", "no-such-file.onnx"), BlsganError, "no-such-file.onnx"),
     ],
