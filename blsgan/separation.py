@@ -154,8 +154,9 @@ class Separator:
 
     Args:
         backend: what runs the network.
-        mirrored: whether the network also sees each joint mirrored left to right, and its two
-            answers are averaged: layers somewhat closer to the truth, for twice the time.
+        mirrored: whether the network also sees each joint mirrored left to right, and the mean of
+            its two answers, shares' logits and k, is taken: layers closer to the truth by 0.1 dB
+            (validation joints, synthetic and real), for twice the time.
     """
 
     def __init__(self, backend: backends.Backend, *, mirrored: bool = False) -> None:

@@ -67,7 +67,7 @@ def command(
     with _Bar(status, steps) as bar:
         study = run_study(
             root, output, names=names, steps=steps, seed=seed, device=device,
-            started=bar.start, report=bar.report, progress=bar.progress,
+            started=bar.start, report=bar.report, progress=bar.progress, warn=bar.warn,
         )
     written = study.write(output)
     written += _draw(study, output, figures, status)
@@ -123,6 +123,9 @@ class _Bar:
 
     def report(self, row: Row, step: int) -> None:
         self._bar.update(self._task, completed=self._index * self._steps + step)
+
+    def warn(self, text: str) -> None:
+        self._console.print(f"warning: {text}", highlight=False)
 
     def progress(self, items: Iterable[Any], label: str, total: int) -> Iterable[Any]:
         task = self._bar.add_task(label, total=total)

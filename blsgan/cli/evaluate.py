@@ -41,7 +41,7 @@ def _parse_parts(context: click.Context, parameter: click.Parameter, value: str)
 @click.option("--backend", type=click.Choice(backends.NAMES), default="auto", show_default=True,
               help="What runs the network.")
 @click.option("--mirrored", is_flag=True,
-              help="Average with the answers for the mirrored joints, as separate --mirrored does.")
+              help="Ask the network twice, as blsgan separate --mirrored does.")
 @click.option("--no-model", is_flag=True, help="Closed forms alone; needs no weights.")
 @click.option("--part", "parts", default=",".join(_PARTS), show_default=True,
               callback=_parse_parts, help="What to measure, separated by commas.")

@@ -61,7 +61,7 @@ def command(
     else:
         config = segmentation_config(config_path, changes)
     if dry_run:
-        _describe(config)
+        _describe(config, device)
         return
 
     from rich.console import Console
@@ -74,13 +74,19 @@ def command(
     click.echo(f"wrote {card}")
 
 
-def _describe(config: SegmentationConfig) -> None:
+def _describe(config: SegmentationConfig, device: str) -> None:
     from blsgan.models.segmenter import SegmenterNetwork
+    from blsgan.training.precision import has_bfloat16, no_bfloat16
+    from blsgan.training.run_folder import device_of
+
+    target = device_of(device)
 
     network = SegmenterNetwork(config.model.widths, config.model.blocks)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     click.echo(config.dump(), nl=False)
     click.echo(f"# {parameters:,} parameters; {config.steps} steps of {config.data.batch} pictures")
+    if config.precision == "bfloat16" and not has_bfloat16(target):
+        click.echo(f"# note: {no_bfloat16(target)}")
 
 
 def _report(bar: TrainingBar, progress: SegmentationProgress) -> None:

@@ -123,16 +123,19 @@ def choose(names: Sequence[str], steps: int) -> list[Row]:
 
 @dataclass(frozen=True)
 class Study:
-    """A finished ablation: the comparison, what each row asked, and how large its network is."""
+    """A finished ablation: the comparison, what each row asked, how large its network is, and the
+    precision that they were trained in."""
 
     comparison: Comparison
     chosen: list[Row]
     steps: int
     parameters: dict[str, int]
+    precision: str
 
     def heading(self) -> str:
         """One line that says what every figure below belongs to."""
-        return (f"{self.steps} steps of at most 8 crops for every row, preset {PRESET}; "
+        return (f"{self.steps} steps of at most 8 crops for every row, preset {PRESET}, trained in "
+                f"{self.precision}; "
                 f"{self.comparison.heading()}")
 
     def tables(self) -> list[Table]:
@@ -155,7 +158,8 @@ class Study:
             text = f"# Ablation\n\n{self.heading()}\n\n"
             text += "\n".join(table.markdown() for table in self.tables())
             markdown.write_text(text, encoding="utf-8")
-            fields = {"steps": self.steps, "parameters": self.parameters,
+            fields = {"steps": self.steps, "precision": self.precision,
+                      "parameters": self.parameters,
                       "questions": {row.name: row.question for row in self.chosen},
                       "changes": {row.name: row.changes for row in self.chosen},
                       "common_changes": common_changes(self.steps),
@@ -191,6 +195,7 @@ def run_study(
     started: Callable[[Row, int, int], None] = lambda row, index, count: None,
     report: Report = lambda row, step: None,
     progress: Progress = silent,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> Study:
     """Trains, evaluates and compares the rows; what is finished in ``output`` is not done again.
 
@@ -204,6 +209,7 @@ def run_study(
         started: called with each row, its number from 0, and their count.
         report: called with a row and the step it stands at.
         progress: wraps the loops of an evaluation.
+        warn: called once with a sentence about anything a user should know of the runs.
 
     Raises:
         UsageError: an unknown row, the device is not there, or ``output`` holds a row of other
@@ -228,13 +234,23 @@ def run_study(
     digest = content_digest(validation)
     evaluations: list[Recorded] = []
     parameters: dict[str, int] = {}
+    precisions: set[str] = set()
+    said: set[str] = set()
+
+    def once(text: str) -> None:
+        if text not in said:
+            said.add(text)
+            warn(text)
+
     for index, row in enumerate(chosen):
         started(row, index, len(chosen))
         folder = output / ROWS_FOLDER / row.name
-        card = _train(root, folder, row, steps, seed, device, output, report)
+        card = _train(root, folder, row, steps, seed, device, output, report, once)
+        precisions.add(str(card["trained"].get("precision") or "unknown precision"))
         parameters[row.name] = int(card["parameters"])
         evaluations.append(_evaluate(folder, row, validation, digest, seed, output, progress))
-    return Study(compare(evaluations, closed_forms=False), chosen, steps, parameters)
+    return Study(compare(evaluations, closed_forms=False), chosen, steps, parameters,
+                 " and ".join(sorted(precisions)))
 
 
 def _config(row: Row, steps: int, seed: int) -> TrainingConfig:
@@ -246,7 +262,7 @@ def _config(row: Row, steps: int, seed: int) -> TrainingConfig:
 
 def _train(
     root: str | Path, folder: Path, row: Row, steps: int, seed: int, device: str, output: Path,
-    report: Report,
+    report: Report, warn: Callable[[str], None],
 ) -> dict[str, Any]:
     """Trains a row, goes on with it, or finds it finished; returns its weights' card."""
     from blsgan.training.config import differences
@@ -271,7 +287,7 @@ def _train(
         def show(progress: TrainingProgress) -> None:
             report(row, progress.step)
 
-        card = train(root, folder, config, resume=resume, device=device, report=show)
+        card = train(root, folder, config, resume=resume, device=device, report=show, warn=warn)
     fields: dict[str, Any] = json.loads(card.read_text(encoding="utf-8"))
     return fields
 

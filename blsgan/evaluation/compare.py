@@ -16,6 +16,7 @@ from typing import Any
 
 from blsgan import __version__
 from blsgan.errors import InputError, UsageError
+from blsgan.evaluation.methods import model_name
 from blsgan.evaluation.metrics import bootstrap_balanced_mean
 from blsgan.evaluation.protocol import BONES
 from blsgan.evaluation.results import (
@@ -74,11 +75,11 @@ class Recorded:
         Raises:
             InputError: the evaluation is of the closed forms alone.
         """
-        name = self.report["model"].get("weights")
-        if name is None:
+        model = self.report["model"]
+        if "weights" not in model:
             raise InputError(f"{self.path}: is an evaluation without a model (--no-model); compare "
                              "evaluations of weights")
-        return f"blsgan {name}"
+        return model_name(model)
 
     def parts(self) -> list[str]:
         """The parts that were measured."""
@@ -246,7 +247,8 @@ class Comparison:
             for label, row in self.differences.items()
         ]
         models = [f"{label}: sha256 {model['sha256'][:12]}, {model['architecture']}, "
-                  f"{model['backend']}" for label, model in self.models.items()]
+                  f"{model['backend']}" + (", mirrored" if model.get("mirrored") else "")
+                  for label, model in self.models.items()]
         return [
             Table("Side by side", header, rows, ["; ".join(models) + "."]),
             Table(f"Difference to {self.reference} [95 %]", header[: len(self.metrics) + 1],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,12 +86,16 @@ def from_separator(separator: Separator) -> Method:
     description = {
         "weights": weights.name, "weights_file": weights.path.name, "sha256": weights.sha256,
         "architecture": weights.architecture, "backend": backend.name,
-        "backend_version": backend.version,
+        "backend_version": backend.version, "mirrored": separator.mirrored,
     }
-    name = f"blsgan {weights.name}"
-    if separator.mirrored:
-        name, description["mirrored"] = f"{name}, mirrored", "averaged"
-    return from_callable(name, separator, description)
+    return from_callable(model_name(description), separator, description)
+
+
+def model_name(description: Mapping[str, Any]) -> str:
+    """A model's name among the methods, of what identifies it."""
+    return f"blsgan {description['weights']}" + (
+        ", mirrored" if description.get("mirrored") else ""
+    )
 
 
 def _equal(soft_tissue: float) -> Callable[[Sample], Answer]:

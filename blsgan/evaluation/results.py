@@ -86,6 +86,7 @@ class Evaluation:
         if self.model:
             model = (f"weights {self.model['weights']} (sha256 {self.model['sha256'][:12]}), "
                      f"backend {self.model['backend']} {self.model['backend_version']}")
+            model += ", mirrored" if self.model.get("mirrored") else ""
         return (f"split {self.split}: {self.dataset['images']} images of "
                 f"{self.dataset['joints']} joints; seed {self.seed}; {model}; "
                 f"blsgan {__version__}")

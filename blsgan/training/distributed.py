@@ -72,6 +72,14 @@ class World:
             find_unused_parameters=unused,
         )
 
+    def all(self, flag: bool) -> bool:
+        """Whether it is so in every process."""
+        if self.size == 1:
+            return flag
+        flags: list[bool | None] = [None] * self.size
+        dist.all_gather_object(flags, flag)
+        return all(flags)
+
     def wait(self) -> None:
         """Until every process is here."""
         if self.size > 1:

@@ -62,7 +62,7 @@ from blsgan.training.optimisers import (
     restore_optimiser,
 )
 from blsgan.training.pairs import PairBatch
-from blsgan.training.precision import no_bfloat16, precision_on
+from blsgan.training.precision import has_bfloat16, no_bfloat16
 from blsgan.training.run_folder import (
     CHECKPOINTS,
     CONFIG_FILE,
@@ -74,6 +74,7 @@ from blsgan.training.run_folder import (
     environment,
     first_weights,
     metrics_until,
+    note_precision,
     prepared,
     trained_card,
     write_text,
@@ -118,7 +119,8 @@ class Trainer:
         world: the processes that train together.
 
     Attributes:
-        precision: what the networks run in on this device, see ``precision_on``.
+        precision: what the networks run in: the configuration's, or float32 where the device of
+            one of the processes has no bfloat16 instructions.
         stages: the run's stages; ``steps`` is the last one's end.
         phase: called with the name of each part of a step (data, generator, supervisor, optimiser),
             gives the context that it runs in; a benchmark replaces it by a clock.
@@ -136,8 +138,10 @@ class Trainer:
         world: World | None = None,
     ) -> None:
         self.config, self.device, self.step = config, device, 0
-        self.precision = precision_on(device, config.precision)
         self.world = World() if world is None else world
+        # All the same, or their weights would drift apart.
+        self._bfloat16 = self.world.all(has_bfloat16(device))
+        self.precision = config.precision if self._bfloat16 else "float32"
         self.phase: Callable[[str], contextlib.AbstractContextManager[Any]] = record_function
         self._sources = sources
         self.stages = stages_of(config, sources.epoch)
@@ -172,7 +176,9 @@ class Trainer:
     def _begin_stage(self) -> None:
         """Fresh optimisers, and the networks as this stage runs them."""
         stage = self.stage
-        self._optimisers = Optimisers(self.generator, stage.optimiser)
+        self._optimisers = Optimisers(
+            self.generator, stage.optimiser, bfloat16=self._bfloat16
+        )
         # A free head does not need k for its layers; MONAI's networks have heads for other uses.
         unused = self.generator.head == "free" or isinstance(self.generator, BackboneGenerator)
         self._network = self._as_run(self.world.wrap(self.generator, unused=unused))
@@ -192,7 +198,8 @@ class Trainer:
 
         Raises:
             WeightsError: the file cannot be read.
-            InputError: it is of another architecture or size than the configuration's model.
+            InputError: it is of another architecture or size than the configuration's model; a
+                ``lite`` may have fewer blocks.
         """
         for module in (self.generator, self.average):
             _load_first(module, weights, self.config)
@@ -401,7 +408,8 @@ def _load_first(generator: Generator, weights: Path, config: TrainingConfig) -> 
     except RuntimeError as error:
         raise InputError(f"{weights}: is not of the configuration's model "
                          f"({config.model.architecture}, {config.model.configuration}); give other "
-                         "weights or set model.configuration to theirs") from error
+                         "weights or set model.configuration to theirs (blocks of a lite may be "
+                         "more)") from error
 
 
 def train(
@@ -471,6 +479,8 @@ def train(
                 warn(no_bfloat16(target))
             if found is not None:
                 trainer.restore(found)
+                if world.first:
+                    note_precision(run, trainer.precision, trainer.step, warn)
             elif given is not None:
                 trainer.start_from(given.path)
             world.wait()

@@ -10,7 +10,6 @@ from dominating.
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
 import torch
@@ -91,7 +90,6 @@ def dissimilarity(layers: Tensor, batch: PairBatch) -> Tensor:
     return ((1 - similarity) * batch.valid).sum(dim=(1, 2, 3)) / pixels
 
 
-@functools.cache
 def _window(side: int, device: torch.device) -> Tensor:
     """[side,side]: its product with a column of that many pixels blurs it by SSIM's window.
 

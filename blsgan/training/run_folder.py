@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,7 @@ def environment(
         root: the dataset.
         images: all of its images.
         device: that the run is on.
-        precision: that its networks run in there (:func:`precision_on`).
+        precision: that its networks run in there.
         processes: that train together.
     """
     return {
@@ -182,6 +182,18 @@ def describe_run(
     write_text(run / CONFIG_FILE, config)
 
 
+def note_precision(run: Path, precision: str, step: int, warn: Callable[[str], None]) -> None:
+    """Where a resumed run goes on in another precision than before, tells so and records it."""
+    path = run / ENVIRONMENT_FILE
+    described = json.loads(path.read_text(encoding="utf-8"))
+    before = described.get("precision")  # runs begun before it was recorded have none
+    if before is None or before.split()[-1] == precision:
+        return
+    described["precision"] = f"{before}, from step {step} {precision}"
+    write_text(path, json.dumps(described, indent=2) + "\n")
+    warn(f"{run}: was trained in {before.split()[-1]} until now and goes on in {precision}")
+
+
 def trained_card(
     run: Path,
     config: dict[str, Any],
@@ -206,6 +218,7 @@ def trained_card(
         "trained": {
             "config": config,
             "init": described.get("init"),
+            "precision": described.get("precision"),
             "training_joints": len({i.joint for i in images if not is_validation(i.joint)}),
             "validation_joints": len({i.joint for i in images if is_validation(i.joint)}),
             "steps": steps,

@@ -40,7 +40,7 @@ from blsgan.training.optimisers import (
     optimiser_state,
     restore_optimiser,
 )
-from blsgan.training.precision import no_bfloat16, precision_on
+from blsgan.training.precision import has_bfloat16, no_bfloat16
 from blsgan.training.run_folder import (
     CHECKPOINTS,
     CONFIG_FILE,
@@ -52,6 +52,7 @@ from blsgan.training.run_folder import (
     environment,
     first_weights,
     metrics_until,
+    note_precision,
     prepared,
     trained_card,
     write_text,
@@ -260,7 +261,7 @@ class SegmentationTrainer:
         self, config: SegmentationConfig, images: Sequence[JointImage], device: torch.device
     ) -> None:
         self.config, self.device, self.step = config, device, 0
-        self.precision = precision_on(device, config.precision)
+        self.precision = config.precision if has_bfloat16(device) else "float32"
         training, validation = select(images, "train"), select(images, "val")
         if not training or not validation:
             raise InputError(f"the dataset's {len(images)} images leave {len(training)} for "
@@ -437,6 +438,7 @@ def train_segmenter(
             warn(no_bfloat16(target))
         if resume:
             trainer.restore(load_checkpoint(run / CHECKPOINTS, warn))
+            note_precision(run, trainer.precision, trainer.step, warn)
         else:
             if first is not None:
                 trainer.start_from(first.path)

@@ -18,7 +18,8 @@ JOINTS = [f"{i:05d}_L_2" for i in range(12)]
 MODEL = {"weights": "mine", "sha256": "ab" * 32, "architecture": "lite", "backend": "onnx"}
 
 
-def write_evaluation(folder, gain, *, draw=0, spread=0.01, joints=JOINTS, real=True, **changes):
+def write_evaluation(folder, gain, *, draw=0, spread=0.01, joints=JOINTS, real=True,
+                     name="blsgan mine", **changes):
     """An evaluation whose model is ``gain`` dB above the same difficult or easy images."""
     folder.mkdir()
     rng = np.random.default_rng(5)  # the same images for every call
@@ -27,7 +28,7 @@ def write_evaluation(folder, gain, *, draw=0, spread=0.01, joints=JOINTS, real=T
     for joint in joints:
         for visit in "ab":
             level = 30 + 4 * rng.standard_normal()
-            for method, extra in (("copy", -10.0), ("blsgan mine", gain)):
+            for method, extra in (("copy", -10.0), (name, gain)):
                 psnr = level + extra + spread * noise.standard_normal()
                 synthetic.append({
                     "method": method, "joint": joint, "image": f"{joint}/{visit}",
@@ -41,7 +42,7 @@ def write_evaluation(folder, gain, *, draw=0, spread=0.01, joints=JOINTS, real=T
                 layers.append({"method": method, "joint": joint, "image": f"{joint}/{visit}",
                                "kind": "image"})
     write_csv(folder / "synthetic.csv", synthetic)
-    frechet = [{"name": "Fréchet distance, patch DCT", "distance": {"blsgan mine": 1 - gain / 10}}]
+    frechet = [{"name": "Fréchet distance, patch DCT", "distance": {name: 1 - gain / 10}}]
     if real:
         write_csv(folder / "real.csv", layers)
     report = {
@@ -80,6 +81,18 @@ def test_differences_are_paired(folders):
     assert found.differences["copy"]["overlap_psnr_db"]["mean"] == pytest.approx(-10, abs=0.05)
     assert "first" not in found.differences
     assert found.frechet["Fréchet distance, patch DCT"]["better"] == pytest.approx(0.95)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_mirrored_evaluations_are_compared_too(tmp_path, first):
+    mirrored = write_evaluation(tmp_path / "mirrored", 0.1, name="blsgan mine, mirrored",
+                                model={**MODEL, "mirrored": True})
+    folders = [write_evaluation(tmp_path / "plain", 0.0), mirrored]
+    found = compare(loaded([folders[first], folders[1 - first]]))
+    assert set(found.rows) == {"plain", "mirrored", "copy"}
+    gain = found.differences[("mirrored", "plain")[first]]["overlap_psnr_db"]["mean"]
+    assert gain == pytest.approx(0.1 if first == 0 else -0.1, abs=0.02)
+    assert "mirrored: sha256 abababababab, lite, onnx, mirrored" in found.tables()[0].markdown()
 
 
 def test_the_order_of_records_does_not_matter(folders):

@@ -185,3 +185,5 @@ def test_networks_of_another_grid_do_not_go_through_the_separator(tmp_path, samp
                                   (sample.image * sample.masks)[:, outside])
     with pytest.raises(UsageError, match="runs in PyTorch alone"):
         from_weights(tmp_path / "mine.json", "onnx")
+    with pytest.raises(UsageError, match="leave out --mirrored"):
+        from_weights(tmp_path / "mine.json", mirrored=True)

@@ -2,12 +2,15 @@
 
 import json
 import os
+import platform
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,10 +22,10 @@ from blsgan.errors import InputError, UsageError, WeightsError
 from blsgan.models import load_generator
 from blsgan.training import loop, precision, run_folder
 from blsgan.training.config import load_config, stages_of
+from blsgan.training.distributed import World
 from blsgan.training.estimate import estimate
 from blsgan.training.loop import DivergedError, Trainer, run_config, train
 from blsgan.training.optimisers import learning_rate_share
-from blsgan.training.precision import precision_on
 from blsgan.training.sources import check_sources, load_sources
 
 
@@ -448,22 +451,100 @@ def test_a_run_can_start_from_given_weights(dataset, tiny, tmp_path, registered,
         train(dataset, tmp_path / "third", one, init="nobody")
 
 
+def arithmetic_of(trainer):
+    """What the generator's last layer gave in a step."""
+    seen = []
+    hook = trainer.generator.share_head.register_forward_hook(
+        lambda module, inputs, output: seen.append(output.dtype)
+    )
+    trainer.train_step()
+    hook.remove()
+    assert len(seen) == 1
+    return seen[0]
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_bfloat16_is_not_emulated(dataset, tiny, tmp_path, registered, monkeypatch, there):
     """Without the instructions a step in bfloat16 takes many times as long as in float32."""
-    monkeypatch.setattr(precision, "has_bfloat16", lambda device: there)
+    monkeypatch.setattr(loop, "has_bfloat16", lambda device: there)
     wanted = tiny.model_copy(update={"precision": "bfloat16", "steps": 1})
     said, cpu = [], torch.device("cpu")
     run = registered(tmp_path / "run")
-    train(dataset, run, wanted, warn=said.append)
+    card = train(dataset, run, wanted, warn=said.append)
     taken = "bfloat16" if there else "float32"
     assert json.loads((run / "environment.json").read_text())["precision"] == taken
+    assert json.loads(card.read_text())["trained"]["precision"] == taken
     assert "precision: bfloat16" in (run / "config.yaml").read_text()
     assert [text for text in said if "no bfloat16 instructions" in text] == said
     assert bool(said) != there
-    trainer = Trainer(wanted, load_sources(wanted, load_root(dataset), run, cpu), cpu)
-    assert trainer.precision == taken
+    sources = load_sources(wanted, load_root(dataset), run, cpu)
+    assert arithmetic_of(Trainer(wanted, sources, cpu)) == getattr(torch, taken)
     lines = list(estimate(wanted, dataset).lines())
     assert any("no bfloat16 instructions" in line for line in lines) != there
     exact = tiny.model_copy(update={"precision": "float32"})
-    assert precision_on(cpu, exact.precision) == "float32"
+    assert arithmetic_of(Trainer(exact, sources, cpu)) == torch.float32
+
+
+def test_one_process_without_bfloat16_takes_it_from_all(dataset, tiny, monkeypatch):
+    """Weights that one process moves in bfloat16 and another in float32 would drift apart."""
+    monkeypatch.setattr(loop, "has_bfloat16", lambda device: True)
+
+    class Mixed(World):
+        def all(self, flag):
+            assert flag
+            return False
+
+    wanted = tiny.model_copy(update={"precision": "bfloat16"})
+    sources = load_sources(wanted, load_root(dataset), None, torch.device("cpu"))
+    assert Trainer(wanted, sources, torch.device("cpu"), Mixed()).precision == "float32"
+
+
+def test_going_on_in_another_precision_is_said_and_recorded(
+    dataset, tiny, tmp_path, registered, monkeypatch
+):
+    wanted = tiny.model_copy(update={"precision": "bfloat16", "steps": 2, "checkpoint_every": 1})
+    run, said = registered(tmp_path / "run"), []
+    monkeypatch.setattr(loop, "has_bfloat16", lambda device: True)
+
+    def stop(progress):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "_READ_EVERY", 1)
+    with pytest.raises(KeyboardInterrupt):
+        train(dataset, run, wanted, report=stop)
+    monkeypatch.setattr(loop, "has_bfloat16", lambda device: False)
+    card = train(dataset, run, run_config(run), resume=True, warn=said.append)
+    assert any("was trained in bfloat16 until now and goes on in float32" in text for text in said)
+    recorded = json.loads((run / "environment.json").read_text())["precision"]
+    assert recorded.startswith("bfloat16, from step ")
+    assert recorded.endswith(" float32")
+    assert json.loads(card.read_text())["trained"]["precision"] == recorded
+
+
+def test_bfloat16_is_there_where_the_processor_lists_it():
+    # torch's question under its present name: without it no processor would count as having it.
+    assert callable(torch.ops.mkldnn._is_mkldnn_bf16_supported)
+    listed = Path("/proc/cpuinfo")
+    if platform.machine() != "x86_64" or not listed.exists():
+        pytest.skip("the processor's instructions are listed for x86-64 on Linux alone")
+    flags = set(re.search(r"^flags\s*: (.*)$", listed.read_text(), re.M)[1].split())
+    assert precision.has_bfloat16(torch.device("cpu")) == bool(flags & {"avx512_bf16", "amx_bf16"})
+
+
+def test_a_run_may_start_from_a_smaller_network(dataset, tiny, finished):
+    blocks = {"widths": tiny.model.configuration["widths"], "blocks": [1, 2, 1, 2]}
+    model = tiny.model.model_copy(update={"configuration": blocks})
+    config = tiny.model_copy(update={"model": model})
+    sources = load_sources(config, load_root(dataset), None, torch.device("cpu"))
+    trainer = Trainer(config, sources, torch.device("cpu"))
+    trainer.start_from(finished[1].with_suffix(".safetensors"))
+    smaller = load_generator(finished[1].with_suffix(".safetensors"))
+    batch = trainer.draw()
+    with torch.no_grad():
+        expected = smaller(batch.image, batch.masks)
+        for network in (trainer.generator, trainer.average):
+            for one, other in zip(network(batch.image, batch.masks), expected, strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    for one, other in zip(trainer.generator.parameters(), trainer.average.parameters(),
+                          strict=True):
+        assert torch.equal(one, other)

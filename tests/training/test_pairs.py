@@ -100,6 +100,20 @@ def test_no_switch_moves_the_random_numbers_of_the_others(synthetic, visits, eve
         assert differs == (pairs is synthetic or key == "tone_curves")
 
 
+def test_partners_are_of_the_share_that_was_asked_for(synthetic):
+    """Only crops with the protocol's settings change, and those of a validation never do."""
+    own = draw(synthetic, 64, data=DataConfig(protocol_share=0.5))
+    others = draw(synthetic, 64, data=DataConfig(protocol_share=0.5, protocol_partner_share=1))
+    free = draw(synthetic, 64, data=DataConfig(protocol_share=0))
+    changed = (own.masks != others.masks).flatten(1).any(dim=1)
+    settings = (own.masks != free.masks).flatten(1).any(dim=1)  # those of the protocol
+    assert changed.any()
+    assert not (changed & ~settings).any()
+    assert torch.equal(own.masks[:, 0], others.masks[:, 0])  # the upper bone stays
+    assert torch.equal(draw(synthetic, protocol=True).image, draw(
+        synthetic, protocol=True, data=DataConfig(protocol_partner_share=1)).image)
+
+
 def test_k_comes_from_where_the_switches_say(synthetic):
     narrow = {"protocol_share": 0, "soft_tissue_range": (0.5, 0.55)}
     free = draw(synthetic, 32, data=DataConfig(**narrow, soft_tissue_share=1)).soft_tissue

@@ -77,6 +77,27 @@ def test_a_run_that_was_stopped_ends_with_the_same_bytes(finished, dataset, tiny
         )
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_bfloat16_is_not_emulated(dataset, tiny, tmp_path, monkeypatch, there):
+    monkeypatch.setattr(segmentation, "has_bfloat16", lambda device: there)
+    wanted = tiny.model_copy(update={"precision": "bfloat16", "steps": 1})
+    said, seen = [], []
+    forward = segmentation.SegmenterNetwork.forward
+
+    def watched(self, image):
+        logits = forward(self, image)
+        if self.training:
+            seen.append(logits.dtype)
+        return logits
+
+    monkeypatch.setattr(segmentation.SegmenterNetwork, "forward", watched)
+    train_segmenter(dataset, tmp_path / "run", wanted, warn=said.append)
+    taken = "bfloat16" if there else "float32"
+    assert seen[0] == getattr(torch, taken)
+    assert json.loads((tmp_path / "run/environment.json").read_text())["precision"] == taken
+    assert any("no bfloat16 instructions" in text for text in said) != there
+
+
 def test_it_starts_from_given_weights(finished, dataset, tiny, tmp_path):
     kept = finished[1].with_suffix(".safetensors")
     trainer = segmentation.SegmentationTrainer(tiny, load_root(dataset), torch.device("cpu"))
