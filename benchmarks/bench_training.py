@@ -50,7 +50,7 @@ from blsgan.models.supervisor import Supervisor
 from blsgan.ops import reference
 from blsgan.synthesis.overlap import PROTOCOL_SHIFT_PX, SyntheticOverlap, synthesize_overlap
 from blsgan.synthesis.phantoms import joint_phantom
-from blsgan.training.config import LARGE_CROP_EVERY, Stage, TrainingConfig, load_config
+from blsgan.training.config import LARGE_CROP_EVERY, Stage, TrainingConfig, load_config, stages_of
 from blsgan.training.loop import Trainer
 from blsgan.training.run_folder import device_of
 from blsgan.training.sources import load_sources
@@ -362,10 +362,10 @@ def peak_mb(preset: str, changes: Sequence[str], which: str, root: Path, cache: 
 def measure_memory(which: str, config: TrainingConfig, root: Path, cache: Path,
                    device: torch.device) -> float:
     """Makes two steps and returns the peak in MB: what this process was started for."""
-    trainer, step = our_step(config, root, cache, device, 0)
-    if which == "naive":
-        step = naive_step(config, trainer.stages[0], root, device)
-        del trainer
+    if which == "naive":  # without our own, whose memory would count as the naive loop's
+        step = naive_step(config, stages_of(config, lambda data: 1)[0], root, device)
+    else:
+        _, step = our_step(config, root, cache, device, 0)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     step()
