@@ -80,7 +80,6 @@ def _describe(config: SegmentationConfig, device: str) -> None:
     from blsgan.training.run_folder import device_of
 
     target = device_of(device)
-
     network = SegmenterNetwork(config.model.widths, config.model.blocks)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     click.echo(config.dump(), nl=False)

@@ -115,7 +115,8 @@ def orthogonalised(matrices: Tensor, *, bfloat16: bool = False) -> Tensor:
     """Matrices with the same singular vectors and singular values near 1 (0.7 to 1.2).
 
     Five Newton-Schulz iterations with the quintic polynomial of Jordan et al. Each makes a small
-    singular value 3.4 times as large, so those below a hundredth of the matrix's norm stay smaller.
+    singular value 3.4 times as large at most, so those below 1/500 of the matrix's norm stay
+    smaller.
 
     Args:
         matrices: float32 [B,m,n].

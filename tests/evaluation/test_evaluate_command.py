@@ -99,7 +99,7 @@ def test_frechet_distances_name_their_features_and_counts(finished):
 
 @pytest.mark.parametrize("name", ["metric_by_overlap_size.png", "mse_spectrum.png"])
 def test_figures_are_pictures(finished, name):
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="figures need the extra 'figures'")
     data = (finished[0] / name).read_bytes()
     assert data.startswith(b"\x89PNG")
     assert len(data) > 10_000
@@ -140,7 +140,7 @@ def test_a_mirrored_model_is_said_to_be_one(dataset, network, tmp_path):
 
 
 def test_the_error_panel_shows_the_model(dataset, network, tmp_path):
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="figures need the extra 'figures'")
     result = evaluate("--data", dataset, "--weights", network, "-o", tmp_path)
     assert result.exit_code == 0, result.output
     for name in ("error_panel.png", "real_panel.png"):
