@@ -4,7 +4,8 @@
 #   make test       the same set-up, then every Python and C++ test
 #   make lint       ruff, mypy, import rules, clang-tidy
 #   make sanitize   C++ tests and op tests under AddressSanitizer and UBSan
-#   make cuda       compile and link the CUDA kernels for every architecture (needs nvcc, no GPU)
+#   make cuda       compile and link the CUDA kernels for every architecture (needs nvcc, no GPU);
+#                   CUDA_ARCHS='8.7;9.0' for some
 #   make bench      every benchmark of benchmarks/
 #   make clean      remove what was built; make distclean: .venv too
 #
@@ -14,6 +15,7 @@ PYTHON ?= python3
 VENV ?= .venv
 OUT ?= demo
 PYTEST_ARGS ?=
+CUDA_ARCHS ?= all
 # pytest's processes. Each file's tests stay in one: they share what is slow to make.
 TEST_PROCESSES ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 
@@ -138,7 +140,8 @@ sanitize-ops: $(STAMPS)/test-tools
 cuda: $(STAMPS)/test-tools
 	@if command -v nvcc >/dev/null || test -x "$${CUDA_HOME:-/none}/bin/nvcc"; then \
 	    set -e; \
-	    BLSGAN_CUDA=1 BLSGAN_CUDA_ARCHS=all \
+	    export BLSGAN_CUDA_ARCHS='$(CUDA_ARCHS)'; \
+	    BLSGAN_CUDA=1 \
 	        $(PY) setup.py --quiet build --build-base build/cuda --build-lib build/cuda/lib; \
 	    $(BIN)/pip install --quiet nvidia-cuda-cuobjdump || echo "make cuda: no cuobjdump to be had"; \
 	    BLSGAN_CUDA_LIBRARY=build/cuda/lib/blsgan/_ops.so \

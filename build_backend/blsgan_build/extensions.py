@@ -138,7 +138,7 @@ class Toolchain:
         if self.sanitize:
             # Debug lines make a sanitizer's report readable; ifunc resolvers run before its
             # runtime is up, so BLSGAN_NO_CLONES asks the sources for the default level alone.
-            optimise = ["-O1", "-g", "-fno-omit-frame-pointer", "-DBLSGAN_NO_CLONES"]
+            optimise = ["-O1", "-g1", "-fno-omit-frame-pointer", "-DBLSGAN_NO_CLONES"]
             optimise += [f"-fsanitize={self.sanitize}", "-fno-sanitize-recover=undefined"]
         else:
             optimise = ["-O3", "-g0", "-DNDEBUG"]
