@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
+pytest.importorskip("torch", reason="the regression is trained by torch (blsgan[train])")
 
 from blsgan.evaluation.baselines import equal_split, harmonic
 
@@ -30,7 +30,7 @@ def script():
 
 
 def comparisons(script, count, seed):
-    """k of the truth hangs on the first statistic; the network says 0.5 of every image."""
+    """k of the truth hangs on the first statistic; the network's tissue is 0.5 for every image."""
     random = np.random.default_rng(seed)
     found = []
     for index in range(count):
