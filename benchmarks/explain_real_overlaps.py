@@ -6,7 +6,8 @@ Every figure is the PSNR in dB of the validation joints' comparisons
 (docs/explanation/evaluation.md), the mean over those of a bone. The shares are always the
 network's; what changes is k:
 
-- its own; the best one for each comparison, which nobody knows;
+- its own, as it is and pulled towards its mean over the comparisons; the best one for each
+  comparison, which nobody knows;
 - one regressed from 24 statistics of the radiograph (intensities of both bones at four distances
   from the overlap and of the overlap, sizes) by a small network, trained on the comparisons of all
   training joints or of a part of them: would more joints tell more, or another kind of network?
@@ -42,6 +43,7 @@ from blsgan.data.splits import select
 from blsgan.data.truths import cached_visit_truths
 from blsgan.data.visits import PROTOCOL, TRAINING, VisitTruth
 from blsgan.evaluation.baselines import harmonic
+from blsgan.evaluation.metrics import psnr_db
 from blsgan.evaluation.protocol import BONES
 from blsgan.io.atomic import atomic_path
 
@@ -49,6 +51,7 @@ DISTANCES_PX = ((0, 4), (4, 10), (10, 25), (25, 60))
 PARTS = (0.125, 0.25, 0.5, 1.0)  # of the training joints
 DRAWS, MEMBERS = 4, 4  # of a part; networks whose mean is the regression
 STEPS = 660  # of a network, however few comparisons there are
+TOWARDS_MEAN = (0.25, 0.5)
 TOWARDS_HARMONIC = (0.2, 0.3, 0.4, 0.5)
 K_GRID = np.linspace(-np.log1p(-0.02), -np.log1p(-0.85), 60).astype(np.float32)
 _PIXELS = 256  # of a comparison that the regression looks at
@@ -74,7 +77,7 @@ class Comparison:
         return -np.expm1(-self.share * np.maximum(self.attenuation + np.float32(tissue), 0))
 
     def psnr_db(self, layer: np.ndarray) -> float:
-        return float(-10 * np.log10(np.mean((layer - self.truth) ** 2)))
+        return psnr_db(float(np.mean((layer - self.truth) ** 2)))
 
 
 def attenuation_of(intensity: np.ndarray) -> np.ndarray:
@@ -240,6 +243,11 @@ def explain(validation: Sequence[Comparison], training: Sequence[Comparison]) ->
             "own k": with_tissue(validation, own),
             "own k, training joints": with_tissue(training, [c.tissue for c in training]),
             "best k of each comparison": with_tissue(validation, best),
+            "own k pulled towards its mean": {
+                f"{share:g} of the way": with_tissue(
+                    validation, [(1 - share) * t + share * float(np.mean(own)) for t in own])
+                for share in TOWARDS_MEAN
+            },
             "k regressed from statistics": parts,
             "mean of own and regressed k": with_tissue(
                 validation, list((np.array(own) + regressed) / 2)),
