@@ -105,6 +105,7 @@ lint: lint-python lint-cpp
 
 lint-python: $(STAMPS)/lint-tools
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

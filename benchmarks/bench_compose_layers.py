@@ -1,6 +1,6 @@
 """Time ``compose_layers`` beside PyTorch; options as ``blsgan bench ops``.
 
-    python benchmarks/bench_compose_layers.py -o benchmarks/results/compose_layers.csv
+python benchmarks/bench_compose_layers.py -o benchmarks/results/compose_layers.csv
 """
 
 import sys

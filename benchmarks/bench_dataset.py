@@ -36,11 +36,15 @@ def phantoms(folder: Path, count: int) -> Path:
     for seed in range(count):
         phantom = joint_phantom(seed, overlap=bool(seed % 2))
         name = f"Dataset_cases_anonymization/{seed:05d}_L_2/image"
-        entry = {"image": f"{name}.jpg", "upper": f"{name}_mask_upper.bmp",
-                 "lower": f"{name}_mask_lower.bmp",
-                 "background": f"Dataset_cases_anonymization/background/{seed:05d}_L_2_image.jpg"}
-        for path, picture in zip(entry.values(), (phantom.image, *phantom.masks,
-                                                  phantom.background), strict=True):
+        entry = {
+            "image": f"{name}.jpg",
+            "upper": f"{name}_mask_upper.bmp",
+            "lower": f"{name}_mask_lower.bmp",
+            "background": f"Dataset_cases_anonymization/background/{seed:05d}_L_2_image.jpg",
+        }
+        for path, picture in zip(
+            entry.values(), (phantom.image, *phantom.masks, phantom.background), strict=True
+        ):
             (root / path).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.round(picture * 255).astype(np.uint8)).save(root / path)
         entries.append(entry)
@@ -63,8 +67,11 @@ def timed(action: Callable[[], object]) -> float:
 def differing(one: list[JointArrays], other: list[JointArrays]) -> int:
     """How many images are not the same bit for bit."""
     return sum(
-        not all(np.array_equal(a, b) for a, b in zip(vars(x).values(), vars(y).values(),
-                                                     strict=True) if a is not None or b is not None)
+        not all(
+            np.array_equal(a, b)
+            for a, b in zip(vars(x).values(), vars(y).values(), strict=True)
+            if a is not None or b is not None
+        )
         for x, y in zip(one, other, strict=True)
     )
 
@@ -93,18 +100,29 @@ def main(data: Path | None, rounds: int, output: Path | None) -> None:
                 times[name].append(timed(action))
         size_mb = packed.stat().st_size / 1e6
     folder = float(np.median(times["decode the folder"]))
-    rows = [{
-        "measurement": name, "images": len(images),
-        **{f"p{share}_ms": round(1000 * float(np.percentile(values, share)), 2)
-           for share in (20, 50, 80)},
-        "folder_over_this": round(folder / float(np.median(values)), 1), "rounds": rounds,
-        "packed_mb": round(size_mb, 1), "pack_s": round(pack_s, 1),
-        "load_average": round(os.getloadavg()[0], 1), "python": platform.python_version(),
-        "blsgan": __version__,
-    } for name, values in times.items()]
+    rows = [
+        {
+            "measurement": name,
+            "images": len(images),
+            **{
+                f"p{share}_ms": round(1000 * float(np.percentile(values, share)), 2)
+                for share in (20, 50, 80)
+            },
+            "folder_over_this": round(folder / float(np.median(values)), 1),
+            "rounds": rounds,
+            "packed_mb": round(size_mb, 1),
+            "pack_s": round(pack_s, 1),
+            "load_average": round(os.getloadavg()[0], 1),
+            "python": platform.python_version(),
+            "blsgan": __version__,
+        }
+        for name, values in times.items()
+    ]
     for row in rows:
-        click.echo(f"{row['measurement']}: {row['p50_ms']:.1f} ms, "
-                   f"{row['folder_over_this']:.1f} times faster than the folder")
+        click.echo(
+            f"{row['measurement']}: {row['p50_ms']:.1f} ms, "
+            f"{row['folder_over_this']:.1f} times faster than the folder"
+        )
     if output is not None:
         with atomic_path(output) as path, path.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]))

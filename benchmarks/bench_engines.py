@@ -34,20 +34,44 @@ COLUMNS = (
 
 @click.command()
 @click.option("--weights", default="lite", show_default=True)
-@click.option("--backend", type=click.Choice(("tensorrt", "tensorrt-rtx")), default="tensorrt-rtx",
-              show_default=True)
-@click.option("--compute-capability", "capabilities", multiple=True,
-              default=("7.5", "8.6", "8.9", "12.0"), show_default=True,
-              help="Repeatable; with tensorrt only that of this GPU.")
-@click.option("--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS),
-              default=PRECISIONS, show_default=True)
-@click.option("--data", "root", type=click.Path(path_type=Path),
-              help="The public dataset, to calibrate and judge on; phantoms otherwise.")
+@click.option(
+    "--backend",
+    type=click.Choice(("tensorrt", "tensorrt-rtx")),
+    default="tensorrt-rtx",
+    show_default=True,
+)
+@click.option(
+    "--compute-capability",
+    "capabilities",
+    multiple=True,
+    default=("7.5", "8.6", "8.9", "12.0"),
+    show_default=True,
+    help="Repeatable; with tensorrt only that of this GPU.",
+)
+@click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    type=click.Choice(PRECISIONS),
+    default=PRECISIONS,
+    show_default=True,
+)
+@click.option(
+    "--data",
+    "root",
+    type=click.Path(path_type=Path),
+    help="The public dataset, to calibrate and judge on; phantoms otherwise.",
+)
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="CSV file.")
 def main(
-    weights: str, backend: str, capabilities: tuple[str, ...], precisions: tuple[str, ...],
-    root: Path | None, threads: int, output: Path | None,
+    weights: str,
+    backend: str,
+    capabilities: tuple[str, ...],
+    precisions: tuple[str, ...],
+    root: Path | None,
+    threads: int,
+    output: Path | None,
 ) -> None:
     """Build an engine for every precision and compute capability."""
     rows = []
@@ -55,16 +79,25 @@ def main(
         folder = Path(name)
         exported = export(weights, folder / "model.onnx")
         common = {
-            "backend": backend, "weights": exported.report["weights"]["name"],
-            "weights_sha256": exported.report["weights"]["sha256"][:12], "cpu": processor(),
+            "backend": backend,
+            "weights": exported.report["weights"]["name"],
+            "weights_sha256": exported.report["weights"]["sha256"][:12],
+            "cpu": processor(),
             "onnx_mb": f"{exported.model.stat().st_size / 1e6:.2f}",
-            "load_average": f"{os.getloadavg()[0]:.1f}", "blsgan": __version__, "commit": commit(),
+            "load_average": f"{os.getloadavg()[0]:.1f}",
+            "blsgan": __version__,
+            "commit": commit(),
             "backend_version": load(backend).version,
         }
         for precision in precisions:
             for capability in capabilities:
-                request = Request(precision, backend=backend, compute_capabilities=(capability,),
-                                  calibration_data=root, force=True)
+                request = Request(
+                    precision,
+                    backend=backend,
+                    compute_capabilities=(capability,),
+                    calibration_data=root,
+                    force=True,
+                )
                 row = {**common, "precision": precision, "compute_capability": capability}
                 engine = folder / f"{precision}-{capability}.engine"
                 try:

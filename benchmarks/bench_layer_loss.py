@@ -1,6 +1,6 @@
 """Time ``layer_loss`` beside PyTorch; options as ``blsgan bench ops``.
 
-    python benchmarks/bench_layer_loss.py -o benchmarks/results/layer_loss.csv
+python benchmarks/bench_layer_loss.py -o benchmarks/results/layer_loss.csv
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Time ``reconstruction_loss`` beside PyTorch; options as ``blsgan bench ops``.
 
-    python benchmarks/bench_reconstruction_loss.py -o benchmarks/results/reconstruction_loss.csv
+python benchmarks/bench_reconstruction_loss.py -o benchmarks/results/reconstruction_loss.csv
 """
 
 import sys

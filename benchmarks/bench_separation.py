@@ -56,9 +56,7 @@ class Row:
         return float(np.percentile(self.times_ms, share))
 
 
-def in_turns(
-    measurements: dict[str, tuple[Callable[[], object], int]], rounds: int
-) -> list[Row]:
+def in_turns(measurements: dict[str, tuple[Callable[[], object], int]], rounds: int) -> list[Row]:
     """Times each function ``rounds`` times its weight, round by round.
 
     Args:
@@ -99,12 +97,28 @@ def cold_start(image: Path, masks: list[Path], runs: int, weights: str | None) -
     times, peaks = [], []
     for _ in range(runs):
         with tempfile.TemporaryDirectory() as output:
-            command = [sys.executable, "-m", "blsgan", "separate", str(image), "--upper-mask",
-                       str(masks[0]), "--lower-mask", str(masks[1]), "-o", output]
+            command = [
+                sys.executable,
+                "-m",
+                "blsgan",
+                "separate",
+                str(image),
+                "--upper-mask",
+                str(masks[0]),
+                "--lower-mask",
+                str(masks[1]),
+                "-o",
+                output,
+            ]
             if weights is not None:
                 command += ["--weights", weights]
-            watched = subprocess.run([sys.executable, "-I", "-c", _WATCH, *command], cwd=ROOT,
-                                     capture_output=True, text=True, check=False)
+            watched = subprocess.run(
+                [sys.executable, "-I", "-c", _WATCH, *command],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
             if watched.returncode:
                 raise SystemExit(f"blsgan separate failed: {watched.stderr.strip()}")
             seconds, peak = map(float, watched.stdout.split())
@@ -128,10 +142,15 @@ def commit() -> str:
     """The commit that was measured, with ``+`` where the tree has changes."""
     git = ["git", "-C", str(ROOT)]
     try:
-        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True,
-                              text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"],
-                                 capture_output=True, text=True, check=True).stdout
+        head = subprocess.run(
+            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return head + ("+" if changed else "")
@@ -139,23 +158,39 @@ def commit() -> str:
 
 @click.command()
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
-@click.option("--rounds", type=click.IntRange(min=1), default=15, show_default=True,
-              help="Each times the published generator once and every backend 10 times.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=15,
+    show_default=True,
+    help="Each times the published generator once and every backend 10 times.",
+)
 @click.option("--cold-runs", type=click.IntRange(min=0), default=10, show_default=True)
 @click.option("--weights", help="Name or file; the shipped ones by default.")
-@click.option("--seed", type=click.IntRange(min=0), default=5, show_default=True,
-              help="Of the joint phantom; 5 overlaps by 500 px, more than 4 of 5 real overlaps.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=5,
+    show_default=True,
+    help="Of the joint phantom; 5 overlaps by 500 px, more than 4 of 5 real overlaps.",
+)
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="CSV file.")
 @click.option("--check", is_flag=True, help="Fail when a target is missed.")
 def main(
-    threads: int, rounds: int, cold_runs: int, weights: str | None, seed: int,
-    output: Path | None, check: bool,
+    threads: int,
+    rounds: int,
+    cold_runs: int,
+    weights: str | None,
+    seed: int,
+    output: Path | None,
+    check: bool,
 ) -> None:
     """Measure the Separator beside the published generator, and the command's cold start."""
     load = os.getloadavg()[0]
     if load > 0.5:
-        click.echo(f"note: the load average is {load:.1f}; only the ratio means something",
-                   err=True)
+        click.echo(
+            f"note: the load average is {load:.1f}; only the ratio means something", err=True
+        )
     phantom = joint_phantom(seed)
     measurements: dict[str, tuple[Callable[[], object], int]] = {}
     default = ""
@@ -170,8 +205,11 @@ def main(
                 raise
             click.echo(f"skipped backend {name}: {error}", err=True)
             continue
-        label = f"Separator, {name} ({separator.backend.name})" if name == "auto" else \
-            f"Separator, {name}"
+        label = (
+            f"Separator, {name} ({separator.backend.name})"
+            if name == "auto"
+            else f"Separator, {name}"
+        )
         default = default or label
 
         def separate(separator: Separator = separator) -> object:
@@ -179,14 +217,18 @@ def main(
 
         measurements[label] = (separate, 10)
     measurements[PUBLISHED] = (
-        published_generator(threads, phantom.image * phantom.masks.any(axis=0), phantom.masks), 1
+        published_generator(threads, phantom.image * phantom.masks.any(axis=0), phantom.masks),
+        1,
     )
     rows = in_turns(measurements, rounds)
 
     if cold_runs:
         with tempfile.TemporaryDirectory() as folder:
-            pictures = {"joint.png": phantom.image, "joint_mask_upper.bmp": phantom.masks[0],
-                        "joint_mask_lower.bmp": phantom.masks[1]}
+            pictures = {
+                "joint.png": phantom.image,
+                "joint_mask_upper.bmp": phantom.masks[0],
+                "joint_mask_lower.bmp": phantom.masks[1],
+            }
             for name, picture in pictures.items():
                 Image.fromarray(np.round(picture * 255).astype(np.uint8)).save(Path(folder) / name)
             paths = [Path(folder) / name for name in pictures]
@@ -196,29 +238,42 @@ def main(
     published = by_name[PUBLISHED].percentile(50)
     ratio = published / by_name[default].percentile(50)
     common = {
-        "threads": threads, "size_px": "256x256", "overlap_px": int(phantom.overlap.sum()),
-        "cpu": processor(), "load_average": f"{load:.1f}", "python": platform.python_version(),
-        "torch": version("torch"), "onnxruntime": version("onnxruntime"),
-        "blsgan": __version__, "commit": commit(),
+        "threads": threads,
+        "size_px": "256x256",
+        "overlap_px": int(phantom.overlap.sum()),
+        "cpu": processor(),
+        "load_average": f"{load:.1f}",
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "onnxruntime": version("onnxruntime"),
+        "blsgan": __version__,
+        "commit": commit(),
     }
     table = [
         {
             "measurement": row.measurement,
-            "p20_ms": f"{row.percentile(20):.2f}", "p50_ms": f"{row.percentile(50):.2f}",
-            "p80_ms": f"{row.percentile(80):.2f}", "runs": len(row.times_ms),
+            "p20_ms": f"{row.percentile(20):.2f}",
+            "p50_ms": f"{row.percentile(50):.2f}",
+            "p80_ms": f"{row.percentile(80):.2f}",
+            "runs": len(row.times_ms),
             "published_over_this": f"{published / row.percentile(50):.1f}"
-            if row.peak_mb is None else "",
+            if row.peak_mb is None
+            else "",
             "peak_mb": "" if row.peak_mb is None else f"{row.peak_mb:.0f}",
             **common,
         }
         for row in rows
     ]
     for line in table:
-        click.echo(f"{line['measurement']:34} p20 {line['p20_ms']:>9} p50 {line['p50_ms']:>9} "
-                   f"p80 {line['p80_ms']:>9} ms  {line['published_over_this'] or '-':>6}x  "
-                   f"{line['peak_mb'] and line['peak_mb'] + ' MB'}")
-    click.echo(f"{default} is {ratio:.0f} times as fast as the published generator "
-               f"(target {TARGET_RATIO:.0f}).")
+        click.echo(
+            f"{line['measurement']:34} p20 {line['p20_ms']:>9} p50 {line['p50_ms']:>9} "
+            f"p80 {line['p80_ms']:>9} ms  {line['published_over_this'] or '-':>6}x  "
+            f"{line['peak_mb'] and line['peak_mb'] + ' MB'}"
+        )
+    click.echo(
+        f"{default} is {ratio:.0f} times as fast as the published generator "
+        f"(target {TARGET_RATIO:.0f})."
+    )
     if output is not None:
         with atomic_path(output) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(table[0]))

@@ -1,6 +1,6 @@
 """Time ``split_attenuation`` beside PyTorch; options as ``blsgan bench ops``.
 
-    python benchmarks/bench_split_attenuation.py -o benchmarks/results/split_attenuation.csv
+python benchmarks/bench_split_attenuation.py -o benchmarks/results/split_attenuation.csv
 """
 
 import sys

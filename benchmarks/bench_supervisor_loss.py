@@ -1,6 +1,6 @@
 """Time ``supervisor_loss`` beside PyTorch; options as ``blsgan bench ops``.
 
-    python benchmarks/bench_supervisor_loss.py -o benchmarks/results/supervisor_loss.csv
+python benchmarks/bench_supervisor_loss.py -o benchmarks/results/supervisor_loss.csv
 """
 
 import sys

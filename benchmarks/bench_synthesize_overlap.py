@@ -1,6 +1,6 @@
 """Time ``synthesize_overlap`` beside PyTorch; options as ``blsgan bench ops``.
 
-    python benchmarks/bench_synthesize_overlap.py -o benchmarks/results/synthesize_overlap.csv
+python benchmarks/bench_synthesize_overlap.py -o benchmarks/results/synthesize_overlap.csv
 """
 
 import sys

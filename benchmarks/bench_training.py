@@ -144,13 +144,14 @@ def cut(array: np.ndarray, overlap: np.ndarray, size: tuple[int, int]) -> np.nda
 class NaivePaper:
     """The published step as it is usually written."""
 
-    def __init__(self, config: TrainingConfig, stage: Stage, data: NaiveData,
-                 device: torch.device) -> None:
+    def __init__(
+        self, config: TrainingConfig, stage: Stage, data: NaiveData, device: torch.device
+    ) -> None:
         torch.manual_seed(0)
         self.stage, self.data, self.device = stage, data, device
-        self.generator = build_generator(
-            config.model.architecture, config.model.configuration
-        ).to(device)
+        self.generator = build_generator(config.model.architecture, config.model.configuration).to(
+            device
+        )
         self.supervisor = Supervisor(2, config.supervisor.widths).to(device)
         self.optimisers = [
             torch.optim.Adam(self.generator.parameters(), 1e-5, betas=(0.5, 0.999)),
@@ -163,8 +164,18 @@ class NaivePaper:
         pairs = [self.data.synthetic() for _ in range(self.stage.data.synthetic)]
         image = to_tensor([cv2.resize(p.image, (size, size)) for p in pairs], self.device)[:, None]
         masks, layers = (
-            to_tensor([np.stack([cv2.resize(plane.astype(np.float32), (size, size))
-                                 for plane in getattr(p, name)]) for p in pairs], self.device)
+            to_tensor(
+                [
+                    np.stack(
+                        [
+                            cv2.resize(plane.astype(np.float32), (size, size))
+                            for plane in getattr(p, name)
+                        ]
+                    )
+                    for p in pairs
+                ],
+                self.device,
+            )
             for name in ("masks", "layers")
         )
         masks = (masks > 0.5).float()
@@ -206,16 +217,19 @@ def free_layers(generator: Generator, image: Tensor, masks: Tensor) -> tuple[Ten
 class NaiveLite:
     """The lite recipe on the same number of crops, written the same way."""
 
-    def __init__(self, config: TrainingConfig, stage: Stage, data: NaiveData,
-                 device: torch.device) -> None:
+    def __init__(
+        self, config: TrainingConfig, stage: Stage, data: NaiveData, device: torch.device
+    ) -> None:
         torch.manual_seed(0)
         self.stage, self.data, self.device = stage, data, device
-        self.generator = build_generator(
-            config.model.architecture, config.model.configuration
-        ).to(device)
+        self.generator = build_generator(config.model.architecture, config.model.configuration).to(
+            device
+        )
         optimiser = stage.optimiser
         self.optimiser = torch.optim.AdamW(
-            self.generator.parameters(), optimiser.learning_rate, betas=optimiser.betas,
+            self.generator.parameters(),
+            optimiser.learning_rate,
+            betas=optimiser.betas,
             weight_decay=optimiser.weight_decay,
         )
 
@@ -257,9 +271,7 @@ class NaiveLite:
         logged += [term.item(), tissue.item()]
         self.optimiser.zero_grad()
         (term + tissue).backward()
-        nn.utils.clip_grad_norm_(
-            self.generator.parameters(), self.stage.optimiser.clip_norm or 1e9
-        )
+        nn.utils.clip_grad_norm_(self.generator.parameters(), self.stage.optimiser.clip_norm or 1e9)
         self.optimiser.step()
         return logged
 
@@ -341,26 +353,50 @@ def timed(step: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def peak_mb(preset: str, changes: Sequence[str], which: str, root: Path, cache: Path,
-            device: str, threads: int) -> float:
+def peak_mb(
+    preset: str,
+    changes: Sequence[str],
+    which: str,
+    root: Path,
+    cache: Path,
+    device: str,
+    threads: int,
+) -> float:
     """Peak memory in MB of a process that makes two steps; of the GPU where one is used."""
     # A child's peak counts its parent's at the fork, so a bare Python starts it, not this one.
-    watch = ("import subprocess, sys; sys.exit(subprocess.run(sys.argv[1:]).returncode)")
-    command = [sys.executable, str(Path(__file__).resolve()), "--device", device, "--threads",
-               str(threads), "--data", str(root), "--cache", str(cache), "--memory-of",
-               f"{preset}:{which}"]
+    watch = "import subprocess, sys; sys.exit(subprocess.run(sys.argv[1:]).returncode)"
+    command = [
+        sys.executable,
+        str(Path(__file__).resolve()),
+        "--device",
+        device,
+        "--threads",
+        str(threads),
+        "--data",
+        str(root),
+        "--cache",
+        str(cache),
+        "--memory-of",
+        f"{preset}:{which}",
+    ]
     for change in changes:
         command += [f"--{preset}-set", change]
-    done = subprocess.run([sys.executable, "-I", "-c", watch, *command], capture_output=True,
-                          text=True, check=False, cwd=ROOT,
-                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", watch, *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     if done.returncode:
         raise SystemExit(f"{preset}, {which}: {done.stderr.strip().splitlines()[-1]}")
     return float(done.stdout)
 
 
-def measure_memory(which: str, config: TrainingConfig, root: Path, cache: Path,
-                   device: torch.device) -> float:
+def measure_memory(
+    which: str, config: TrainingConfig, root: Path, cache: Path, device: torch.device
+) -> float:
     """Makes two steps and returns the peak in MB: what this process was started for."""
     if which == "naive":  # without our own, whose memory would count as the naive loop's
         step = naive_step(config, stages_of(config, lambda data: 1)[0], root, device)
@@ -382,8 +418,9 @@ def schedule_hours(seconds: Sequence[float], config: TrainingConfig) -> float:
     total = 0.0
     for stage, one in zip(config.stages, seconds, strict=True):
         free, real = PUBLIC_COUNTS
-        epoch = max(-(-free // stage.data.synthetic),
-                    -(-real // stage.data.real) if stage.data.real else 0)
+        epoch = max(
+            -(-free // stage.data.synthetic), -(-real // stage.data.real) if stage.data.real else 0
+        )
         total += one * (stage.steps if stage.steps is not None else (stage.epochs or 0) * epoch)
     return total / 3600
 
@@ -403,24 +440,36 @@ def commit() -> str:
     """The commit that was measured, with ``+`` where the tree has changes."""
     git = ["git", "-C", str(ROOT)]
     try:
-        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True,
-                              text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"],
-                                 capture_output=True, text=True, check=True).stdout
+        head = subprocess.run(
+            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return head + ("+" if changed else "")
 
 
 def compare(
-    preset: str, changes: Sequence[str], root: Path, cache: Path, device: torch.device,
-    threads: int, rounds: int,
+    preset: str,
+    changes: Sequence[str],
+    root: Path,
+    cache: Path,
+    device: torch.device,
+    threads: int,
+    rounds: int,
 ) -> list[Measurement]:
     """Our step and the naive one in turns, each stage of ours, and the peak memory of both."""
     config = load_config(preset, changes)
     # While this process is small: ours, the naive loop and a child beside them may not fit.
-    peaks = {which: peak_mb(preset, changes, which, root, cache, str(device), threads)
-             for which in ("blsgan", "naive")}
+    peaks = {
+        which: peak_mb(preset, changes, which, root, cache, str(device), threads)
+        for which in ("blsgan", "naive")
+    }
     trainer, ours = our_step(config, root, cache, device, 0)
     naive = naive_step(config, trainer.stages[0], root, device)
     ours()
@@ -432,8 +481,12 @@ def compare(
         times["naive"].append(timed(naive, device))
     del naive
     rows = [
-        Measurement(f"{preset}, {name}", seconds, peaks[name],
-                    *((clock.shares(), trainer.precision) if name == "blsgan" else ({}, "float32")))
+        Measurement(
+            f"{preset}, {name}",
+            seconds,
+            peaks[name],
+            *((clock.shares(), trainer.precision) if name == "blsgan" else ({}, "float32")),
+        )
         for name, seconds in times.items()
     ]
     for index, stage in enumerate(trainer.stages[1:], start=1):
@@ -441,32 +494,66 @@ def compare(
         step()
         clock = other.phase = Clock(device)
         seconds = [timed(step, device) / cycle(stage) for _ in range(rounds)]
-        rows.append(Measurement(f"{preset}, blsgan, stage {stage.name}", seconds, 0.0,
-                                clock.shares(), other.precision))
+        rows.append(
+            Measurement(
+                f"{preset}, blsgan, stage {stage.name}",
+                seconds,
+                0.0,
+                clock.shares(),
+                other.precision,
+            )
+        )
     return rows
 
 
 @click.command()
-@click.option("--data", "root", type=click.Path(path_type=Path),
-              help="The dataset's folder Data; phantoms without it.")
-@click.option("--cache", type=click.Path(path_type=Path),
-              help="Folder for the registered visits; a temporary one by default.")
-@click.option("--joints", type=click.IntRange(min=1), default=8, show_default=True,
-              help="Phantoms of training joints.")
+@click.option(
+    "--data",
+    "root",
+    type=click.Path(path_type=Path),
+    help="The dataset's folder Data; phantoms without it.",
+)
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path),
+    help="Folder for the registered visits; a temporary one by default.",
+)
+@click.option(
+    "--joints",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="Phantoms of training joints.",
+)
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
-@click.option("--preset", "presets", type=click.Choice(tuple(TARGETS)), multiple=True,
-              default=tuple(TARGETS), show_default=True)
+@click.option(
+    "--preset",
+    "presets",
+    type=click.Choice(tuple(TARGETS)),
+    multiple=True,
+    default=tuple(TARGETS),
+    show_default=True,
+)
 @click.option("--lite-set", multiple=True, metavar="KEY=VALUE", help="As blsgan train --set.")
 @click.option("--paper-set", multiple=True, metavar="KEY=VALUE", help="As blsgan train --set.")
 @click.option("--memory-of", hidden=True, help="PRESET:blsgan or PRESET:naive, for a child.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="CSV file.")
 @click.option("--check", is_flag=True, help="Fail when a target is missed.")
 def main(
-    root: Path | None, cache: Path | None, joints: int, device: str, threads: int, rounds: int,
-    presets: tuple[str, ...], lite_set: tuple[str, ...], paper_set: tuple[str, ...],
-    memory_of: str | None, output: Path | None, check: bool,
+    root: Path | None,
+    cache: Path | None,
+    joints: int,
+    device: str,
+    threads: int,
+    rounds: int,
+    presets: tuple[str, ...],
+    lite_set: tuple[str, ...],
+    paper_set: tuple[str, ...],
+    memory_of: str | None,
+    output: Path | None,
+    check: bool,
 ) -> None:
     """Measure training steps."""
     torch.set_num_threads(threads)
@@ -483,8 +570,9 @@ def main(
         return
     load = os.getloadavg()[0]
     if load > 0.5:
-        click.echo(f"note: the load average is {load:.1f}; only the ratios mean something",
-                   err=True)
+        click.echo(
+            f"note: the load average is {load:.1f}; only the ratios mean something", err=True
+        )
     with tempfile.TemporaryDirectory() as folder:
         if root is None:
             root = Path(folder) / "Data"
@@ -499,35 +587,53 @@ def main(
         ours, naive = measured[0].percentile(50), measured[1].percentile(50)
         ratio = naive / ours
         for row in measured:
-            table.append({
-                "measurement": row.name, "p20_s": f"{row.percentile(20):.3f}",
-                "p50_s": f"{row.percentile(50):.3f}", "p80_s": f"{row.percentile(80):.3f}",
-                "steps": len(row.seconds),
-                "naive_over_this": f"{naive / row.percentile(50):.2f}" if row.peak_mb else "",
-                "peak_mb": f"{row.peak_mb:.0f}" if row.peak_mb else "",
-                **{f"{part}_percent": f"{100 * row.shares[part]:.1f}" if row.shares else ""
-                   for part in PARTS},
-                "precision": row.precision, "threads": threads, "device": processor(target),
-                "load_average": f"{load:.1f}",
-                "torch": version("torch"), "blsgan": __version__, "commit": commit(),
-            })
+            table.append(
+                {
+                    "measurement": row.name,
+                    "p20_s": f"{row.percentile(20):.3f}",
+                    "p50_s": f"{row.percentile(50):.3f}",
+                    "p80_s": f"{row.percentile(80):.3f}",
+                    "steps": len(row.seconds),
+                    "naive_over_this": f"{naive / row.percentile(50):.2f}" if row.peak_mb else "",
+                    "peak_mb": f"{row.peak_mb:.0f}" if row.peak_mb else "",
+                    **{
+                        f"{part}_percent": f"{100 * row.shares[part]:.1f}" if row.shares else ""
+                        for part in PARTS
+                    },
+                    "precision": row.precision,
+                    "threads": threads,
+                    "device": processor(target),
+                    "load_average": f"{load:.1f}",
+                    "torch": version("torch"),
+                    "blsgan": __version__,
+                    "commit": commit(),
+                }
+            )
             split = ", ".join(f"{part} {100 * share:.1f} %" for part, share in row.shares.items())
-            click.echo(f"{row.name:36} {row.precision:8} p20 {row.percentile(20):8.3f} "
-                       f"p50 {row.percentile(50):8.3f} p80 {row.percentile(80):8.3f} s  "
-                       f"{row.peak_mb:6.0f} MB  {split}")
-        click.echo(f"{preset}: {ratio:.2f} times as fast as the naive loop (target "
-                   f"{TARGETS[preset]}).")
+            click.echo(
+                f"{row.name:36} {row.precision:8} p20 {row.percentile(20):8.3f} "
+                f"p50 {row.percentile(50):8.3f} p80 {row.percentile(80):8.3f} s  "
+                f"{row.peak_mb:6.0f} MB  {split}"
+            )
+        click.echo(
+            f"{preset}: {ratio:.2f} times as fast as the naive loop (target {TARGETS[preset]})."
+        )
         missed += [f"{preset} {ratio:.2f}"] if ratio < TARGETS[preset] else []
-        missed += [f"{row.name}: data {100 * row.shares['data']:.1f} %" for row in measured
-                   if row.shares and row.shares["data"] > MOST_DATA]
+        missed += [
+            f"{row.name}: data {100 * row.shares['data']:.1f} %"
+            for row in measured
+            if row.shares and row.shares["data"] > MOST_DATA
+        ]
         if preset == "paper":
             config = load_config(preset, changes[preset])
             stages = [measured[0], *measured[2:]]
             if len(stages) == len(config.stages):
                 hours = schedule_hours([row.percentile(50) for row in stages], config)
-                click.echo(f"paper: the whole schedule takes {hours:.2f} h on {processor(target)}, "
-                           f"with the public dataset's {PUBLIC_COUNTS[0]} + {PUBLIC_COUNTS[1]} "
-                           "training images.")
+                click.echo(
+                    f"paper: the whole schedule takes {hours:.2f} h on {processor(target)}, "
+                    f"with the public dataset's {PUBLIC_COUNTS[0]} + {PUBLIC_COUNTS[1]} "
+                    "training images."
+                )
     if output is not None:
         with atomic_path(output) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(table[0]))

@@ -21,8 +21,15 @@ sys.path.insert(0, str(ROOT / "build_backend"))
 from blsgan_build.cuda import DEFAULT_ARCHITECTURES, CudaPlan  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "cuda_resources.csv"
-COLUMNS = ("op", "kernel", "architecture", "registers", "spill_bytes", "stack_bytes",
-           "shared_bytes")
+COLUMNS = (
+    "op",
+    "kernel",
+    "architecture",
+    "registers",
+    "spill_bytes",
+    "stack_bytes",
+    "shared_bytes",
+)
 
 
 def readable(symbol: str) -> str:
@@ -38,9 +45,23 @@ def report(source: Path, nvcc: str) -> list[dict[str, object]]:
     plan = CudaPlan(nvcc, None, tuple(DEFAULT_ARCHITECTURES.split(";")), "")
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
-            [nvcc, "-std=c++17", "-O3", "-DNDEBUG", f"-I{ROOT / 'csrc'}", "-Xptxas", "-v",
-             *plan.gencode, "-c", str(source), "-o", str(Path(folder, "kernels.o"))],
-            capture_output=True, text=True, check=False,
+            [
+                nvcc,
+                "-std=c++17",
+                "-O3",
+                "-DNDEBUG",
+                f"-I{ROOT / 'csrc'}",
+                "-Xptxas",
+                "-v",
+                *plan.gencode,
+                "-c",
+                str(source),
+                "-o",
+                str(Path(folder, "kernels.o")),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
         )
     if done.returncode:
         sys.exit(f"cuda_resources: nvcc failed on {source}:\n{done.stderr}")
@@ -60,8 +81,11 @@ def report(source: Path, nvcc: str) -> list[dict[str, object]]:
 
 def main() -> int:
     nvcc = "nvcc"
-    rows = [row for source in sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
-            for row in report(source, nvcc)]
+    rows = [
+        row
+        for source in sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+        for row in report(source, nvcc)
+    ]
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     with RESULT.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -69,11 +93,15 @@ def main() -> int:
         writer.writerows(rows)
     bad = [row for row in rows if row["spill_bytes"] or row["stack_bytes"]]
     most = max(rows, key=lambda row: row["registers"])
-    print(f"{len(rows)} kernels; most registers: {most['registers']} ({most['op']} "
-          f"{most['kernel']}, sm_{most['architecture']}); with spills or stack: {len(bad)}")
+    print(
+        f"{len(rows)} kernels; most registers: {most['registers']} ({most['op']} "
+        f"{most['kernel']}, sm_{most['architecture']}); with spills or stack: {len(bad)}"
+    )
     for row in bad:
-        print(f"  {row['op']} {row['kernel']} sm_{row['architecture']}: "
-              f"{row['spill_bytes']} bytes spilled, {row['stack_bytes']} bytes of stack")
+        print(
+            f"  {row['op']} {row['kernel']} sm_{row['architecture']}: "
+            f"{row['spill_bytes']} bytes spilled, {row['stack_bytes']} bytes of stack"
+        )
     return 1 if bad else 0
 
 

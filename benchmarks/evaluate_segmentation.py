@@ -30,24 +30,49 @@ LEAST_DICE, MOST_HD95_PX, LEAST_OVERLAP_DICE, MOST_REFUSED = 0.975, 4.0, 0.65, 0
 
 
 @click.command()
-@click.option("--data", "root", required=True, type=click.Path(path_type=Path),
-              help="The dataset's folder Data.")
-@click.option("--split", type=click.Choice(SPLITS), default="val", show_default=True,
-              help="Joints to judge; nobody trained on those of val.")
+@click.option(
+    "--data",
+    "root",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The dataset's folder Data.",
+)
+@click.option(
+    "--split",
+    type=click.Choice(SPLITS),
+    default="val",
+    show_default=True,
+    help="Joints to judge; nobody trained on those of val.",
+)
 @click.option("--weights", help="Name or file of the segmenter's weights.  [default: segmenter]")
 @click.option("--separator", "separator_weights", help="The separator's.  [default: lite]")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
-              help="Of the synthetic shifts and of the bootstrap.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of the synthetic shifts and of the bootstrap.",
+)
 @click.option("--threads", type=click.IntRange(1), help="Threads.  [default: usable cores]")
-@click.option("--cache", type=click.Path(path_type=Path),
-              help="Folder that keeps the registered visits.")
+@click.option(
+    "--cache", type=click.Path(path_type=Path), help="Folder that keeps the registered visits."
+)
 @click.option("--no-visits", is_flag=True, help="No truth from other visits: minutes less.")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path),
-              help="Folder of the results.")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the results."
+)
 @click.option("--check", is_flag=True, help="Status 1 when a target is missed.")
 def main(
-    root: Path, split: str, weights: str | None, separator_weights: str | None, seed: int,
-    threads: int | None, cache: Path | None, no_visits: bool, output: Path, check: bool,
+    root: Path,
+    split: str,
+    weights: str | None,
+    separator_weights: str | None,
+    seed: int,
+    threads: int | None,
+    cache: Path | None,
+    no_visits: bool,
+    output: Path,
+    check: bool,
 ) -> None:
     """Judge predicted masks."""
     console = Console(stderr=True)

@@ -92,8 +92,7 @@ def statistics_of(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
     height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
     inside = image[overlap]
     middle = attenuation_of(inside.mean())
-    found = [middle, inside.std(),
-             *np.log([len(rows), height, width, len(rows) / width])]
+    found = [middle, inside.std(), *np.log([len(rows), height, width, len(rows) / width])]
     alone = [bone & ~other for bone, other in zip(masks, masks[::-1], strict=True)]
     for near, far in DISTANCES_PX:
         ring = [image[bone & (away > near) & (away <= far)] for bone in alone]
@@ -102,13 +101,18 @@ def statistics_of(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
     for bone, free in zip(masks, alone, strict=True):
         across = bone.sum(axis=1)
         across = across[across > 0]
-        found += [image[free].std() if free.any() else np.nan,
-                  np.log(across.max()), np.log(np.percentile(across, 10))]
+        found += [
+            image[free].std() if free.any() else np.nan,
+            np.log(across.max()),
+            np.log(np.percentile(across, 10)),
+        ]
     return np.array(found, np.float32)
 
 
 def compare(
-    images: Sequence[JointImage], truths: Sequence[VisitTruth], separator: Separator,
+    images: Sequence[JointImage],
+    truths: Sequence[VisitTruth],
+    separator: Separator,
     console: Console,
 ) -> list[Comparison]:
     listed = {image.name: image for image in images}
@@ -128,10 +132,19 @@ def compare(
         for truth in wanted[name]:
             at = truth.valid
             share = attenuation_of(layers[truth.bone][at]) / np.maximum(whole[at] + tissue, 1e-6)
-            found.append(Comparison(
-                listed[name].joint, name, truth.bone, whole[at], share, truth.truth[at],
-                continued[truth.bone][at], tissue, statistics,
-            ))
+            found.append(
+                Comparison(
+                    listed[name].joint,
+                    name,
+                    truth.bone,
+                    whole[at],
+                    share,
+                    truth.truth[at],
+                    continued[truth.bone][at],
+                    tissue,
+                    statistics,
+                )
+            )
     return found
 
 
@@ -145,9 +158,9 @@ def by_bone(comparisons: Sequence[Comparison], scores: Sequence[float]) -> dict[
 
 
 def with_tissue(comparisons: Sequence[Comparison], tissue: Sequence[float]) -> dict[str, float]:
-    return by_bone(comparisons, [
-        c.psnr_db(c.layer(t)) for c, t in zip(comparisons, tissue, strict=True)
-    ])
+    return by_bone(
+        comparisons, [c.psnr_db(c.layer(t)) for c, t in zip(comparisons, tissue, strict=True)]
+    )
 
 
 def regress(
@@ -177,7 +190,10 @@ def regress(
     for member in range(members):
         torch.manual_seed(1000 * seed + member)
         network = nn.Sequential(
-            nn.Dropout(0.1), nn.Linear(inputs.shape[1], 16), nn.Tanh(), nn.Dropout(0.1),
+            nn.Dropout(0.1),
+            nn.Linear(inputs.shape[1], 16),
+            nn.Tanh(),
+            nn.Dropout(0.1),
             nn.Linear(16, 1),
         )
         with torch.no_grad():
@@ -213,8 +229,9 @@ def spreads(comparisons: Sequence[Comparison]) -> dict[str, dict[str, float | No
         repeated = [np.var(e, ddof=1) for e in errors.values() if len(e) > 1]
         found[name] = {
             "of_all_comparisons": round(float(np.std(every, ddof=1)), 4),
-            "of_visits_of_the_same_bone":
-                round(float(np.sqrt(np.mean(repeated))), 4) if repeated else None,
+            "of_visits_of_the_same_bone": round(float(np.sqrt(np.mean(repeated))), 4)
+            if repeated
+            else None,
             "images_with_several": len(repeated),
         }
     return found
@@ -222,9 +239,7 @@ def spreads(comparisons: Sequence[Comparison]) -> dict[str, dict[str, float | No
 
 def explain(validation: Sequence[Comparison], training: Sequence[Comparison]) -> dict[str, Any]:
     own = [c.tissue for c in validation]
-    best = [
-        float(K_GRID[np.argmax([c.psnr_db(c.layer(t)) for t in K_GRID])]) for c in validation
-    ]
+    best = [float(K_GRID[np.argmax([c.psnr_db(c.layer(t)) for t in K_GRID])]) for c in validation]
     joints = np.unique([c.joint for c in training])
     parts: dict[str, Any] = {}
     regressed = np.zeros(len(validation))
@@ -245,17 +260,23 @@ def explain(validation: Sequence[Comparison], training: Sequence[Comparison]) ->
             "best k of each comparison": with_tissue(validation, best),
             "own k pulled towards its mean": {
                 f"{share:g} of the way": with_tissue(
-                    validation, [(1 - share) * t + share * float(np.mean(own)) for t in own])
+                    validation, [(1 - share) * t + share * float(np.mean(own)) for t in own]
+                )
                 for share in TOWARDS_MEAN
             },
             "k regressed from statistics": parts,
             "mean of own and regressed k": with_tissue(
-                validation, list((np.array(own) + regressed) / 2)),
+                validation, list((np.array(own) + regressed) / 2)
+            ),
             "moved towards the harmonic continuation": {
-                f"{share:g} of the way": by_bone(validation, [
-                    c.psnr_db((1 - share) * c.layer(c.tissue) + share * c.continued)
-                    for c in validation
-                ]) for share in TOWARDS_HARMONIC
+                f"{share:g} of the way": by_bone(
+                    validation,
+                    [
+                        c.psnr_db((1 - share) * c.layer(c.tissue) + share * c.continued)
+                        for c in validation
+                    ],
+                )
+                for share in TOWARDS_HARMONIC
             },
         },
         "sd_of_mean_error": spreads(validation),
@@ -267,17 +288,22 @@ def explain(validation: Sequence[Comparison], training: Sequence[Comparison]) ->
 
 
 @click.command()
-@click.option("--data", "root", required=True, type=click.Path(path_type=Path),
-              help="The dataset's folder Data.")
+@click.option(
+    "--data",
+    "root",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The dataset's folder Data.",
+)
 @click.option("--weights", help="Name or file of the separator's weights.  [default: lite]")
 @click.option("--mirrored", is_flag=True, help="The mean of two answers, as blsgan separate.")
-@click.option("--cache", type=click.Path(path_type=Path),
-              help="Folder that keeps the registered visits.")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path),
-              help="Folder of the results.")
-def main(
-    root: Path, weights: str | None, mirrored: bool, cache: Path | None, output: Path
-) -> None:
+@click.option(
+    "--cache", type=click.Path(path_type=Path), help="Folder that keeps the registered visits."
+)
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the results."
+)
+def main(root: Path, weights: str | None, mirrored: bool, cache: Path | None, output: Path) -> None:
     """Take the error of real overlaps apart."""
     console = Console(stderr=True)
     separator = Separator.from_pretrained(weights, mirrored=mirrored)
@@ -289,8 +315,11 @@ def main(
             truths = cached_visit_truths(images, cache, thresholds)
         splits[split] = compare(images, truths, separator, console)
     figures = {
-        "weights": {"file": separator.weights.path.name, "sha256": separator.weights.sha256,
-                    "mirrored": mirrored},
+        "weights": {
+            "file": separator.weights.path.name,
+            "sha256": separator.weights.sha256,
+            "mirrored": mirrored,
+        },
         **explain(splits["val"], splits["train"]),
     }
     output.mkdir(parents=True, exist_ok=True)

@@ -76,8 +76,13 @@ def run(stage: str, command: list[str], **environment: str) -> bool:
     begin = time.monotonic()
     try:
         done = subprocess.run(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            timeout=LIMIT_S, env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            command,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=LIMIT_S,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
             check=False,
         )
         output, code = done.stdout, done.returncode
@@ -120,15 +125,32 @@ def launches() -> bool:
 
 def bench(size: str, dtype: str) -> bool:
     """All ops at one size in one dtype."""
-    command = [sys.executable, "-m", "blsgan", "bench", "ops", "--device", "cuda", "--size", size,
-               "--dtype", dtype, "--seconds", "1", "-o", str(RESULTS / f"{size}-{dtype}.csv")]
+    command = [
+        sys.executable,
+        "-m",
+        "blsgan",
+        "bench",
+        "ops",
+        "--device",
+        "cuda",
+        "--size",
+        size,
+        "--dtype",
+        dtype,
+        "--seconds",
+        "1",
+        "-o",
+        str(RESULTS / f"{size}-{dtype}.csv"),
+    ]
     return run(f"bench-{size}-{dtype}", command)
 
 
 def summary() -> bool:
     """The short table of all CSV files: full passes against the issue's bars."""
-    lines = ["| op | size | dtype | ms | of copy | eager | compile |",
-             "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| op | size | dtype | ms | of copy | eager | compile |",
+        "|---|---|---|---|---|---|---|",
+    ]
     facts = ""
     for path in sorted(RESULTS.glob("*-*.csv")):
         with path.open(encoding="utf-8") as file:
@@ -185,8 +207,10 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("gpu_check: no CUDA device can be used here (torch.cuda.is_available() is False)")
         return 2
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, "
-          f"compute capability {torch.cuda.get_device_capability()}")
+    print(
+        f"{torch.cuda.get_device_name()}, torch {torch.__version__}, "
+        f"compute capability {torch.cuda.get_device_capability()}"
+    )
     results = {stage: STAGES[stage]() for stage in asked}
     for stage, passed in results.items():
         print(f"{stage:24s} {'passed' if passed else 'FAILED'}")

@@ -334,9 +334,7 @@ class EngineBackend:
                 for start in range(0, len(image), most)
             )
         )
-        return tuple(
-            np.concatenate([part[name] for part in parts]) for name in SEPARATION.outputs
-        )
+        return tuple(np.concatenate([part[name] for part in parts]) for name in SEPARATION.outputs)
 
 
 _BACKENDS: dict[str, tuple[str, Callable[[Weights, int | None, Task], Backend]]] = {

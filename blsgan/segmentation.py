@@ -181,14 +181,16 @@ class Segmenter:
             looks.append((closer, self._look(image, closer)))
         window, logits = looks[-1]
         confidence = _judge(logits)
-        probabilities = _sigmoid(_at_full_resolution([
-            (seen, pair.mean(axis=0)) for seen, pair in looks
-        ], image.shape))
+        probabilities = _sigmoid(
+            _at_full_resolution([(seen, pair.mean(axis=0)) for seen, pair in looks], image.shape)
+        )
         masks = np.stack([_clean(plane > 0.5) for plane in probabilities])
         for bone, mask in zip(("upper", "lower"), masks, strict=True):
             if not mask.any():
-                raise NoJointError(f"no {bone} bone is left at full resolution; give a radiograph "
-                                   "of one finger joint.")
+                raise NoJointError(
+                    f"no {bone} bone is left at full resolution; give a radiograph "
+                    "of one finger joint."
+                )
         return Segmentation(masks, probabilities, confidence, _doubts(confidence), window.scale)
 
     def _look(self, image: Float32, window: _Window) -> Float32:
@@ -197,8 +199,10 @@ class Segmenter:
         batch = np.stack((grid, grid[:, ::-1]))[:, None]
         (logits,) = self.backend.run(np.ascontiguousarray(batch))
         if logits.shape != (2, 2, GRID_PX, GRID_PX) or not np.isfinite(logits).all():
-            raise WeightsError(f"{self.weights.path} gave NaN, infinite values or another shape "
-                               f"({list(logits.shape)}); use other weights.")
+            raise WeightsError(
+                f"{self.weights.path} gave NaN, infinite values or another shape "
+                f"({list(logits.shape)}); use other weights."
+            )
         return np.stack((logits[0], logits[1, :, :, ::-1]))
 
 
@@ -255,12 +259,16 @@ def _judge(logits: Float32) -> Confidence:
     raw = mean > 0
     found = [np.count_nonzero(mask) / mask.size for mask in raw]
     if max(found) < MIN_BONE_SHARE:
-        raise NoJointError("no bones were found; give a radiograph of one finger joint that stands "
-                           "upright and fills the picture.")
+        raise NoJointError(
+            "no bones were found; give a radiograph of one finger joint that stands "
+            "upright and fills the picture."
+        )
     for bone, other, share in (("upper", "lower", found[0]), ("lower", "upper", found[1])):
         if share < MIN_BONE_SHARE:
-            raise NoJointError(f"only the {other} bone was found, not the {bone} one; give a "
-                               "radiograph of one finger joint that fills the picture.")
+            raise NoJointError(
+                f"only the {other} bone was found, not the {bone} one; give a "
+                "radiograph of one finger joint that fills the picture."
+            )
     masks = np.stack([_clean(mask) for mask in raw])
     stray = max(
         1 - np.count_nonzero(mask & full) / np.count_nonzero(full)
@@ -282,8 +290,10 @@ def _judge(logits: Float32) -> Confidence:
     )
     rows = [np.flatnonzero(mask.any(axis=1)).mean() for mask in masks]
     if rows[0] >= rows[1]:
-        raise NoJointError("the upper bone was found below the lower one: the picture seems to be "
-                           "upside down; turn it by 180 degrees.")
+        raise NoJointError(
+            "the upper bone was found below the lower one: the picture seems to be "
+            "upside down; turn it by 180 degrees."
+        )
     _refuse(confidence)
     return confidence
 
@@ -291,8 +301,10 @@ def _judge(logits: Float32) -> Confidence:
 def _refuse(confidence: Confidence) -> None:
     reason = None
     if confidence.flip_agreement < LEAST_AGREEMENT:
-        reason = (f"the picture and its mirror image gave other bones (Dice "
-                  f"{confidence.flip_agreement:.2f})")
+        reason = (
+            f"the picture and its mirror image gave other bones (Dice "
+            f"{confidence.flip_agreement:.2f})"
+        )
     elif confidence.border_entropy > GREATEST_ENTROPY:
         reason = f"no border is clear (entropy {confidence.border_entropy:.2f} bits)"
     elif confidence.stray > MOST_STRAY:
@@ -304,15 +316,16 @@ def _refuse(confidence: Confidence) -> None:
     elif confidence.width_ratio > GREATEST_WIDTH_RATIO:
         reason = f"one bone is {confidence.width_ratio:.1f} times as wide as the other"
     if reason is not None:
-        raise NoJointError(f"this is no finger joint: {reason}; give a radiograph of one joint "
-                           "that stands upright and fills the picture.")
+        raise NoJointError(
+            f"this is no finger joint: {reason}; give a radiograph of one joint "
+            "that stands upright and fills the picture."
+        )
 
 
 def _doubts(confidence: Confidence) -> tuple[str, ...]:
     """Sentences without a figure of this picture, so that they can be counted."""
     found = (
-        (confidence.flip_agreement < DOUBTFUL_AGREEMENT,
-         "the mirror image gave other masks"),
+        (confidence.flip_agreement < DOUBTFUL_AGREEMENT, "the mirror image gave other masks"),
         (confidence.border_entropy > DOUBTFUL_ENTROPY, "the bones' borders are not clear"),
         (confidence.stray > DOUBTFUL_STRAY, "a bone was found in several pieces"),
         (confidence.gap > DOUBTFUL_GAP, "the bones are far apart"),
@@ -365,9 +378,7 @@ def _clean(mask: Bool) -> Bool:
     return np.asarray(ndimage.binary_fill_holes(mask), dtype=np.bool_)
 
 
-def _at_full_resolution(
-    looks: list[tuple[_Window, Float32]], shape: tuple[int, int]
-) -> Float32:
+def _at_full_resolution(looks: list[tuple[_Window, Float32]], shape: tuple[int, int]) -> Float32:
     """Logits [2,H,W] of the image: later looks replace earlier ones inside their window."""
     from PIL import Image
 
@@ -379,8 +390,10 @@ def _at_full_resolution(
         right = min(math.floor(window.left + window.side), width)
         if bottom <= top or right <= left:
             continue
-        if window.scale == 1.0 and (window.top, window.left) == (0, 0) and shape == (
-            GRID_PX, GRID_PX
+        if (
+            window.scale == 1.0
+            and (window.top, window.left) == (0, 0)
+            and shape == (GRID_PX, GRID_PX)
         ):
             full[:] = logits
             continue

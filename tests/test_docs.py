@@ -38,8 +38,16 @@ def test_links_between_documents_lead_somewhere(document):
 
 # Packages whose section of the Python reference names everything as module.attribute.
 MODULES_BY_NAME = {
-    f"blsgan.{name}" for name in (
-        "clinical", "data", "deploy", "engines", "evaluation", "models", "report", "synthesis",
+    f"blsgan.{name}"
+    for name in (
+        "clinical",
+        "data",
+        "deploy",
+        "engines",
+        "evaluation",
+        "models",
+        "report",
+        "synthesis",
     )
 }
 

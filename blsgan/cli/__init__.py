@@ -35,7 +35,8 @@ COMMANDS = {
     "data": ("blsgan.cli.data", "Verify a dataset, or pack it into one file."),
     "train": ("blsgan.cli.train", "Train a generator on the public dataset."),
     "train-segmenter": (
-        "blsgan.cli.train_segmenter", "Train the mask segmenter on the public dataset."
+        "blsgan.cli.train_segmenter",
+        "Train the mask segmenter on the public dataset.",
     ),
     "export": ("blsgan.cli.export", "Write weights as one ONNX model, compared with torch."),
     "build-engine": ("blsgan.cli.build_engine", "Build a TensorRT engine that is proven equal."),

@@ -20,23 +20,55 @@ _DEFAULT_STEPS = 170  # blsgan.evaluation.ablation.DEFAULT_STEPS, which is slow 
 
 
 @click.command("ablate")
-@click.option("--data", "root", type=click.Path(path_type=Path),
-              help="The dataset's folder Data (with LS_K1_all_train, ...), or its packed file.")
-@click.option("-o", "--output", type=click.Path(path_type=Path),
-              help="Folder of the study: runs, evaluations, tables. Finished rows are kept.")
-@click.option("--row", "names", multiple=True, metavar="NAME",
-              help="Only this row, beside the complete method; repeatable.  [default: all]")
-@click.option("--steps", type=click.IntRange(min=3), default=_DEFAULT_STEPS, show_default=True,
-              help="Optimiser steps of every row.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
-              help="Of every run and of the evaluation.")
+@click.option(
+    "--data",
+    "root",
+    type=click.Path(path_type=Path),
+    help="The dataset's folder Data (with LS_K1_all_train, ...), or its packed file.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Folder of the study: runs, evaluations, tables. Finished rows are kept.",
+)
+@click.option(
+    "--row",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="Only this row, beside the complete method; repeatable.  [default: all]",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(min=3),
+    default=_DEFAULT_STEPS,
+    show_default=True,
+    help="Optimiser steps of every row.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of every run and of the evaluation.",
+)
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option("--list", "list_rows", is_flag=True, help="Print the rows and their keys, run none.")
-@click.option("--figures/--no-figures", default=None,
-              help="Draw the figure; by default where matplotlib is installed.")
+@click.option(
+    "--figures/--no-figures",
+    default=None,
+    help="Draw the figure; by default where matplotlib is installed.",
+)
 def command(
-    root: Path | None, output: Path | None, names: tuple[str, ...], steps: int, seed: int,
-    device: str, list_rows: bool, figures: bool | None,
+    root: Path | None,
+    output: Path | None,
+    names: tuple[str, ...],
+    steps: int,
+    seed: int,
+    device: str,
+    list_rows: bool,
+    figures: bool | None,
 ) -> None:
     """Train the method without each of its parts, and compare on validation joints.
 
@@ -55,8 +87,9 @@ def command(
     try:
         import torch  # noqa: F401
     except ImportError as error:
-        raise BackendError("an ablation trains, which needs PyTorch (torch >= 2.11); pip install "
-                           "'blsgan[train]'") from error
+        raise BackendError(
+            "an ablation trains, which needs PyTorch (torch >= 2.11); pip install 'blsgan[train]'"
+        ) from error
     from rich.console import Console
 
     from blsgan.evaluation.ablation import run_study
@@ -66,8 +99,16 @@ def command(
     status = Console(stderr=True)
     with _Bar(status, steps) as bar:
         study = run_study(
-            root, output, names=names, steps=steps, seed=seed, device=device,
-            started=bar.start, report=bar.report, progress=bar.progress, warn=bar.warn,
+            root,
+            output,
+            names=names,
+            steps=steps,
+            seed=seed,
+            device=device,
+            started=bar.start,
+            report=bar.report,
+            progress=bar.progress,
+            warn=bar.warn,
         )
     written = study.write(output)
     written += _draw(study, output, figures, status)
@@ -78,8 +119,10 @@ def command(
 def _list_rows(steps: int) -> None:
     from blsgan.evaluation.ablation import PRESET, common_changes, rows
 
-    click.echo(f"every row: --preset {PRESET} "
-               + " ".join(f"--set {change}" for change in common_changes(steps)))
+    click.echo(
+        f"every row: --preset {PRESET} "
+        + " ".join(f"--set {change}" for change in common_changes(steps))
+    )
     for row in rows(steps):
         click.echo(f"{row.name}: {row.question}")
         for change in row.changes:
@@ -100,8 +143,12 @@ class _Bar:
 
         self._console, self._steps, self._index = console, steps, 0
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TimeRemainingColumn(), console=console, disable=not console.is_terminal,
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
         )
         self._task = self._bar.add_task("registering visits", total=None)
         if not console.is_terminal:
@@ -116,8 +163,12 @@ class _Bar:
 
     def start(self, row: Row, index: int, count: int) -> None:
         self._index = index
-        self._bar.update(self._task, description=row.name, total=count * self._steps,
-                         completed=index * self._steps)
+        self._bar.update(
+            self._task,
+            description=row.name,
+            total=count * self._steps,
+            completed=index * self._steps,
+        )
         if not self._console.is_terminal:
             self._console.print(f"row {index + 1} of {count}: {row.name}", highlight=False)
 
@@ -139,8 +190,9 @@ def _draw(study: Study, output: Path, wanted: bool | None, status: Console) -> l
     if wanted is False or not study.comparison.differences:
         return []
     if wanted is None and find_spec("matplotlib") is None:
-        status.print("no figure: matplotlib is not installed; pip install 'blsgan[figures]'",
-                     highlight=False)
+        status.print(
+            "no figure: matplotlib is not installed; pip install 'blsgan[figures]'", highlight=False
+        )
         return []
     from blsgan.evaluation.ablation import FIGURE_NAME
     from blsgan.evaluation.figures import draw_differences

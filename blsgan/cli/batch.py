@@ -161,9 +161,7 @@ def attempt(work: Callable[[Item], Outcome], item: Item) -> Attempt:
     )
 
 
-def run_all(
-    attempts: Iterable[Attempt], count: int, output: Path, *, doing: str, done: str
-) -> int:
+def run_all(attempts: Iterable[Attempt], count: int, output: Path, *, doing: str, done: str) -> int:
     """Wait for ``count`` attempts, whatever becomes of each; print the summary.
 
     ``doing`` and ``done`` are the verb's forms ("separating", "separated"). Returns the exit
@@ -199,9 +197,7 @@ def run_all(
 
 
 @contextmanager
-def _progress(
-    attempts: Iterable[Attempt], count: int, doing: str
-) -> Iterator[Iterable[Attempt]]:
+def _progress(attempts: Iterable[Attempt], count: int, doing: str) -> Iterator[Iterable[Attempt]]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,

@@ -27,21 +27,48 @@ def command() -> None:
 
 @command.command()
 @click.option("--op", "names", multiple=True, help="Only this op (repeatable); default: all.")
-@click.option("--size", "sizes", multiple=True, type=click.Choice(["training", "large"]),
-              help="12x2x256x256 or 64x2x512x512 (repeatable); default: both.")
-@click.option("--dtype", "dtypes", multiple=True, type=click.Choice(_DTYPES),
-              help="Repeatable; default: float32, bfloat16 and float16.")
+@click.option(
+    "--size",
+    "sizes",
+    multiple=True,
+    type=click.Choice(["training", "large"]),
+    help="12x2x256x256 or 64x2x512x512 (repeatable); default: both.",
+)
+@click.option(
+    "--dtype",
+    "dtypes",
+    multiple=True,
+    type=click.Choice(_DTYPES),
+    help="Repeatable; default: float32, bfloat16 and float16.",
+)
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; default: as torch has them.")
-@click.option("--seconds", type=click.FloatRange(0.01), default=2.0, show_default=True,
-              help="Measuring time for each op, size, dtype and phase.")
-@click.option("--without", "excluded", multiple=True, type=click.Choice(["eager", "compile"]),
-              help="Leave out a baseline (repeatable).")
-@click.option("--all-baselines", is_flag=True,
-              help="Run the baselines in every dtype, not in the first alone.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.01),
+    default=2.0,
+    show_default=True,
+    help="Measuring time for each op, size, dtype and phase.",
+)
+@click.option(
+    "--without",
+    "excluded",
+    multiple=True,
+    type=click.Choice(["eager", "compile"]),
+    help="Leave out a baseline (repeatable).",
+)
+@click.option(
+    "--all-baselines",
+    is_flag=True,
+    help="Run the baselines in every dtype, not in the first alone.",
+)
 @click.option("--quick", is_flag=True, help="Small tensors and few runs: that it works, no more.")
-@click.option("-o", "--output", type=click.Path(path_type=Path),
-              help="Also write a CSV file; beside it a table as .md and the roofline plot as PNG.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Also write a CSV file; beside it a table as .md and the roofline plot as PNG.",
+)
 def ops(
     names: Sequence[str],
     sizes: Sequence[str],
@@ -77,8 +104,10 @@ def ops(
             raise UsageError(f"there is no op {name}; choose from {', '.join(BY_NAME)}")
     _check_device(device, torch)
     if output is not None and output.suffix != ".csv":
-        raise UsageError(f"{output} must end in .csv; the table and the plot go to the same name "
-                         "with .md and .png")
+        raise UsageError(
+            f"{output} must end in .csv; the table and the plot go to the same name "
+            "with .md and .png"
+        )
     before = torch.get_num_threads()
     if threads is not None:
         torch.set_num_threads(threads)
@@ -97,9 +126,7 @@ def ops(
         torch.set_num_threads(before)
     _print_table(rows, facts)
     if output is not None:
-        _write_rows(
-            benchmark.Row.columns(), [row.values() for row in rows], facts, output
-        )
+        _write_rows(benchmark.Row.columns(), [row.values() for row in rows], facts, output)
         click.echo(f"wrote {output}")
         table = output.with_suffix(".md")
         with atomic_path(table) as temporary:
@@ -121,11 +148,15 @@ def _check_device(device: str, torch: Any) -> None:
         from blsgan.ops.fused._library import build_info
 
         if not torch.cuda.is_available():
-            raise BackendError("no CUDA device can be used here (torch.cuda.is_available() is "
-                               "False); leave --device away to time the CPU kernels")
+            raise BackendError(
+                "no CUDA device can be used here (torch.cuda.is_available() is "
+                "False); leave --device away to time the CPU kernels"
+            )
         if build_info()["cuda"] != "yes":
-            raise BackendError("blsgan was built without CUDA kernels; rebuild it with "
-                               "BLSGAN_CUDA=1 pip install . (blsgan doctor says why)")
+            raise BackendError(
+                "blsgan was built without CUDA kernels; rebuild it with "
+                "BLSGAN_CUDA=1 pip install . (blsgan doctor says why)"
+            )
 
 
 def _run(
@@ -149,15 +180,25 @@ def _run(
     from blsgan.ops.cases import BY_NAME
 
     rows: list[Row] = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-               TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=len(plan))
         for name, size, dtype, variants in plan:
             progress.update(task, description=f"{name} {size} {dtype}")
             rows += benchmark.measure(
-                BY_NAME[name], size, getattr(torch, dtype), device,
-                shape=_QUICK[size] if quick else None, variants=variants, seconds=seconds,
+                BY_NAME[name],
+                size,
+                getattr(torch, dtype),
+                device,
+                shape=_QUICK[size] if quick else None,
+                variants=variants,
+                seconds=seconds,
             )
             progress.advance(task)
     return rows
@@ -182,8 +223,14 @@ def _print_table(rows: Sequence[Row], facts: dict[str, str]) -> None:
             ratio = slower.get((*key, variant))
             return f"{ratio:.1f}x" if ratio else "-"
 
-        table.add_row(*key, f"{row.p50_ms:.3f}", ratio("eager"), ratio("compile"),
-                      f"{row.gb_per_s:.1f}", f"{100 * row.roofline:.0f} %")
+        table.add_row(
+            *key,
+            f"{row.p50_ms:.3f}",
+            ratio("eager"),
+            ratio("compile"),
+            f"{row.gb_per_s:.1f}",
+            f"{100 * row.roofline:.0f} %",
+        )
     console = Console()
     if not console.is_terminal:
         console = Console(width=110)
@@ -202,8 +249,9 @@ def _slower(rows: Sequence[Row]) -> dict[tuple[str, str, str, str, str], float]:
     for op, size, dtype, phase, _ in times:
         own = times.get((op, size, dtype, phase, "blsgan"))
         for variant in ("eager", "compile"):
-            other = times.get((op, size, dtype, phase, variant),
-                              first.get((op, size, phase, variant)))
+            other = times.get(
+                (op, size, dtype, phase, variant), first.get((op, size, phase, variant))
+            )
             if own and other:
                 slower[op, size, dtype, phase, variant] = other / own
     return slower
@@ -217,8 +265,14 @@ def _markdown(rows: Sequence[Row], facts: dict[str, str]) -> str:
     heads, rule = ["op", "dtype"], ["---", "---"]
     for size in sizes:
         shape = next(row.shape for row in rows if row.size == size)
-        heads += [f"{shape}: ms", "eager", "torch.compile", "of copy", "arithmetic alone",
-                  "kernel ms"]
+        heads += [
+            f"{shape}: ms",
+            "eager",
+            "torch.compile",
+            "of copy",
+            "arithmetic alone",
+            "kernel ms",
+        ]
         rule += ["---:"] * 6
 
     def cells(op: str, dtype: str, size: str) -> list[str]:
@@ -245,11 +299,11 @@ def _markdown(rows: Sequence[Row], facts: dict[str, str]) -> str:
         "",
         "Median times of forward and backward together; eager and torch.compile: how many times "
         "longer the same formula takes in PyTorch (in the first dtype, where it was not run in the "
-        "row's own). \"of copy\": the bytes that must move (each input read once and each output "
+        'row\'s own). "of copy": the bytes that must move (each input read once and each output '
         "written once, in each direction), over the time, as a share of this machine's copy "
-        "bandwidth. \"arithmetic alone\": the share that the op would reach if memory cost nothing "
+        'bandwidth. "arithmetic alone": the share that the op would reach if memory cost nothing '
         "(the same pixels, from the cache); where it is below 100 %, arithmetic is the limit. "
-        "\"kernel ms\": processor time that the operating system takes to hand out and clear the "
+        '"kernel ms": processor time that the operating system takes to hand out and clear the '
         "results' pages, which a copy into memory it has does not pay.",
         "",
         "; ".join(f"{name} {value}" for name, value in facts.items()),
@@ -281,8 +335,10 @@ def _draw_roofline(rows: Sequence[Row], facts: dict[str, str], path: Path) -> No
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise BackendError(f"the plot {path} needs matplotlib, which is not installed; pip install "
-                           "'blsgan[figures]'") from error
+        raise BackendError(
+            f"the plot {path} needs matplotlib, which is not installed; pip install "
+            "'blsgan[figures]'"
+        ) from error
     full = [row for row in rows if row.phase == "full"]
     dtypes = list(dict.fromkeys(row.dtype for row in full))
     figure = Figure(figsize=(5.5 * len(dtypes), 4.6), layout="constrained")
@@ -293,13 +349,21 @@ def _draw_roofline(rows: Sequence[Row], facts: dict[str, str], path: Path) -> No
         axis.plot(*zip(*roof, strict=True), color="black", linewidth=1, label="copy (roof)")
         for index, op in enumerate(dict.fromkeys(row.op for row in chosen)):
             for variant, marker in markers.items():
-                points = [(row.bytes_moved / 1e6, row.gb_per_s) for row in chosen
-                          if row.op == op and row.variant == variant]
+                points = [
+                    (row.bytes_moved / 1e6, row.gb_per_s)
+                    for row in chosen
+                    if row.op == op and row.variant == variant
+                ]
                 if points:
                     label = op if variant == "blsgan" else None
                     axis.plot(*zip(*points, strict=True), marker, color=f"C{index}", label=label)
-        axis.set(xscale="log", yscale="log", xlabel="MB that must move, forward and backward",
-                 ylabel="achieved GB/s", title=f"{dtype}, o blsgan, x eager, ^ compile")
+        axis.set(
+            xscale="log",
+            yscale="log",
+            xlabel="MB that must move, forward and backward",
+            ylabel="achieved GB/s",
+            title=f"{dtype}, o blsgan, x eager, ^ compile",
+        )
         axis.grid(True, which="both", linewidth=0.3)
         axis.legend(fontsize=7)
     figure.suptitle(facts.get("gpu", facts["cpu"]), fontsize=9)
@@ -311,24 +375,57 @@ _RUNTIMES = ("torch", "torch.compile", "onnxruntime", "openvino")
 
 
 @command.command()
-@click.option("--model", "models", multiple=True,
-              help="Name or file of the weights, or transunet: the published generator "
-                   "(repeatable).  [default: lite]")
-@click.option("--runtime", "runtimes", multiple=True, type=click.Choice(_RUNTIMES),
-              help="Only this one beside torch (repeatable); default: all that are installed.")
-@click.option("--engine", "engines", multiple=True,
-              type=click.Path(dir_okay=False, path_type=Path),
-              help="Also this engine of `blsgan build-engine` (repeatable).")
-@click.option("--batch", "batches", multiple=True, type=click.IntRange(1),
-              help="Joints in one call (repeatable); default: 1 and 32.")
-@click.option("--size", "size_px", type=click.IntRange(64), default=256, show_default=True,
-              help="Height and width in pixels, a multiple of 32.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    help="Name or file of the weights, or transunet: the published generator "
+    "(repeatable).  [default: lite]",
+)
+@click.option(
+    "--runtime",
+    "runtimes",
+    multiple=True,
+    type=click.Choice(_RUNTIMES),
+    help="Only this one beside torch (repeatable); default: all that are installed.",
+)
+@click.option(
+    "--engine",
+    "engines",
+    multiple=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also this engine of `blsgan build-engine` (repeatable).",
+)
+@click.option(
+    "--batch",
+    "batches",
+    multiple=True,
+    type=click.IntRange(1),
+    help="Joints in one call (repeatable); default: 1 and 32.",
+)
+@click.option(
+    "--size",
+    "size_px",
+    type=click.IntRange(64),
+    default=256,
+    show_default=True,
+    help="Height and width in pixels, a multiple of 32.",
+)
 @click.option("--threads", type=click.IntRange(1), help="Default: the usable cores, at most 8.")
-@click.option("--seconds", type=click.FloatRange(0.01), default=10.0, show_default=True,
-              help="Measuring time for each line, at least 5 calls.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.01),
+    default=10.0,
+    show_default=True,
+    help="Measuring time for each line, at least 5 calls.",
+)
 @click.option("--without-int8", is_flag=True, help="Leave out int8, whose calibration takes long.")
-@click.option("-o", "--output", type=click.Path(path_type=Path),
-              help="Also write a CSV file; beside it the table as .md.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Also write a CSV file; beside it the table as .md.",
+)
 def inference(
     models: Sequence[str],
     runtimes: Sequence[str],
@@ -365,7 +462,8 @@ def inference(
     if size_px % 32:
         raise UsageError(f"--size is {size_px}; give a multiple of 32")
     chosen = [
-        variant for variant in benchmark.VARIANTS
+        variant
+        for variant in benchmark.VARIANTS
         if (not runtimes or variant.runtime.replace(" ", "").lower() in runtimes)
         and not (without_int8 and variant.precision == "int8")
     ]
@@ -373,20 +471,31 @@ def inference(
     count = len({benchmark.VARIANTS[0], *chosen}) * len(batches or benchmark.BATCHES)
     facts = benchmark.machine()
     rows: list[benchmark.Row] = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-               TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         for model in models or ("lite",):
             task = progress.add_task(f"{model}: exporting", total=count)
             with tempfile.TemporaryDirectory() as folder:
                 prepared = benchmark.prepare(
-                    model, Path(folder), size_px=size_px,
+                    model,
+                    Path(folder),
+                    size_px=size_px,
                     int8=any(variant.precision == "int8" for variant in chosen),
                 )
                 progress.update(task, description=f"{model}: measuring")
                 for row in benchmark.measure(
-                    prepared, chosen, batches or benchmark.BATCHES, Path(folder),
-                    threads=threads or usable_cores(), seconds=seconds, size_px=size_px,
+                    prepared,
+                    chosen,
+                    batches or benchmark.BATCHES,
+                    Path(folder),
+                    threads=threads or usable_cores(),
+                    seconds=seconds,
+                    size_px=size_px,
                 ):
                     rows.append(row)
                     progress.advance(task)

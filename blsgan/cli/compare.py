@@ -24,21 +24,51 @@ EVALUATIONS = "evaluations"
 
 @click.command("compare")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
-@click.option("--data", "root", type=click.Path(path_type=Path),
-              help="The dataset's folder Data or its packed file, for a RUN that is no evaluation.")
-@click.option("--split", type=click.Choice(("train", "val", "all")), default="val",
-              show_default=True, help="Joints to evaluate a RUN on that is no evaluation.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
-              help="Of the synthetic shifts and of the bootstrap of such an evaluation.")
-@click.option("--closed-forms/--no-closed-forms", default=True, show_default=True,
-              help="Also compare with the closed forms.")
-@click.option("-o", "--output", type=click.Path(path_type=Path),
-              help="Folder for JSON, markdown, a figure, and the evaluations that had to be made.")
-@click.option("--figures/--no-figures", default=None,
-              help="Draw the figure; by default where matplotlib is installed.")
+@click.option(
+    "--data",
+    "root",
+    type=click.Path(path_type=Path),
+    help="The dataset's folder Data or its packed file, for a RUN that is no evaluation.",
+)
+@click.option(
+    "--split",
+    type=click.Choice(("train", "val", "all")),
+    default="val",
+    show_default=True,
+    help="Joints to evaluate a RUN on that is no evaluation.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of the synthetic shifts and of the bootstrap of such an evaluation.",
+)
+@click.option(
+    "--closed-forms/--no-closed-forms",
+    default=True,
+    show_default=True,
+    help="Also compare with the closed forms.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Folder for JSON, markdown, a figure, and the evaluations that had to be made.",
+)
+@click.option(
+    "--figures/--no-figures",
+    default=None,
+    help="Draw the figure; by default where matplotlib is installed.",
+)
 def command(
-    runs: tuple[str, ...], root: Path | None, split: str, seed: int, closed_forms: bool,
-    output: Path | None, figures: bool | None,
+    runs: tuple[str, ...],
+    root: Path | None,
+    split: str,
+    seed: int,
+    closed_forms: bool,
+    output: Path | None,
+    figures: bool | None,
 ) -> None:
     """Set two or more RUNs side by side; the first is what the others are compared with.
 
@@ -62,11 +92,14 @@ def command(
     labels = _labels(runs)
     missing = [run for run in runs if find_evaluation(Path(run)) is None]
     if missing and root is None:
-        raise UsageError(f"{missing[0]} is no evaluation; give a folder that `blsgan evaluate -o` "
-                         "wrote, or --data to evaluate it now")
+        raise UsageError(
+            f"{missing[0]} is no evaluation; give a folder that `blsgan evaluate -o` "
+            "wrote, or --data to evaluate it now"
+        )
     if missing and output is None:
-        raise UsageError(f"{missing[0]} has to be evaluated, which takes a while; add -o FOLDER to "
-                         "keep it")
+        raise UsageError(
+            f"{missing[0]} has to be evaluated, which takes a while; add -o FOLDER to keep it"
+        )
     if output is not None:
         check_writable_folder(output)
     # All that can be refused comes first, an evaluation takes minutes.
@@ -91,6 +124,7 @@ def command(
 
 def _labels(runs: Sequence[str]) -> list[str]:
     """A short name for each: the last part of its path, more of it where that is not enough."""
+
     def short(run: str, parts: int) -> str:
         path = Path(run)
         path = path.parent if path.name == "evaluation.json" else path
@@ -112,14 +146,20 @@ def _images(root: Path, split: str) -> list[JointImage]:
 
     images = select(load_root(root), split)
     if not images:
-        raise InputError(f"{root}: no joint of its lists belongs to the split {split}; use "
-                         "--split all")
+        raise InputError(
+            f"{root}: no joint of its lists belongs to the split {split}; use --split all"
+        )
     check_complete(root, images)
     return images
 
 
 def _evaluate(
-    model: Method, label: str, images: Sequence[JointImage], split: str, seed: int, output: Path,
+    model: Method,
+    label: str,
+    images: Sequence[JointImage],
+    split: str,
+    seed: int,
+    output: Path,
     status: Console,
 ) -> Recorded:
     """Evaluates weights now, or finds the evaluation of the same weights and images made before."""
@@ -137,8 +177,11 @@ def _evaluate(
         except InputError:  # of an earlier version, or damaged: made again below
             known = None
         wanted = {"split": split, "seed": seed, "model": model.description}
-        if known is not None and known.report["dataset"].get("sha256") == content_digest(images) \
-                and all(known.report[key] == value for key, value in wanted.items()):
+        if (
+            known is not None
+            and known.report["dataset"].get("sha256") == content_digest(images)
+            and all(known.report[key] == value for key, value in wanted.items())
+        ):
             return known
     status.print(f"evaluating {label}", highlight=False)
 
@@ -148,8 +191,14 @@ def _evaluate(
         return track(items, text, total, console=status, disable=not status.is_terminal)
 
     evaluation = run_evaluation(
-        images, model, split=split, seed=seed, cache=output / EVALUATIONS,
-        extractors=[patch_extractor()], progress=progress, busy=status.status,
+        images,
+        model,
+        split=split,
+        seed=seed,
+        cache=output / EVALUATIONS,
+        extractors=[patch_extractor()],
+        progress=progress,
+        busy=status.status,
         left_out=lambda reason: click.echo(f"left out: {reason}", err=True),
     )
     evaluation.write(folder)
@@ -162,8 +211,9 @@ def _draw(comparison: Any, output: Path, wanted: bool | None, status: Console) -
     if wanted is False:
         return []
     if wanted is None and find_spec("matplotlib") is None:
-        status.print("no figure: matplotlib is not installed; pip install 'blsgan[figures]'",
-                     highlight=False)
+        status.print(
+            "no figure: matplotlib is not installed; pip install 'blsgan[figures]'", highlight=False
+        )
         return []
     from blsgan.evaluation.compare import COMPARISON_FIGURE
     from blsgan.evaluation.figures import draw_differences

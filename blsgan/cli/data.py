@@ -26,8 +26,12 @@ def command() -> None:
 
 @command.command("verify")
 @click.argument("root", type=click.Path(path_type=Path))
-@click.option("--json", "json_path", type=click.Path(path_type=Path),
-              help="Also write every finding and count into this file.")
+@click.option(
+    "--json",
+    "json_path",
+    type=click.Path(path_type=Path),
+    help="Also write every finding and count into this file.",
+)
 def verify_command(root: Path, json_path: Path | None) -> None:
     """Look for faults in the dataset ROOT before anything is trained on it.
 
@@ -53,15 +57,17 @@ def verify_command(root: Path, json_path: Path | None) -> None:
     _print_findings("Errors", errors, console)
     verdict = f"{_many(len(errors), 'error')}, {_many(len(warnings), 'warning')}"
     if errors:
-        raise InputError(f"{root}: {verdict}, listed above; the first: {errors[0].where}: "
-                         f"{errors[0].text}")
+        raise InputError(
+            f"{root}: {verdict}, listed above; the first: {errors[0].where}: {errors[0].text}"
+        )
     click.echo(f"\n{root}: {verdict}")
 
 
 @command.command("pack")
 @click.argument("root", type=click.Path(path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path),
-              help="The file to write.")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="The file to write."
+)
 def pack_command(root: Path, output: Path) -> None:
     """Pack the dataset ROOT into one file, which loads without decoding a picture.
 
@@ -78,8 +84,10 @@ def pack_command(root: Path, output: Path) -> None:
     images = load_root(root)
     check_complete(root, images)
     content = pack(_progress(images, "packing"), output)
-    click.echo(f"wrote {output}: {len(images)} images, {output.stat().st_size / 2**20:.0f} MiB, "
-               f"content {content}")
+    click.echo(
+        f"wrote {output}: {len(images)} images, {output.stat().st_size / 2**20:.0f} MiB, "
+        f"content {content}"
+    )
 
 
 def _progress(items: Sequence[Any], label: str) -> Iterable[Any]:
@@ -103,13 +111,22 @@ def _print_counts(report: Report, console: Console) -> None:
     rows = [
         ("lists", ", ".join(f"{name} ({count})" for name, count in counts["lists"].items())),
         ("images", f"{counts['images']} of {_many(counts['joints'], 'joint')}"),
-        ("joints by number of visits",
-         ", ".join(f"{visits}: {joints}" for visits, joints in counts["joints_by_visits"].items())),
+        (
+            "joints by number of visits",
+            ", ".join(
+                f"{visits}: {joints}" for visits, joints in counts["joints_by_visits"].items()
+            ),
+        ),
         ("with and without overlap", f"{counts['with_overlap']} and {counts['without_overlap']}"),
         ("sizes in px", ", ".join(f"{size} ({n})" for size, n in counts["sizes_px"].items())),
         ("follow-up pairs", str(counts["follow_up_pairs"])),
-        ("blsgan's split", "; ".join(f"{name}: {part['images']} images of {part['joints']} joints"
-                                     for name, part in split.items())),
+        (
+            "blsgan's split",
+            "; ".join(
+                f"{name}: {part['images']} images of {part['joints']} joints"
+                for name, part in split.items()
+            ),
+        ),
         ("patients with joints on both sides", str(counts["patients_with_joints_in_both_splits"])),
         ("files that no list names", str(counts["files_not_listed"])),
     ]
@@ -130,8 +147,10 @@ def _print_findings(title: str, findings: Sequence[Finding], console: Console) -
     for kind, alike in kinds.items():
         console.print(f"\n{title}: {kind} ({len(alike)})", style="bold", highlight=False)
         for finding in alike[:_SHOWN]:
-            console.print(f"  {finding.where}: {finding.text}", highlight=False, markup=False,
-                          soft_wrap=True)
+            console.print(
+                f"  {finding.where}: {finding.text}", highlight=False, markup=False, soft_wrap=True
+            )
         if len(alike) > _SHOWN:
-            console.print(f"  and {len(alike) - _SHOWN} more (--json FILE has all)",
-                          highlight=False)
+            console.print(
+                f"  and {len(alike) - _SHOWN} more (--json FILE has all)", highlight=False
+            )

@@ -26,40 +26,91 @@ def _parse_parts(context: click.Context, parameter: click.Parameter, value: str)
     parts = tuple(dict.fromkeys(part.strip() for part in value.split(",")))
     unknown = [part for part in parts if part not in _PARTS]
     if unknown:
-        raise click.BadParameter(f"'{unknown[0]}' is not a part; choose from {', '.join(_PARTS)}, "
-                                 "separated by commas.")
+        raise click.BadParameter(
+            f"'{unknown[0]}' is not a part; choose from {', '.join(_PARTS)}, separated by commas."
+        )
     return parts
 
 
 @click.command("evaluate")
-@click.option("--data", "root", required=True, type=click.Path(path_type=Path),
-              help="The dataset's folder Data (with LS_K1_all_train, ...), or its packed file.")
-@click.option("--split", type=click.Choice(("train", "val", "all")), default="val",
-              show_default=True, help="Joints to judge; nobody trained on those of val.")
-@click.option("--weights", help="Name, file or training run of the weights; the shipped ones by "
-              "default.")
-@click.option("--backend", type=click.Choice(backends.NAMES), default="auto", show_default=True,
-              help="What runs the network.")
-@click.option("--mirrored", is_flag=True,
-              help="Ask the network twice, as blsgan separate --mirrored does.")
+@click.option(
+    "--data",
+    "root",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The dataset's folder Data (with LS_K1_all_train, ...), or its packed file.",
+)
+@click.option(
+    "--split",
+    type=click.Choice(("train", "val", "all")),
+    default="val",
+    show_default=True,
+    help="Joints to judge; nobody trained on those of val.",
+)
+@click.option(
+    "--weights", help="Name, file or training run of the weights; the shipped ones by default."
+)
+@click.option(
+    "--backend",
+    type=click.Choice(backends.NAMES),
+    default="auto",
+    show_default=True,
+    help="What runs the network.",
+)
+@click.option(
+    "--mirrored", is_flag=True, help="Ask the network twice, as blsgan separate --mirrored does."
+)
 @click.option("--no-model", is_flag=True, help="Closed forms alone; needs no weights.")
-@click.option("--part", "parts", default=",".join(_PARTS), show_default=True,
-              callback=_parse_parts, help="What to measure, separated by commas.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
-              help="Of the synthetic shifts and of the bootstrap.")
-@click.option("--inception", type=click.Path(path_type=Path),
-              help="The FID's Inception network (TorchScript or ONNX): adds the FID.")
-@click.option("--extractor", type=click.Path(path_type=Path),
-              help="Another feature network (TorchScript or ONNX) for a Fréchet distance.")
-@click.option("-o", "--output", type=click.Path(path_type=Path),
-              help="Folder for JSON, markdown, CSV, figures and registered visits "
-                   "(a rerun replaces the results and reuses the registration).")
-@click.option("--figures/--no-figures", default=None,
-              help="Draw figures into the output folder; by default where matplotlib is installed.")
+@click.option(
+    "--part",
+    "parts",
+    default=",".join(_PARTS),
+    show_default=True,
+    callback=_parse_parts,
+    help="What to measure, separated by commas.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of the synthetic shifts and of the bootstrap.",
+)
+@click.option(
+    "--inception",
+    type=click.Path(path_type=Path),
+    help="The FID's Inception network (TorchScript or ONNX): adds the FID.",
+)
+@click.option(
+    "--extractor",
+    type=click.Path(path_type=Path),
+    help="Another feature network (TorchScript or ONNX) for a Fréchet distance.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Folder for JSON, markdown, CSV, figures and registered visits "
+    "(a rerun replaces the results and reuses the registration).",
+)
+@click.option(
+    "--figures/--no-figures",
+    default=None,
+    help="Draw figures into the output folder; by default where matplotlib is installed.",
+)
 def command(
-    root: Path, split: str, weights: str | None, backend: str, mirrored: bool, no_model: bool,
-    parts: tuple[str, ...], seed: int, inception: Path | None, extractor: Path | None,
-    output: Path | None, figures: bool | None,
+    root: Path,
+    split: str,
+    weights: str | None,
+    backend: str,
+    mirrored: bool,
+    no_model: bool,
+    parts: tuple[str, ...],
+    seed: int,
+    inception: Path | None,
+    extractor: Path | None,
+    output: Path | None,
+    figures: bool | None,
 ) -> None:
     """Measure how well bones are separated, with the closed forms beside the model.
 
@@ -68,8 +119,9 @@ def command(
     seed and the weights' hash.
     """
     if no_model and (weights is not None or backend != "auto" or mirrored):
-        raise UsageError("--no-model runs no network; leave out --weights, --backend and "
-                         "--mirrored")
+        raise UsageError(
+            "--no-model runs no network; leave out --weights, --backend and --mirrored"
+        )
     if figures and output is None:
         raise UsageError("--figures needs a folder to write to; add -o FOLDER")
 
@@ -86,15 +138,14 @@ def command(
         check_writable_folder(output)
     images = select(load_root(root), split)
     if not images:
-        raise InputError(f"{root}: no joint of its lists belongs to the split {split}; "
-                         "use --split all")
+        raise InputError(
+            f"{root}: no joint of its lists belongs to the split {split}; use --split all"
+        )
     check_complete(root, images)
     extractors = [patch_extractor()]
     extractors += [load_extractor(inception, inception=True)] if inception is not None else []
     extractors += [load_extractor(extractor)] if extractor is not None else []
-    model: Method | None = None if no_model else from_weights(
-        weights, backend, mirrored=mirrored
-    )
+    model: Method | None = None if no_model else from_weights(weights, backend, mirrored=mirrored)
     run = None if no_model else run_of(weights)
     supervise = load_supervisor(run) if run is not None else None
 
@@ -106,8 +157,16 @@ def command(
         return track(items, label, total, console=status, disable=not status.is_terminal)
 
     evaluation = run_evaluation(
-        images, model, split=split, parts=parts, seed=seed, cache=output, extractors=extractors,
-        supervise=supervise, progress=progress, busy=status.status,
+        images,
+        model,
+        split=split,
+        parts=parts,
+        seed=seed,
+        cache=output,
+        extractors=extractors,
+        supervise=supervise,
+        progress=progress,
+        busy=status.status,
         left_out=lambda reason: click.echo(f"left out: {reason}", err=True),
     )
     # Files first: a reader of standard output that goes away (head, less) must not lose them.
@@ -119,16 +178,22 @@ def command(
 
 
 def _draw(
-    evaluation: Evaluation, images: Sequence[JointImage], model: Method | None, output: Path,
-    wanted: bool | None, status: Console,
+    evaluation: Evaluation,
+    images: Sequence[JointImage],
+    model: Method | None,
+    output: Path,
+    wanted: bool | None,
+    status: Console,
 ) -> list[Path]:
     from importlib.util import find_spec
 
     if wanted is False:
         return []
     if wanted is None and find_spec("matplotlib") is None:
-        status.print("no figures: matplotlib is not installed; pip install 'blsgan[figures]'",
-                     highlight=False)
+        status.print(
+            "no figures: matplotlib is not installed; pip install 'blsgan[figures]'",
+            highlight=False,
+        )
         return []
     from blsgan.evaluation.figures import draw_all
 

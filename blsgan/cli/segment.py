@@ -98,8 +98,9 @@ def command(
     options = Options(bit_depth, invert)
     segmenter = Segmenter.from_pretrained(weights, backend, threads=threads)
     if single:
-        _report_one(items[0], segment_item(segmenter, items[0], output, options,
-                                           overwrite=overwrite))
+        _report_one(
+            items[0], segment_item(segmenter, items[0], output, options, overwrite=overwrite)
+        )
         return 0
 
     def work(item: Item) -> Outcome:
@@ -148,9 +149,7 @@ def segment_item(
         return Outcome(files, results.read_record(files[-1]) or described, None, private)
     _protect_drawn_masks(files)
 
-    radiograph = decode_radiograph(
-        image_file, bit_depth=options.bit_depth, invert=options.invert
-    )
+    radiograph = decode_radiograph(image_file, bit_depth=options.bit_depth, invert=options.invert)
     read = time.perf_counter()
     try:
         segmentation = segmenter(radiograph.pixels)

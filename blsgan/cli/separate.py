@@ -371,6 +371,7 @@ def _protect_inputs(folder: Path, name: str, file_format: str, inputs: Iterable[
                 "another output folder."
             )
 
+
 def _report_one(item: Item, outcome: Outcome) -> None:
     record, panel = outcome.record, outcome.files[-2]
     if outcome.renamed:

@@ -69,9 +69,13 @@ class SeparateJoints:
         self._separator = Separator.from_pretrained(
             weights, backend, threads=threads, mirrored=self._options.mirrored
         )
-        self._load_segmenter = None if require_masks else functools.cache(
-            lambda: Segmenter.from_pretrained(
-                segmenter, "auto" if backend in backends.ENGINES else backend, threads=threads
+        self._load_segmenter = (
+            None
+            if require_masks
+            else functools.cache(
+                lambda: Segmenter.from_pretrained(
+                    segmenter, "auto" if backend in backends.ENGINES else backend, threads=threads
+                )
             )
         )
 
@@ -135,8 +139,9 @@ def separate_on_ray(
     if started:
         _connect(ray)
     try:
-        cores = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]),
-                    default=0)
+        cores = max(
+            (node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0
+        )
         if threads > cores:
             raise UsageError(
                 f"--threads is {threads}, and no machine of the Ray cluster has more than "

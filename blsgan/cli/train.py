@@ -17,26 +17,59 @@ if TYPE_CHECKING:
 
 
 @click.command("train")
-@click.option("--data", "root", required=True, type=click.Path(path_type=Path),
-              help="The dataset's folder Data, with its list files (LS_K1_all_train, ...).")
-@click.option("-o", "--output", "run", required=True, type=click.Path(path_type=Path),
-              help="Folder of the run: configuration, checkpoints, metrics, weights.")
+@click.option(
+    "--data",
+    "root",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The dataset's folder Data, with its list files (LS_K1_all_train, ...).",
+)
+@click.option(
+    "-o",
+    "--output",
+    "run",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder of the run: configuration, checkpoints, metrics, weights.",
+)
 @click.option("--preset", help="A shipped preset or a YAML file.  [default: lite]")
-@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE",
-              help="Change one key of the preset (stages.0.steps=500); repeatable.")
-@click.option("--steps", type=click.IntRange(min=1),
-              help="Short for --set steps=N; a preset with stages has stages.0.steps instead.")
+@click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change one key of the preset (stages.0.steps=500); repeatable.",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    help="Short for --set steps=N; a preset with stages has stages.0.steps instead.",
+)
 @click.option("--init", help="Weights to start from, by name (lite) or path; random otherwise.")
 @click.option("--resume", is_flag=True, help="Go on with the run in the output folder.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
-@click.option("--tensorboard", is_flag=True,
-              help="Write scalars and panels into OUTPUT/tensorboard (needs blsgan[tensorboard]).")
-@click.option("--dry-run", is_flag=True,
-              help="Print the resolved configuration, the networks' sizes and what a step costs "
-              "here; train nothing.")
+@click.option(
+    "--tensorboard",
+    is_flag=True,
+    help="Write scalars and panels into OUTPUT/tensorboard (needs blsgan[tensorboard]).",
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print the resolved configuration, the networks' sizes and what a step costs "
+    "here; train nothing.",
+)
 def command(
-    root: Path, run: Path, preset: str | None, changes: tuple[str, ...], steps: int | None,
-    init: str | None, resume: bool, device: str, tensorboard: bool, dry_run: bool,
+    root: Path,
+    run: Path,
+    preset: str | None,
+    changes: tuple[str, ...],
+    steps: int | None,
+    init: str | None,
+    resume: bool,
+    device: str,
+    tensorboard: bool,
+    dry_run: bool,
 ) -> None:
     """Train a generator on the public dataset's layout.
 
@@ -50,8 +83,10 @@ def command(
     try:
         import torch  # noqa: F401
     except ImportError as error:
-        raise BackendError("training needs PyTorch (torch >= 2.11), which is not installed; "
-                           "pip install 'blsgan[train]'") from error
+        raise BackendError(
+            "training needs PyTorch (torch >= 2.11), which is not installed; "
+            "pip install 'blsgan[train]'"
+        ) from error
     from blsgan.training.config import load_config
     from blsgan.training.loop import run_config, train
 
@@ -59,8 +94,10 @@ def command(
         changes = (*changes, f"steps={steps}")
     if resume:
         if preset is not None or changes or init is not None:
-            raise UsageError("--resume goes on with the run's own configuration; leave out "
-                             "--preset, --set, --steps and --init, or start another run")
+            raise UsageError(
+                "--resume goes on with the run's own configuration; leave out "
+                "--preset, --set, --steps and --init, or start another run"
+            )
         config = run_config(run)
     else:
         config = load_config(preset or "lite", changes)
@@ -76,8 +113,14 @@ def command(
     try:
         with TrainingBar(console, "reading joints, registering visits", config.steps) as bar:
             card = train(
-                root, run, config, resume=resume, init=init, device=device,
-                tensorboard=tensorboard, report=lambda progress: _report(bar, progress),
+                root,
+                run,
+                config,
+                resume=resume,
+                init=init,
+                device=device,
+                tensorboard=tensorboard,
+                report=lambda progress: _report(bar, progress),
                 warn=bar.warn,
             )
     except BlsganError as error:

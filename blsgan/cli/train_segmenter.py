@@ -15,24 +15,55 @@ if TYPE_CHECKING:
 
 
 @click.command("train-segmenter")
-@click.option("--data", "root", required=True, type=click.Path(path_type=Path),
-              help="The dataset's folder Data, with its list files (LS_K1_all_train, ...).")
-@click.option("-o", "--output", "run", required=True, type=click.Path(path_type=Path),
-              help="Folder of the run: configuration, checkpoints, metrics, weights.")
-@click.option("--config", "config_path", type=click.Path(path_type=Path),
-              help="A YAML file; the defaults are those of the shipped weights.")
-@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE",
-              help="Change one key (optimiser.learning_rate=1e-3); repeatable.")
+@click.option(
+    "--data",
+    "root",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The dataset's folder Data, with its list files (LS_K1_all_train, ...).",
+)
+@click.option(
+    "-o",
+    "--output",
+    "run",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder of the run: configuration, checkpoints, metrics, weights.",
+)
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    help="A YAML file; the defaults are those of the shipped weights.",
+)
+@click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change one key (optimiser.learning_rate=1e-3); repeatable.",
+)
 @click.option("--steps", type=click.IntRange(min=1), help="Short for --set steps=N.")
-@click.option("--init",
-              help="Weights to start from, by name (segmenter) or path; random otherwise.")
+@click.option(
+    "--init", help="Weights to start from, by name (segmenter) or path; random otherwise."
+)
 @click.option("--resume", is_flag=True, help="Go on with the run in the output folder.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
-@click.option("--dry-run", is_flag=True,
-              help="Print the resolved configuration and the model's size, train nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print the resolved configuration and the model's size, train nothing.",
+)
 def command(
-    root: Path, run: Path, config_path: Path | None, changes: tuple[str, ...], steps: int | None,
-    init: str | None, resume: bool, device: str, dry_run: bool,
+    root: Path,
+    run: Path,
+    config_path: Path | None,
+    changes: tuple[str, ...],
+    steps: int | None,
+    init: str | None,
+    resume: bool,
+    device: str,
+    dry_run: bool,
 ) -> None:
     """Train the mask segmenter on the public dataset's layout.
 
@@ -43,8 +74,10 @@ def command(
     try:
         import torch  # noqa: F401
     except ImportError as error:
-        raise BackendError("training needs PyTorch (torch >= 2.11), which is not installed; "
-                           "pip install 'blsgan[train]'") from error
+        raise BackendError(
+            "training needs PyTorch (torch >= 2.11), which is not installed; "
+            "pip install 'blsgan[train]'"
+        ) from error
     from blsgan.training.segmentation import (
         segmentation_config,
         segmentation_run_config,
@@ -55,8 +88,10 @@ def command(
         changes = (*changes, f"steps={steps}")
     if resume:
         if config_path is not None or changes or init is not None:
-            raise UsageError("--resume goes on with the run's own configuration; leave out "
-                             "--config, --set, --steps and --init, or start another run")
+            raise UsageError(
+                "--resume goes on with the run's own configuration; leave out "
+                "--config, --set, --steps and --init, or start another run"
+            )
         config = segmentation_run_config(run)
     else:
         config = segmentation_config(config_path, changes)
@@ -68,8 +103,14 @@ def command(
 
     with TrainingBar(Console(stderr=True), "reading joints", config.steps) as bar:
         card = train_segmenter(
-            root, run, config, resume=resume, init=init, device=device,
-            report=lambda progress: _report(bar, progress), warn=bar.warn,
+            root,
+            run,
+            config,
+            resume=resume,
+            init=init,
+            device=device,
+            report=lambda progress: _report(bar, progress),
+            warn=bar.warn,
         )
     click.echo(f"wrote {card}")
 

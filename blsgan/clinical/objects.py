@@ -125,8 +125,7 @@ def _finish(dataset: Dataset, anonymous: bool) -> None:
     dataset.ContributingEquipmentSequence = [
         item
         for item in dataset.ContributingEquipmentSequence
-        if item.PurposeOfReferenceCodeSequence[0].CodeValue
-        != codes.DCM.AcquisitionEquipment.value
+        if item.PurposeOfReferenceCodeSequence[0].CodeValue != codes.DCM.AcquisitionEquipment.value
     ]
 
 
@@ -274,9 +273,7 @@ def segmentation(
     return found
 
 
-def measurement_report(
-    baseline: Reference, followup: Reference, record: dict[str, Any]
-) -> Dataset:
+def measurement_report(baseline: Reference, followup: Reference, record: dict[str, Any]) -> Dataset:
     """JSN between two radiographs as a TID 1500 report in the follow-up's study.
 
     A mismatch carries no measurement of narrowing, but a code that says so and the reasons.
@@ -422,4 +419,3 @@ def measurement_report(
     )
     _finish(found, followup.anonymous)
     return found
-

@@ -77,8 +77,10 @@ def load_list(path: str | Path) -> list[JointImage]:
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); give a list file of the "
-                         "public dataset such as LS_K1_all_train") from error
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); give a list file of the "
+            "public dataset such as LS_K1_all_train"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not a JSON list of the public dataset ({error})") from error
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
@@ -89,8 +91,9 @@ def load_list(path: str | Path) -> list[JointImage]:
         try:
             image, upper, lower = (root / str(entry[key]) for key in ("image", "upper", "lower"))
         except KeyError as error:
-            raise InputError(f"{path}: entry {index} has no {error}; every entry needs image, "
-                             "upper and lower") from error
+            raise InputError(
+                f"{path}: entry {index} has no {error}; every entry needs image, upper and lower"
+            ) from error
         background = root / str(entry["background"]) if entry.get("background") else None
         images.append(JointImage(image.parent.name, image, upper, lower, background))
     return images
@@ -106,8 +109,10 @@ def list_files(root: Path) -> list[Path]:
         raise InputError(f"{root}: is not a folder; give the dataset's folder Data")
     lists = [path for path in sorted(root.glob("LS_*")) if path.is_file()]
     if not lists:
-        raise InputError(f"{root}: holds none of the dataset's list files ({', '.join(LIST_FILES)})"
-                         "; give the folder that contains them")
+        raise InputError(
+            f"{root}: holds none of the dataset's list files ({', '.join(LIST_FILES)})"
+            "; give the folder that contains them"
+        )
     return lists
 
 
@@ -122,8 +127,9 @@ def load_root(root: str | Path) -> list[JointImage]:
     """
     root = Path(root)
     if root.is_file() and root.name.startswith(("LS_", "DR_")):
-        raise InputError(f"{root}: is a list file of the dataset; give the folder that holds it, "
-                         f"{root.parent}")
+        raise InputError(
+            f"{root}: is a list file of the dataset; give the folder that holds it, {root.parent}"
+        )
     if root.is_file():
         from blsgan.data.packed import PackedDataset
 
@@ -153,15 +159,22 @@ def _grey(path: Path, what: str) -> np.ndarray:
         raise InputError(f"{path} is named in the dataset's list but missing; complete the dataset")
     raster = decode_raster(read_file(path, what=what))
     if raster.bits != 8:
-        raise InputError(f"{path} has {raster.bits} bits for each pixel; the dataset's layout has "
-                         "8, so convert it first")
+        raise InputError(
+            f"{path} has {raster.bits} bits for each pixel; the dataset's layout has "
+            "8, so convert it first"
+        )
     return raster.values
 
 
 def missing_files(images: Iterable[JointImage]) -> list[Path]:
     """The images' and masks' files that are listed and not there; a packed dataset is whole."""
-    return [path for joint in images if joint.packed is None
-            for path in (joint.image, joint.upper, joint.lower) if not path.is_file()]
+    return [
+        path
+        for joint in images
+        if joint.packed is None
+        for path in (joint.image, joint.upper, joint.lower)
+        if not path.is_file()
+    ]
 
 
 def check_complete(root: str | Path, images: Sequence[JointImage]) -> None:
@@ -176,9 +189,11 @@ def check_complete(root: str | Path, images: Sequence[JointImage]) -> None:
     """
     missing = missing_files(images)
     if missing:
-        raise InputError(f"{root}: {len(missing)} of {3 * len(images)} files that its lists name "
-                         f"are missing, the first is {missing[0]}; complete the dataset "
-                         "(`blsgan data verify` shows all)")
+        raise InputError(
+            f"{root}: {len(missing)} of {3 * len(images)} files that its lists name "
+            f"are missing, the first is {missing[0]}; complete the dataset "
+            "(`blsgan data verify` shows all)"
+        )
 
 
 def check_one_square_size(images: Iterable[JointImage]) -> None:
@@ -193,8 +208,10 @@ def check_one_square_size(images: Iterable[JointImage]) -> None:
     if len(first) > 1 or any(height != width for height, width in first):
         listed = [f"{image.image} {width}x{height}" for (height, width), image in first.items()]
         shown = ", ".join(listed[:_SHOWN]) + (", ..." if len(listed) > _SHOWN else "")
-        raise InputError(f"the images must be square and of one size in px: {shown}; "
-                         "`blsgan data verify` counts the sizes, make them one")
+        raise InputError(
+            f"the images must be square and of one size in px: {shown}; "
+            "`blsgan data verify` counts the sizes, make them one"
+        )
 
 
 def _size(joint: JointImage) -> tuple[int, int]:
@@ -253,8 +270,10 @@ def read_joint(joint: JointImage) -> JointArrays:
     for path in (joint.upper, joint.lower):
         mask = threshold(_grey(path, "mask"), path)
         if mask.shape != image.shape:
-            raise InputError(f"{path} is {mask.shape[1]}x{mask.shape[0]} px but "
-                             f"{joint.image.name} is {image.shape[1]}x{image.shape[0]} px")
+            raise InputError(
+                f"{path} is {mask.shape[1]}x{mask.shape[0]} px but "
+                f"{joint.image.name} is {image.shape[1]}x{image.shape[0]} px"
+            )
         masks.append(mask)
     background = None
     if joint.background is not None and joint.background.exists():

@@ -92,9 +92,7 @@ def _collect(images: Iterable[JointImage]) -> tuple[list[_Row], dict[str, _Group
     return rows, groups
 
 
-def _record_hash(
-    image: np.ndarray, bits: np.ndarray, background: np.ndarray | None
-) -> np.ndarray:
+def _record_hash(image: np.ndarray, bits: np.ndarray, background: np.ndarray | None) -> np.ndarray:
     digest = hashlib.sha256(image.tobytes() + bits.tobytes())
     if background is not None:
         digest.update(background.tobytes())
@@ -116,13 +114,21 @@ def _content_hash(index: str, hashes: Iterable[tuple[str, np.ndarray, np.ndarray
 def _write(path: str | Path, collected: tuple[list[_Row], dict[str, _Group]]) -> str:
     rows, groups = collected
     index = json.dumps([list(vars(row).values()) for row in rows])
-    content = _content_hash(index, (
-        (name, np.stack(group.sha256), np.stack(group.files))
-        for name, group in sorted(groups.items())
-    ))
-    header: dict[str, Any] = {"__metadata__": {
-        "format": FORMAT, "version": str(VERSION), "content_sha256": content, "index": index,
-    }}
+    content = _content_hash(
+        index,
+        (
+            (name, np.stack(group.sha256), np.stack(group.files))
+            for name, group in sorted(groups.items())
+        ),
+    )
+    header: dict[str, Any] = {
+        "__metadata__": {
+            "format": FORMAT,
+            "version": str(VERSION),
+            "content_sha256": content,
+            "index": index,
+        }
+    }
     offset = 0
     stored: list[np.ndarray] = []
     for name, group in sorted(groups.items()):
@@ -131,7 +137,8 @@ def _write(path: str | Path, collected: tuple[list[_Row], dict[str, _Group]]) ->
                 continue
             size = sum(array.nbytes for array in arrays)
             header[f"{name}/{key}"] = {
-                "dtype": "U8", "shape": [len(arrays), *arrays[0].shape],
+                "dtype": "U8",
+                "shape": [len(arrays), *arrays[0].shape],
                 "data_offsets": [offset, offset + size],
             }
             offset += size
@@ -162,24 +169,31 @@ class PackedDataset:
             self._file = safe_open(str(self.path), framework="numpy")
             metadata = self._file.metadata() or {}
         except OSError as error:
-            raise InputError(f"{self.path}: cannot be read ({error.strerror or error}); give a "
-                             "file that `blsgan data pack` wrote") from error
+            raise InputError(
+                f"{self.path}: cannot be read ({error.strerror or error}); give a "
+                "file that `blsgan data pack` wrote"
+            ) from error
         except SafetensorError as error:
-            raise InputError(f"{self.path}: is no packed dataset, or truncated ({error}); "
-                             f"{_AGAIN}") from error
+            raise InputError(
+                f"{self.path}: is no packed dataset, or truncated ({error}); {_AGAIN}"
+            ) from error
         if metadata.get("format") != FORMAT:
-            raise InputError(f"{self.path}: is no packed dataset; give a file that `blsgan data "
-                             "pack` wrote, or the dataset's folder Data")
+            raise InputError(
+                f"{self.path}: is no packed dataset; give a file that `blsgan data "
+                "pack` wrote, or the dataset's folder Data"
+            )
         if metadata.get("version") != str(VERSION):
-            raise InputError(f"{self.path}: is packed in version {metadata.get('version')} and "
-                             f"this blsgan reads version {VERSION}; {_AGAIN}")
+            raise InputError(
+                f"{self.path}: is packed in version {metadata.get('version')} and "
+                f"this blsgan reads version {VERSION}; {_AGAIN}"
+            )
         self._rows: dict[str, _Row] = {}
         self._hashes: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         try:
             self._read_index(metadata["index"])
-            found = _content_hash(metadata["index"], (
-                (name, *self._hashes[name]) for name in sorted(self._hashes)
-            ))
+            found = _content_hash(
+                metadata["index"], ((name, *self._hashes[name]) for name in sorted(self._hashes))
+            )
             if found != metadata["content_sha256"]:
                 raise ValueError("the hash of its names and hashes is another one")
         except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
@@ -201,8 +215,10 @@ class PackedDataset:
             height, width = (int(part) for part in name.split("x"))
             count = self._file.get_slice(f"{name}/image").get_shape()[0]
             shapes = {
-                "image": [count, height, width], "masks": [count, 2, -(-height * width // 8)],
-                "sha256": [count, _HASH_BYTES], "files": [count, 4, _HASH_BYTES],
+                "image": [count, height, width],
+                "masks": [count, 2, -(-height * width // 8)],
+                "sha256": [count, _HASH_BYTES],
+                "files": [count, 4, _HASH_BYTES],
             }
             for key, shape in shapes.items():
                 part = self._file.get_slice(f"{name}/{key}")
@@ -211,7 +227,8 @@ class PackedDataset:
             if sorted(rows) != list(range(count)):
                 raise ValueError(f"the names do not fit the {count} images of {name}")
             self._hashes[name] = (
-                self._file.get_tensor(f"{name}/sha256"), self._file.get_tensor(f"{name}/files")
+                self._file.get_tensor(f"{name}/sha256"),
+                self._file.get_tensor(f"{name}/files"),
             )
 
     def images(self) -> list[JointImage]:
@@ -259,8 +276,9 @@ class PackedDataset:
             raise InputError(f"{self.path}: {joint.name} is damaged ({error}); {_AGAIN}") from error
         found = _record_hash(image, bits, background)
         if not np.array_equal(found, self._hashes[row.group][0][row.row]):
-            raise InputError(f"{self.path}: {joint.name} is damaged (its pixels have another "
-                             f"hash); {_AGAIN}")
+            raise InputError(
+                f"{self.path}: {joint.name} is damaged (its pixels have another hash); {_AGAIN}"
+            )
         masks = np.unpackbits(bits, axis=-1, count=image.size).astype(bool)
         return JointArrays(image, masks.reshape(2, *image.shape), background)
 

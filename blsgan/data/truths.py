@@ -96,14 +96,16 @@ def _load(path: Path) -> list[VisitTruth]:
             truth = arrays[f"truth_{index}"]
             packed = arrays[f"where_{index}"]
             where = np.unpackbits(packed, axis=-1, count=truth.shape[1]).astype(bool)
-            truths.append(VisitTruth(
-                image=str(image),
-                other=str(arrays["other"][index]),
-                bone=int(arrays["bone"][index]),
-                truth=truth,
-                valid=where[0],
-                guide=where[1],
-                correlation=float(arrays["correlation"][index]),
-                floor_mse=float(arrays["floor_mse"][index]),
-            ))
+            truths.append(
+                VisitTruth(
+                    image=str(image),
+                    other=str(arrays["other"][index]),
+                    bone=int(arrays["bone"][index]),
+                    truth=truth,
+                    valid=where[0],
+                    guide=where[1],
+                    correlation=float(arrays["correlation"][index]),
+                    floor_mse=float(arrays["floor_mse"][index]),
+                )
+            )
     return truths

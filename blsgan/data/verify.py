@@ -28,8 +28,9 @@ from blsgan.io.raster import decode_raster
 SCHEMA = 1
 ERROR, WARNING = "error", "warning"
 _KEYS = ("image", *BONES, "background")
-_PAIR_KEYS = tuple(f"{role}{suffix}" for role in ("fixed", "moving")
-                   for suffix in ("", "_upper", "_lower"))
+_PAIR_KEYS = tuple(
+    f"{role}{suffix}" for role in ("fixed", "moving") for suffix in ("", "_upper", "_lower")
+)
 # LS_K1_all_train: single images, fold K1, part train; DR_K1_train: follow-up pairs.
 _LIST_NAME = re.compile(r"^(LS|DR)_(?P<fold>[^_]+)_(?:.*_)?(?P<part>[^_]+)$")
 
@@ -69,7 +70,9 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """The JSON file's content."""
         return {
-            "schema": SCHEMA, "root": self.root, "counts": self.counts,
+            "schema": SCHEMA,
+            "root": self.root,
+            "counts": self.counts,
             "errors": [vars(finding) for finding in self.of(ERROR)],
             "warnings": [vars(finding) for finding in self.of(WARNING)],
         }
@@ -155,15 +158,26 @@ def _read_lists(root: Path, lists: Sequence[Path], report: Report) -> dict[str, 
             paths = {key: root / entry[key] for key in _KEYS if isinstance(entry.get(key), str)}
             outside = [key for key, file in paths.items() if not _inside(root, file)]
             if outside:
-                report.error("entry", path.name, f"entry {index} leads out of the dataset "
-                             f"({entry[outside[0]]}), so another machine will not find it")
+                report.error(
+                    "entry",
+                    path.name,
+                    f"entry {index} leads out of the dataset "
+                    f"({entry[outside[0]]}), so another machine will not find it",
+                )
                 continue
-            image = _Image(f"{paths['image'].parent.name}/{paths['image'].stem}",
-                           paths["image"].parent.name, paths)
+            image = _Image(
+                f"{paths['image'].parent.name}/{paths['image'].stem}",
+                paths["image"].parent.name,
+                paths,
+            )
             known = images.setdefault(image.name, image)
             if known.paths != image.paths:
-                report.error("entry", path.name, f"{image.name} is listed with other files "
-                             f"elsewhere ({_first_difference(known.paths, image.paths)})")
+                report.error(
+                    "entry",
+                    path.name,
+                    f"{image.name} is listed with other files "
+                    f"elsewhere ({_first_difference(known.paths, image.paths)})",
+                )
             if path.name in known.lists:
                 report.warn("repeated", path.name, f"{image.name} is listed twice")
             known.lists.add(path.name)
@@ -171,13 +185,15 @@ def _read_lists(root: Path, lists: Sequence[Path], report: Report) -> dict[str, 
 
 
 def _inside(root: Path, path: Path) -> bool:
-    return path.is_relative_to(root) and ".." not in path.parts[len(root.parts):]
+    return path.is_relative_to(root) and ".." not in path.parts[len(root.parts) :]
 
 
 def _first_difference(one: dict[str, Path], other: dict[str, Path]) -> str:
     key = next(key for key in _KEYS if one.get(key) != other.get(key))
-    return f"{key}: {getattr(one.get(key), 'name', 'none')} and " \
-           f"{getattr(other.get(key), 'name', 'none')}"
+    return (
+        f"{key}: {getattr(one.get(key), 'name', 'none')} and "
+        f"{getattr(other.get(key), 'name', 'none')}"
+    )
 
 
 def _values(image: _Image, key: str, report: Report) -> np.ndarray | None:
@@ -192,8 +208,11 @@ def _values(image: _Image, key: str, report: Report) -> np.ndarray | None:
         report.error("unreadable", image.name, f"{key}: {error}")
         return None
     if raster.bits != 8:
-        report.error("unreadable", image.name, f"{key}: {path.name} has {raster.bits} bits for "
-                     "each pixel where the layout has 8")
+        report.error(
+            "unreadable",
+            image.name,
+            f"{key}: {path.name} has {raster.bits} bits for each pixel where the layout has 8",
+        )
         return None
     return raster.values
 
@@ -207,8 +226,12 @@ def _check_files(image: _Image, report: Report) -> bytes | None:
     else:
         background = _values(image, "background", report)
         if background is not None and values is not None and background.shape != values.shape:
-            report.error("size", image.name, f"the background is {_size(background.shape)} px, the "
-                         f"image {_size(values.shape)} px")
+            report.error(
+                "size",
+                image.name,
+                f"the background is {_size(background.shape)} px, the "
+                f"image {_size(values.shape)} px",
+            )
     upper, lower = masks
     if upper is not None and lower is not None and upper.shape == lower.shape:
         _check_bones(image, np.stack((upper, lower)), report)
@@ -233,11 +256,17 @@ def _check_mask(
         return None
     between = len(np.unique(grey)) - 2
     if between > 0:
-        report.warn("soft mask", image.name, f"{bone}: {between} grey levels beside black and "
-                    "white; they are cut at half of white")
+        report.warn(
+            "soft mask",
+            image.name,
+            f"{bone}: {between} grey levels beside black and white; they are cut at half of white",
+        )
     if values is not None and mask.shape != values.shape:
-        report.error("size", image.name, f"the {bone} mask is {_size(mask.shape)} px, the image "
-                     f"{_size(values.shape)} px")
+        report.error(
+            "size",
+            image.name,
+            f"the {bone} mask is {_size(mask.shape)} px, the image {_size(values.shape)} px",
+        )
         return None
     return mask
 
@@ -259,14 +288,21 @@ def _check_sizes(images: Iterable[_Image], report: Report) -> None:
             sizes[image.shape].append(image.name)
     if len(sizes) > 1:
         found = sorted(sizes.items(), key=lambda item: (-len(item[1]), item[0]))
-        listed = ", ".join(f"{_size(shape)} ({len(names)}, such as {names[0]})"
-                           for shape, names in found)
-        report.error("mixed sizes", "all lists", f"the images have {len(sizes)} sizes in px: "
-                     f"{listed}; training takes one")
+        listed = ", ".join(
+            f"{_size(shape)} ({len(names)}, such as {names[0]})" for shape, names in found
+        )
+        report.error(
+            "mixed sizes",
+            "all lists",
+            f"the images have {len(sizes)} sizes in px: {listed}; training takes one",
+        )
     for shape, names in sizes.items():
         if shape[0] != shape[1]:
-            report.error("mixed sizes", names[0], f"{len(names)} images are {_size(shape)} px; "
-                         "training takes square ones")
+            report.error(
+                "mixed sizes",
+                names[0],
+                f"{len(names)} images are {_size(shape)} px; training takes square ones",
+            )
 
 
 def _check_overlap_lists(images: Iterable[_Image], report: Report) -> None:
@@ -277,8 +313,11 @@ def _check_overlap_lists(images: Iterable[_Image], report: Report) -> None:
             promised = {"_overlap_": True, "_nonoverlap_": False}
             for part, has_overlap in promised.items():
                 if part in name and (image.overlap_px >= MIN_OVERLAP_PX) != has_overlap:
-                    report.warn("overlap list", image.name, f"its masks overlap in "
-                                f"{image.overlap_px} px, but it is listed in {name}")
+                    report.warn(
+                        "overlap list",
+                        image.name,
+                        f"its masks overlap in {image.overlap_px} px, but it is listed in {name}",
+                    )
 
 
 def _check_duplicates(groups: Iterable[list[_Image]], report: Report) -> None:
@@ -288,8 +327,9 @@ def _check_duplicates(groups: Iterable[list[_Image]], report: Report) -> None:
         joints = sorted({image.joint for image in group})
         names = " and ".join(sorted(image.name for image in group))
         if len({is_validation(joint) for joint in joints}) > 1:
-            report.error("leak", names, "the same pixels, in a training joint and in a validation "
-                         "joint")
+            report.error(
+                "leak", names, "the same pixels, in a training joint and in a validation joint"
+            )
         elif len(joints) > 1:
             report.error("duplicate", names, "the same pixels under two joints")
         else:
@@ -307,16 +347,25 @@ def _check_parts(images: Iterable[_Image], report: Report) -> None:
     for fold, by_part in sorted(parts.items()):
         names = sorted(by_part)
         for index, one in enumerate(names):
-            for other in names[index + 1:]:
+            for other in names[index + 1 :]:
                 for joint in sorted(by_part[one] & by_part[other]):
                     report.error("leak", joint, f"is in {one} and in {other} of fold {fold}")
-        taken = [joint for part in names if part != "train" for joint in by_part[part]
-                 if not is_validation(joint)]
+        taken = [
+            joint
+            for part in names
+            if part != "train"
+            for joint in by_part[part]
+            if not is_validation(joint)
+        ]
         if taken:
             others = ", ".join(part for part in names if part != "train")
-            report.warn("split", f"fold {fold}", f"{len(set(taken))} joints of its {others} lists "
-                        "are training joints for blsgan, which splits by a hash of the joint's "
-                        "name and takes every list; move those lists away before training")
+            report.warn(
+                "split",
+                f"fold {fold}",
+                f"{len(set(taken))} joints of its {others} lists "
+                "are training joints for blsgan, which splits by a hash of the joint's "
+                "name and takes every list; move those lists away before training",
+            )
 
 
 def _check_pairs(root: Path, images: dict[str, _Image], report: Report) -> int:
@@ -339,11 +388,17 @@ def _check_pairs(root: Path, images: dict[str, _Image], report: Report) -> int:
                 elif file.resolve() not in listed:
                     unknown[f"{entry[key]} is in no LS list"] += 1
             fixed, moving = files["fixed"], files["moving"]
-            joints = {fixed.parent.name, moving.parent.name,
-                      str(entry.get("joint_name", fixed.parent.name))}
+            joints = {
+                fixed.parent.name,
+                moving.parent.name,
+                str(entry.get("joint_name", fixed.parent.name)),
+            }
             if len(joints) > 1:
-                report.error("pair", path.name, f"entry {index} pairs different joints "
-                             f"({', '.join(sorted(joints))})")
+                report.error(
+                    "pair",
+                    path.name,
+                    f"entry {index} pairs different joints ({', '.join(sorted(joints))})",
+                )
             if fixed == moving:
                 report.warn("pair", path.name, f"entry {index} pairs {entry['fixed']} with itself")
             seen[entry["fixed"], entry["moving"]] += 1
@@ -351,8 +406,11 @@ def _check_pairs(root: Path, images: dict[str, _Image], report: Report) -> int:
             report.error("pair", path.name, f"{what} ({times} entries)")
         repeated = sum(times - 1 for times in seen.values())
         if repeated:
-            report.warn("repeated", path.name, f"{repeated} of its {sum(seen.values())} pairs "
-                        "repeat an earlier one")
+            report.warn(
+                "repeated",
+                path.name,
+                f"{repeated} of its {sum(seen.values())} pairs repeat an earlier one",
+            )
     return count
 
 
@@ -365,19 +423,30 @@ def _count(
     sizes = Counter(_size(image.shape) for image in everything if image.shape is not None)
     named = {path.resolve() for image in everything for path in image.paths.values()}
     folders = {path.parent for image in everything for path in image.paths.values()}
-    on_disk = {file.resolve() for folder in folders if folder.is_dir()
-               for file in folder.iterdir() if file.is_file()}
+    on_disk = {
+        file.resolve()
+        for folder in folders
+        if folder.is_dir()
+        for file in folder.iterdir()
+        if file.is_file()
+    }
 
     def side(validation: bool) -> dict[str, int]:
         chosen = [image for image in everything if is_validation(image.joint) == validation]
         return {"images": len(chosen), "joints": len({image.joint for image in chosen})}
 
-    patients = {validation: {image.joint.split("_")[0] for image in everything
-                             if is_validation(image.joint) == validation}
-                for validation in (False, True)}
+    patients = {
+        validation: {
+            image.joint.split("_")[0]
+            for image in everything
+            if is_validation(image.joint) == validation
+        }
+        for validation in (False, True)
+    }
     return {
-        "lists": {path.name: sum(path.name in image.lists for image in everything)
-                  for path in lists},
+        "lists": {
+            path.name: sum(path.name in image.lists for image in everything) for path in lists
+        },
         "images": len(everything),
         "joints": len({image.joint for image in everything}),
         "joints_by_visits": {str(count): visits[count] for count in sorted(visits)},

@@ -115,7 +115,11 @@ def _warp(image: np.ndarray, matrix: np.ndarray, interpolation: int) -> np.ndarr
 
 
 def _ecc(
-    template: np.ndarray, image: np.ndarray, start: np.ndarray, motion: int, mask: np.ndarray,
+    template: np.ndarray,
+    image: np.ndarray,
+    start: np.ndarray,
+    motion: int,
+    mask: np.ndarray,
     blur_px: int,
 ) -> np.ndarray:
     """OpenCV's map from ``template`` to ``image``; raises cv2.error where it does not converge."""

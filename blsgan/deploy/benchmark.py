@@ -277,9 +277,7 @@ def work(text: str) -> None:
         separate(image, masks)
     times: list[float] = []
     deadline = time.perf_counter() + job["seconds"]
-    while len(times) < _LEAST_RUNS or (
-        len(times) < _MOST_RUNS and time.perf_counter() < deadline
-    ):
+    while len(times) < _LEAST_RUNS or (len(times) < _MOST_RUNS and time.perf_counter() < deadline):
         begin = time.perf_counter()
         separate(image, masks)
         times.append(1e3 * (time.perf_counter() - begin))

@@ -281,9 +281,7 @@ def _number(capability: str) -> tuple[int, ...]:
     return tuple(int(part) for part in capability.split("."))
 
 
-def _gpu_and_capabilities(
-    library: Library, request: Request
-) -> tuple[Gpu | None, tuple[str, ...]]:
+def _gpu_and_capabilities(library: Library, request: Request) -> tuple[Gpu | None, tuple[str, ...]]:
     asked = request.compute_capabilities
     known = _known_capabilities(library.module)
     if known is None:  # TensorRT: for the GPU it runs on, and no other

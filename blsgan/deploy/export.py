@@ -139,9 +139,7 @@ def export(
     for sample in _samples(batch, size):
         with torch.inference_mode():
             answer = network(torch.from_numpy(sample.image), torch.from_numpy(sample.masks))
-        reference = {
-            name: np.asarray(value) for name, value in zip(OUTPUTS, answer, strict=True)
-        }
+        reference = {name: np.asarray(value) for name, value in zip(OUTPUTS, answer, strict=True)}
         cases.append(parity.compare(runtime.run(sample), reference, sample))
     facts = {
         "file": output.name,
@@ -173,7 +171,8 @@ def export(
             data, output, precision, converter, calibration_data, force, progress
         )
         report |= {
-            "onnx": {**facts, "sha256": hashlib.sha256(data).hexdigest()}, "lowered": lowered
+            "onnx": {**facts, "sha256": hashlib.sha256(data).hexdigest()},
+            "lowered": lowered,
         }
     target = report_path(output)
     with atomic_paths([output, target]) as (graph, text):

@@ -124,9 +124,7 @@ def convert(
         )
     _carry_over(model, converted, precision)
     onnx.checker.check_model(converted, full_check=True)
-    return Converted(
-        converted, precision, name, measured if precision in CALIBRATED else None
-    )
+    return Converted(converted, precision, name, measured if precision in CALIBRATED else None)
 
 
 def modelopt_missing() -> str | None:
@@ -320,8 +318,9 @@ def _cast(source: Any, precision: str) -> tuple[Any, str]:
                 graph.initializer.append(_low_tensor(initializers[name], code, name + suffix))
             else:
                 nodes.append(
-                    helper.make_node("Cast", [name], [name + suffix], f"{name}.to_{precision}",
-                                     to=code)
+                    helper.make_node(
+                        "Cast", [name], [name + suffix], f"{name}.to_{precision}", to=code
+                    )
                 )
         nodes.append(node)
         for index, name in enumerate(node.output):
@@ -458,12 +457,22 @@ def _fp8(source: Any, calibration: Sequence[Sample]) -> tuple[Any, str]:
             if activation not in made:
                 made.add(activation)
                 name = scale(f"{activation}.scale", amax[activation])
-                nodes.append(helper.make_node(
-                    "QuantizeLinear", [activation, name, zero], [f"{activation}.q"],
-                    f"{activation}.quantize"))
-                nodes.append(helper.make_node(
-                    "DequantizeLinear", [f"{activation}.q", name, zero], [f"{activation}.dq"],
-                    f"{activation}.dequantize"))
+                nodes.append(
+                    helper.make_node(
+                        "QuantizeLinear",
+                        [activation, name, zero],
+                        [f"{activation}.q"],
+                        f"{activation}.quantize",
+                    )
+                )
+                nodes.append(
+                    helper.make_node(
+                        "DequantizeLinear",
+                        [f"{activation}.q", name, zero],
+                        [f"{activation}.dq"],
+                        f"{activation}.dequantize",
+                    )
+                )
             if weight not in made:
                 made.add(weight)
                 values = numpy_helper.to_array(initializers[weight])
@@ -474,14 +483,26 @@ def _fp8(source: Any, calibration: Sequence[Sample]) -> tuple[Any, str]:
                 shape = [-1 if i == axis else 1 for i in range(values.ndim)]
                 steps = numpy_helper.to_array(graph.initializer[-1]).reshape(shape)
                 low = (values / steps).astype(ml_dtypes.float8_e4m3fn)
-                graph.initializer.append(helper.make_tensor(
-                    f"{weight}.q", _FLOAT8, values.shape, low.tobytes(), raw=True))
+                graph.initializer.append(
+                    helper.make_tensor(
+                        f"{weight}.q", _FLOAT8, values.shape, low.tobytes(), raw=True
+                    )
+                )
                 zeros = f"{weight}.zero"
-                graph.initializer.append(helper.make_tensor(
-                    zeros, _FLOAT8, [len(largest)], bytes(len(largest)), raw=True))
-                nodes.append(helper.make_node(
-                    "DequantizeLinear", [f"{weight}.q", name, zeros], [f"{weight}.dq"],
-                    f"{weight}.dequantize", axis=axis))
+                graph.initializer.append(
+                    helper.make_tensor(
+                        zeros, _FLOAT8, [len(largest)], bytes(len(largest)), raw=True
+                    )
+                )
+                nodes.append(
+                    helper.make_node(
+                        "DequantizeLinear",
+                        [f"{weight}.q", name, zeros],
+                        [f"{weight}.dq"],
+                        f"{weight}.dequantize",
+                        axis=axis,
+                    )
+                )
             node.input[0], node.input[1] = f"{activation}.dq", f"{weight}.dq"
         nodes.append(node)
     _replace_nodes(model, nodes)
@@ -535,9 +556,7 @@ def _by_modelopt(model: Any, precision: str, calibration: Sequence[Sample]) -> t
 
                 types = PRODUCTS - {"ConvTranspose"} if precision == "fp8" else PRODUCTS
                 wanted = [
-                    node.name
-                    for node in quantized_products(model.graph)
-                    if node.op_type in types
+                    node.name for node in quantized_products(model.graph) if node.op_type in types
                 ]
                 quantize(
                     str(before),

@@ -70,9 +70,7 @@ def phantom_sample(batch: int, height: int, width: int, seed: int) -> Sample:
     crops = []
     for index in range(batch):
         phantom = joint_phantom(seed + index, size)
-        crops.append(
-            _around_overlap(phantom.image, phantom.masks, phantom.layers, (height, width))
-        )
+        crops.append(_around_overlap(phantom.image, phantom.masks, phantom.layers, (height, width)))
     return _stacked("phantoms", crops)
 
 

@@ -32,8 +32,9 @@ def read_sample(path: Path) -> Sample:
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            image, masks = (np.ascontiguousarray(arrays[name], np.float32) for name in
-                            ("image", "masks"))
+            image, masks = (
+                np.ascontiguousarray(arrays[name], np.float32) for name in ("image", "masks")
+            )
     except (
         OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, BadZipFile, zlib.error,
     ) as error:  # fmt: skip

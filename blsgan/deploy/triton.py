@@ -111,9 +111,11 @@ def configuration(served: Served, name: str, *, max_batch: int, max_delay_us: in
         f"name: {_quoted(name)}",
         f"platform: {_quoted(served.platform)}",
         f"max_batch_size: {limit if batched else 0}",
-        *(_port(field, port, batched) for field, group in (
-            ("input", served.inputs), ("output", served.outputs)
-        ) for port in group),
+        *(
+            _port(field, port, batched)
+            for field, group in (("input", served.inputs), ("output", served.outputs))
+            for port in group
+        ),
     ]
     if batched:
         lines.append(f"dynamic_batching {{ max_queue_delay_microseconds: {max_delay_us} }}")

@@ -250,8 +250,7 @@ class Engine:
         shape = tuple(array.shape)
         if not slot.context.set_input_shape(name, shape):
             raise BackendError(
-                f"{self.path} refuses {name} of shape {list(shape)} "
-                f"({self._library.last_error()})."
+                f"{self.path} refuses {name} of shape {list(shape)} ({self._library.last_error()})."
             )
         if _on_device(array):
             pointer = array.__cuda_array_interface__["data"][0]

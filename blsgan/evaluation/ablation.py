@@ -61,12 +61,18 @@ def common_changes(steps: int) -> tuple[str, ...]:
     """What makes every row short: ``steps`` in all, 8 crops in a step at most."""
     first = round(PRE_TRAINING_SHARE * steps)
     return (
-        f"stages.0.steps={first}", f"stages.1.steps={steps - first}",
-        "data.synthetic=4", "data.visits=2", "stages.1.data.real=2", "data.validation=32",
+        f"stages.0.steps={first}",
+        f"stages.1.steps={steps - first}",
+        "data.synthetic=4",
+        "data.visits=2",
+        "stages.1.data.real=2",
+        "data.validation=32",
         "data.crop=[64, 128]",  # multiples of 32, which the other backbones need
         "draws=step",
         f"optimiser.warm_up_steps={max(1, steps // 12)}",
-        f"validate_every={steps}", f"checkpoint_every={max(1, steps // 2)}", "keep_checkpoints=1",
+        f"validate_every={steps}",
+        f"checkpoint_every={max(1, steps // 2)}",
+        "keep_checkpoints=1",
     )
 
 
@@ -74,36 +80,78 @@ def rows(steps: int = DEFAULT_STEPS) -> list[Row]:
     """The study's rows, the complete method first; the quick ones before the slow ones."""
     return [
         Row("complete", "lite, exact head, own k, both stages, supervisor, real overlaps", ()),
-        Row("k-zero", "without the reconstructor's correction for soft tissue: k = 0",
-            ("model.configuration.soft_tissue=zero", "loss.soft_tissue=0")),
-        Row("k-reconstructor", "k from the published VGG-11 instead of the own head",
-            ("model.configuration.soft_tissue=reconstructor",)),
-        Row("no-supervisor", "without the supervisor",
-            ("supervisor.enabled=false", "stages.1.data.real=0")),
-        Row("no-pre-training", "without pre-training: both players from the first step",
-            ("stages.0.steps=0", f"stages.1.steps={steps}")),
-        Row("free-head", "free layers, sigmoid(logits) in the mask, instead of exact ones",
-            ("model.configuration.head=free", "loss.reconstruction=0.3")),
-        Row("no-real-for-supervisor", "the supervisor without real overlaps",
-            ("stages.1.data.real=0",)),
+        Row(
+            "k-zero",
+            "without the reconstructor's correction for soft tissue: k = 0",
+            ("model.configuration.soft_tissue=zero", "loss.soft_tissue=0"),
+        ),
+        Row(
+            "k-reconstructor",
+            "k from the published VGG-11 instead of the own head",
+            ("model.configuration.soft_tissue=reconstructor",),
+        ),
+        Row(
+            "no-supervisor",
+            "without the supervisor",
+            ("supervisor.enabled=false", "stages.1.data.real=0"),
+        ),
+        Row(
+            "no-pre-training",
+            "without pre-training: both players from the first step",
+            ("stages.0.steps=0", f"stages.1.steps={steps}"),
+        ),
+        Row(
+            "free-head",
+            "free layers, sigmoid(logits) in the mask, instead of exact ones",
+            ("model.configuration.head=free", "loss.reconstruction=0.3"),
+        ),
+        Row(
+            "no-real-for-supervisor",
+            "the supervisor without real overlaps",
+            ("stages.1.data.real=0",),
+        ),
         Row("no-visits", "without the truth of other visits", ("data.visits=0",)),
-        Row("k-of-background", "every synthetic pair's k from the background, as published",
-            ("data.soft_tissue_share=0",)),
-        Row("wide-k", "k from 0.1 to 0.65 in every synthetic pair without the protocol's settings",
-            ("data.soft_tissue_share=1",)),
-        Row("no-ring-k", "without the ring's k, which the network is told and its own k starts at",
-            ("model.configuration.ring=false",)),
-        Row("tapered-rims", "with bones that thin out where they lie over the other bone",
-            ("data.rim_taper=0.7",)),
+        Row(
+            "k-of-background",
+            "every synthetic pair's k from the background, as published",
+            ("data.soft_tissue_share=0",),
+        ),
+        Row(
+            "wide-k",
+            "k from 0.1 to 0.65 in every synthetic pair without the protocol's settings",
+            ("data.soft_tissue_share=1",),
+        ),
+        Row(
+            "no-ring-k",
+            "without the ring's k, which the network is told and its own k starts at",
+            ("model.configuration.ring=false",),
+        ),
+        Row(
+            "tapered-rims",
+            "with bones that thin out where they lie over the other bone",
+            ("data.rim_taper=0.7",),
+        ),
         Row("no-tone-curves", "without random tone curves", ("data.tone_curves=false",)),
-        Row("protocol-pairs", "synthetic pairs as published: whole shifts, k of the background",
-            ("data.protocol_share=1",)),
-        Row("published-pairs-alone", "both: published pairs and no other visit's truth",
-            ("data.protocol_share=1", "data.visits=0")),
-        Row("unet", "U-Net instead of lite, k from VGG-11",
-            ("model.architecture=unet", "model.configuration={soft_tissue: reconstructor}")),
-        Row("transunet", "TransUNet instead of lite, k from VGG-11",
-            ("model.architecture=transunet", "model.configuration={soft_tissue: reconstructor}")),
+        Row(
+            "protocol-pairs",
+            "synthetic pairs as published: whole shifts, k of the background",
+            ("data.protocol_share=1",),
+        ),
+        Row(
+            "published-pairs-alone",
+            "both: published pairs and no other visit's truth",
+            ("data.protocol_share=1", "data.visits=0"),
+        ),
+        Row(
+            "unet",
+            "U-Net instead of lite, k from VGG-11",
+            ("model.architecture=unet", "model.configuration={soft_tissue: reconstructor}"),
+        ),
+        Row(
+            "transunet",
+            "TransUNet instead of lite, k from VGG-11",
+            ("model.architecture=transunet", "model.configuration={soft_tissue: reconstructor}"),
+        ),
     ]
 
 
@@ -116,8 +164,10 @@ def choose(names: Sequence[str], steps: int) -> list[Row]:
     known = rows(steps)
     for name in names:
         if name not in (row.name for row in known):
-            raise UsageError(f"'{name}' is no row of the ablation; choose from "
-                             f"{', '.join(row.name for row in known)}")
+            raise UsageError(
+                f"'{name}' is no row of the ablation; choose from "
+                f"{', '.join(row.name for row in known)}"
+            )
     return [row for row in known if not names or row.name in names or row.name == "complete"]
 
 
@@ -134,16 +184,23 @@ class Study:
 
     def heading(self) -> str:
         """One line that says what every figure below belongs to."""
-        return (f"{self.steps} steps of at most 8 crops for every row, preset {PRESET}, trained in "
-                f"{self.precision}; "
-                f"{self.comparison.heading()}")
+        return (
+            f"{self.steps} steps of at most 8 crops for every row, preset {PRESET}, trained in "
+            f"{self.precision}; "
+            f"{self.comparison.heading()}"
+        )
 
     def tables(self) -> list[Table]:
         """What each row is, and the comparison's two tables."""
-        described = Table("Rows", ["row", "parameters", "what"], [
-            [row.name, f"{self.parameters[row.name]:,}", row.question] for row in self.chosen
-        ], ["A short training tells which parts help at once; it does not tell where a long one "
-            "ends. Networks with more parameters are the farthest from their end."])
+        described = Table(
+            "Rows",
+            ["row", "parameters", "what"],
+            [[row.name, f"{self.parameters[row.name]:,}", row.question] for row in self.chosen],
+            [
+                "A short training tells which parts help at once; it does not tell where a long "
+                "one ends. Networks with more parameters are the farthest from their end."
+            ],
+        )
         return [described, *self.comparison.tables()]
 
     def write(self, folder: Path) -> list[Path]:
@@ -158,27 +215,40 @@ class Study:
             text = f"# Ablation\n\n{self.heading()}\n\n"
             text += "\n".join(table.markdown() for table in self.tables())
             markdown.write_text(text, encoding="utf-8")
-            fields = {"steps": self.steps, "precision": self.precision,
-                      "parameters": self.parameters,
-                      "questions": {row.name: row.question for row in self.chosen},
-                      "changes": {row.name: row.changes for row in self.chosen},
-                      "common_changes": common_changes(self.steps),
-                      "comparison": self.comparison.as_dict()}
-            report.write_text(json.dumps(fields, indent=1, allow_nan=False) + "\n",
-                              encoding="utf-8")
+            fields = {
+                "steps": self.steps,
+                "precision": self.precision,
+                "parameters": self.parameters,
+                "questions": {row.name: row.question for row in self.chosen},
+                "changes": {row.name: row.changes for row in self.chosen},
+                "common_changes": common_changes(self.steps),
+                "comparison": self.comparison.as_dict(),
+            }
+            report.write_text(
+                json.dumps(fields, indent=1, allow_nan=False) + "\n", encoding="utf-8"
+            )
         return paths
 
     def _flat(self, row: Row) -> dict[str, Any]:
-        flat: dict[str, Any] = {"row": row.name, "parameters": self.parameters[row.name],
-                                "steps": self.steps, "seed": self.comparison.seed}
+        flat: dict[str, Any] = {
+            "row": row.name,
+            "parameters": self.parameters[row.name],
+            "steps": self.steps,
+            "seed": self.comparison.seed,
+        }
         for metric in self.comparison.metrics:
-            for prefix, values in (("", self.comparison.rows[row.name]),
-                                   ("difference_", self.comparison.differences.get(row.name, {}))):
+            for prefix, values in (
+                ("", self.comparison.rows[row.name]),
+                ("difference_", self.comparison.differences.get(row.name, {})),
+            ):
                 for part in ("mean", "low", "high"):
                     if metric.key in values:
                         flat[f"{prefix}{metric.key}_{part}"] = values[metric.key][part]
-        return flat | {name: values[row.name] for name, values in self.comparison.frechet.items()
-                       if row.name in values}
+        return flat | {
+            name: values[row.name]
+            for name, values in self.comparison.frechet.items()
+            if row.name in values
+        }
 
 
 Report = Callable[[Row, int], None]
@@ -249,8 +319,13 @@ def run_study(
         precisions.add(str(card["trained"].get("precision") or "unknown precision"))
         parameters[row.name] = int(card["parameters"])
         evaluations.append(_evaluate(folder, row, validation, digest, seed, output, progress))
-    return Study(compare(evaluations, closed_forms=False), chosen, steps, parameters,
-                 " and ".join(sorted(precisions)))
+    return Study(
+        compare(evaluations, closed_forms=False),
+        chosen,
+        steps,
+        parameters,
+        " and ".join(sorted(precisions)),
+    )
 
 
 def _config(row: Row, steps: int, seed: int) -> TrainingConfig:
@@ -261,8 +336,15 @@ def _config(row: Row, steps: int, seed: int) -> TrainingConfig:
 
 
 def _train(
-    root: str | Path, folder: Path, row: Row, steps: int, seed: int, device: str, output: Path,
-    report: Report, warn: Callable[[str], None],
+    root: str | Path,
+    folder: Path,
+    row: Row,
+    steps: int,
+    seed: int,
+    device: str,
+    output: Path,
+    report: Report,
+    warn: Callable[[str], None],
 ) -> dict[str, Any]:
     """Trains a row, goes on with it, or finds it finished; returns its weights' card."""
     from blsgan.training.config import differences
@@ -276,8 +358,10 @@ def _train(
         # Either way round: a configuration of a model lists only what differs from its defaults.
         differing = sorted({*differences(wanted, found), *differences(found, wanted)})
         if differing:
-            raise UsageError(f"{folder}: holds this row with other settings "
-                             f"({', '.join(differing)}); choose another folder or remove it")
+            raise UsageError(
+                f"{folder}: holds this row with other settings "
+                f"({', '.join(differing)}); choose another folder or remove it"
+            )
     card = folder / WEIGHTS / f"{row.name}.json"
     if not card.is_file():
         folder.mkdir(parents=True, exist_ok=True)
@@ -302,7 +386,12 @@ def _lend(source: Path, target: Path) -> None:
 
 
 def _evaluate(
-    folder: Path, row: Row, images: Sequence[JointImage], digest: str, seed: int, output: Path,
+    folder: Path,
+    row: Row,
+    images: Sequence[JointImage],
+    digest: str,
+    seed: int,
+    output: Path,
     progress: Progress,
 ) -> Recorded:
     """The row's evaluation, made now or found: of the same weights and images."""
@@ -316,8 +405,14 @@ def _evaluate(
         ):
             return known
     evaluation = run_evaluation(
-        images, model, split="val", seed=seed, cache=output, extractors=[patch_extractor()],
-        baselines=False, progress=progress,
+        images,
+        model,
+        split="val",
+        seed=seed,
+        cache=output,
+        extractors=[patch_extractor()],
+        baselines=False,
+        progress=progress,
     )
     evaluation.write(folder / "evaluation")
     return load_evaluation(folder / "evaluation" / "evaluation.json", row.name)

@@ -139,9 +139,7 @@ def harmonic(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
     return _to_layers(densities, image, masks, overlap)
 
 
-def harmonic_with_physics(
-    image: np.ndarray, masks: np.ndarray, soft_tissue: float
-) -> np.ndarray:
+def harmonic_with_physics(image: np.ndarray, masks: np.ndarray, soft_tissue: float) -> np.ndarray:
     """The harmonic continuation plus an equal part of what it leaves unexplained.
 
     A layer's attenuation cannot be negative; where an equal part would make it so, the others are

@@ -77,8 +77,10 @@ class Recorded:
         """
         model = self.report["model"]
         if "weights" not in model:
-            raise InputError(f"{self.path}: is an evaluation without a model (--no-model); compare "
-                             "evaluations of weights")
+            raise InputError(
+                f"{self.path}: is an evaluation without a model (--no-model); compare "
+                "evaluations of weights"
+            )
         return model_name(model)
 
     def parts(self) -> list[str]:
@@ -102,8 +104,10 @@ def load_evaluation(path: Path, label: str) -> Recorded:
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
         if report["schema"] != SCHEMA:
-            raise InputError(f"{path}: has layout {report['schema']} and this blsgan compares "
-                             f"layout {SCHEMA}; run `blsgan evaluate` again")
+            raise InputError(
+                f"{path}: has layout {report['schema']} and this blsgan compares "
+                f"layout {SCHEMA}; run `blsgan evaluate` again"
+            )
         records = {
             part: _read_csv(path.with_name(name)) if report[part] is not None else {}
             for part, name in (("synthetic", SYNTHETIC_CSV), ("real", REAL_CSV))
@@ -113,11 +117,14 @@ def load_evaluation(path: Path, label: str) -> Recorded:
     except InputError:
         raise
     except OSError as error:
-        raise InputError(f"{error.filename}: cannot be read ({error.strerror}); an evaluation is "
-                         "compared with its CSV files, so keep the folder together") from error
+        raise InputError(
+            f"{error.filename}: cannot be read ({error.strerror}); an evaluation is "
+            "compared with its CSV files, so keep the folder together"
+        ) from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{path}: is no evaluation of `blsgan evaluate` "
-                         f"({type(error).__name__}: {error})") from error
+        raise InputError(
+            f"{path}: is no evaluation of `blsgan evaluate` ({type(error).__name__}: {error})"
+        ) from error
     return Recorded(label, path, report, records["synthetic"], records["real"])
 
 
@@ -144,15 +151,22 @@ def check_comparable(evaluations: Sequence[Recorded]) -> list[str]:
         "seed": lambda e: e.report["seed"],
     }
     for other in evaluations[1:]:
-        differing = [f"{name} {fact(first)} and {fact(other)}" for name, fact in facts.items()
-                     if fact(first) != fact(other)]
+        differing = [
+            f"{name} {fact(first)} and {fact(other)}"
+            for name, fact in facts.items()
+            if fact(first) != fact(other)
+        ]
         if differing:
-            raise UsageError(f"{first.label} and {other.label} cannot be compared: they differ in "
-                             f"{', '.join(differing)}; evaluate both alike")
+            raise UsageError(
+                f"{first.label} and {other.label} cannot be compared: they differ in "
+                f"{', '.join(differing)}; evaluate both alike"
+            )
     parts = [part for part in PARTS if all(part in e.parts() for e in evaluations)]
     if not parts:
-        raise UsageError("no part was measured by all: " + "; ".join(
-            f"{e.label} has {' and '.join(e.parts())}" for e in evaluations))
+        raise UsageError(
+            "no part was measured by all: "
+            + "; ".join(f"{e.label} has {' and '.join(e.parts())}" for e in evaluations)
+        )
     return parts
 
 
@@ -163,23 +177,37 @@ def _values(evaluation: Recorded, method: str, metric: Metric) -> list[Values]:
     """For each of the means that make the metric: what was measured -> (value, joint)."""
     try:
         if metric.part == "synthetic":
-            return [{(r["image"],): (float(r[metric.key]), r["joint"])
-                     for r in evaluation.synthetic.get(method, [])}]
+            return [
+                {
+                    (r["image"],): (float(r[metric.key]), r["joint"])
+                    for r in evaluation.synthetic.get(method, [])
+                }
+            ]
         bones = BONES if metric.key.startswith("mean") else (metric.key.split("_")[0],)
         rows = [r for r in evaluation.real.get(method, []) if r["kind"] == "layer"]
-        return [{(r["image"], r["other"], bone): (float(r["psnr_db"]), r["joint"])
-                 for r in rows if r["bone"] == bone} for bone in bones]
+        return [
+            {
+                (r["image"], r["other"], bone): (float(r["psnr_db"]), r["joint"])
+                for r in rows
+                if r["bone"] == bone
+            }
+            for bone in bones
+        ]
     except (KeyError, ValueError) as error:
-        raise InputError(f"{evaluation.path}: its CSV files are damaged ({error!r}); run `blsgan "
-                         "evaluate` again") from error
+        raise InputError(
+            f"{evaluation.path}: its CSV files are damaged ({error!r}); run `blsgan evaluate` again"
+        ) from error
 
 
 def _interval(parts: Sequence[Values], seed: int) -> dict[str, float] | None:
     if not all(parts):
         return None
     return bootstrap_balanced_mean(
-        [([value for value, _ in part.values()], [joint for _, joint in part.values()])
-         for part in parts], seed=seed,
+        [
+            ([value for value, _ in part.values()], [joint for _, joint in part.values()])
+            for part in parts
+        ],
+        seed=seed,
     ).as_dict()
 
 
@@ -190,11 +218,18 @@ def _difference(
     pairs = list(zip(_values(*one, metric), _values(*other, metric), strict=True))
     for mine, theirs in pairs:
         if mine.keys() != theirs.keys():
-            raise InputError(f"{one[0].label} and {other[0].label} measured different images "
-                             f"({len(mine)} and {len(theirs)}, {len(mine.keys() & theirs.keys())} "
-                             "in common); run `blsgan evaluate` again")
-    return _interval([{key: (value - theirs[key][0], joint) for key, (value, joint) in mine.items()}
-                      for mine, theirs in pairs], seed)
+            raise InputError(
+                f"{one[0].label} and {other[0].label} measured different images "
+                f"({len(mine)} and {len(theirs)}, {len(mine.keys() & theirs.keys())} "
+                "in common); run `blsgan evaluate` again"
+            )
+    return _interval(
+        [
+            {key: (value - theirs[key][0], joint) for key, (value, joint) in mine.items()}
+            for mine, theirs in pairs
+        ],
+        seed,
+    )
 
 
 @dataclass(frozen=True)
@@ -222,38 +257,59 @@ class Comparison:
     def as_dict(self) -> dict[str, Any]:
         """The JSON file's content."""
         return {
-            "schema": COMPARISON_SCHEMA, "blsgan": __version__, "split": self.split,
-            "seed": self.seed, "dataset": self.dataset, "reference": self.reference,
-            "models": self.models, "rows": self.rows, "differences": self.differences,
+            "schema": COMPARISON_SCHEMA,
+            "blsgan": __version__,
+            "split": self.split,
+            "seed": self.seed,
+            "dataset": self.dataset,
+            "reference": self.reference,
+            "models": self.models,
+            "rows": self.rows,
+            "differences": self.differences,
             "frechet": self.frechet,
         }
 
     def heading(self) -> str:
         """One line that says what every figure below belongs to."""
-        return (f"split {self.split}: {self.dataset['images']} images of "
-                f"{self.dataset['joints']} joints; seed {self.seed}; blsgan {__version__}")
+        return (
+            f"split {self.split}: {self.dataset['images']} images of "
+            f"{self.dataset['joints']} joints; seed {self.seed}; blsgan {__version__}"
+        )
 
     def tables(self) -> list[Table]:
         """The figures, and the paired differences to the first row."""
         header = ["", *(metric.title for metric in self.metrics), *self.frechet]
         rows = [
-            [label, *(_mean(row.get(m.key), m.form) for m in self.metrics),
-             *(f"{values[label]:.3f}" if label in values else ""
-               for values in self.frechet.values())]
+            [
+                label,
+                *(_mean(row.get(m.key), m.form) for m in self.metrics),
+                *(
+                    f"{values[label]:.3f}" if label in values else ""
+                    for values in self.frechet.values()
+                ),
+            ]
             for label, row in self.rows.items()
         ]
         differences = [
             [label, *(with_interval(row.get(m.key), "+" + m.form) for m in self.metrics)]
             for label, row in self.differences.items()
         ]
-        models = [f"{label}: sha256 {model['sha256'][:12]}, {model['architecture']}, "
-                  f"{model['backend']}" + (", mirrored" if model.get("mirrored") else "")
-                  for label, model in self.models.items()]
+        models = [
+            f"{label}: sha256 {model['sha256'][:12]}, {model['architecture']}, "
+            f"{model['backend']}" + (", mirrored" if model.get("mirrored") else "")
+            for label, model in self.models.items()
+        ]
         return [
             Table("Side by side", header, rows, ["; ".join(models) + "."]),
-            Table(f"Difference to {self.reference} [95 %]", header[: len(self.metrics) + 1],
-                  differences, ["Paired: image by image, intervals bootstrapped over joints. An "
-                                "interval without 0 is a difference."]),
+            Table(
+                f"Difference to {self.reference} [95 %]",
+                header[: len(self.metrics) + 1],
+                differences,
+                [
+                    "Paired: image by image, intervals bootstrapped over joints. An "
+                    "interval without 0 is a difference."
+                ],
+            ),
         ]
 
     def write(self, folder: Path) -> list[Path]:
@@ -267,8 +323,9 @@ class Comparison:
             text = f"# Comparison\n\n{self.heading()}\n\n"
             text += "\n".join(table.markdown() for table in self.tables())
             markdown.write_text(text, encoding="utf-8")
-            report.write_text(json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n",
-                              encoding="utf-8")
+            report.write_text(
+                json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8"
+            )
         (folder / COMPARISON_FIGURE).unlink(missing_ok=True)
         return paths
 
@@ -296,8 +353,11 @@ def compare(evaluations: Sequence[Recorded], *, closed_forms: bool = True) -> Co
     subjects = {e.label: (e, e.method) for e in evaluations}
     if closed_forms:
         names = [set(getattr(first, part)) for part in parts]
-        common = [name for name in getattr(first, parts[0])
-                  if all(name in known for known in names) and name != first.method]
+        common = [
+            name
+            for name in getattr(first, parts[0])
+            if all(name in known for known in names) and name != first.method
+        ]
         subjects |= {name: (first, name) for name in common if name not in subjects}
     reference = subjects[first.label]
     rows: dict[str, dict[str, dict[str, float]]] = {}
@@ -322,6 +382,12 @@ def compare(evaluations: Sequence[Recorded], *, closed_forms: bool = True) -> Co
                 value = found_distance["distance"][method]
                 frechet.setdefault(found_distance["name"], {})[label] = value
     return Comparison(
-        first.report["split"], seed, first.report["dataset"], metrics,
-        {e.label: e.report["model"] for e in evaluations}, rows, differences, frechet,
+        first.report["split"],
+        seed,
+        first.report["dataset"],
+        metrics,
+        {e.label: e.report["model"] for e in evaluations},
+        rows,
+        differences,
+        frechet,
     )

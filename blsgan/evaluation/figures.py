@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _METRICS = (
-    ("overlap_mse", "MSE"), ("overlap_psnr_db", "PSNR (dB)"), ("overlap_ssim", "SSIM"),
+    ("overlap_mse", "MSE"),
+    ("overlap_psnr_db", "PSNR (dB)"),
+    ("overlap_ssim", "SSIM"),
 )
 _MARGIN_PX = 12
 _TYPICAL = (0.75, 0.5, 0.25)  # quantiles of the PSNR that the real panel shows
@@ -56,8 +58,13 @@ def draw_all(
         draw_spectrum(evaluation.synthetic, drawn[1])
         if model is not None:
             drawn.append(folder / PANEL_NAME)
-            draw_error_panel(images, typical_images(evaluation.synthetic, model.name), model,
-                             drawn[-1], seed=evaluation.seed)
+            draw_error_panel(
+                images,
+                typical_images(evaluation.synthetic, model.name),
+                model,
+                drawn[-1],
+                seed=evaluation.seed,
+            )
     if evaluation.real is not None and model is not None:
         truths = typical_truths(evaluation.real, model.name, cached_visit_truths(images, folder))
         if truths:
@@ -71,8 +78,9 @@ def new_figure(width: float, height: float) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise BackendError("figures need matplotlib, which is not installed; "
-                           "pip install 'blsgan[figures]'") from error
+        raise BackendError(
+            "figures need matplotlib, which is not installed; pip install 'blsgan[figures]'"
+        ) from error
     # Not pyplot: no global state, no display, nothing to close.
     return Figure(figsize=(width, height), layout="constrained")
 
@@ -102,15 +110,28 @@ def draw_by_size(part: Part, path: Path) -> None:
             mean = np.array([v["mean"] for v in values])
             below = mean - np.array([v["low"] for v in values])
             above = np.array([v["high"] for v in values]) - mean
-            axis.errorbar(np.array(present) + offset, mean, (below.clip(0), above.clip(0)),
-                          marker="o", markersize=4, capsize=2, linewidth=1, label=method)
+            axis.errorbar(
+                np.array(present) + offset,
+                mean,
+                (below.clip(0), above.clip(0)),
+                marker="o",
+                markersize=4,
+                capsize=2,
+                linewidth=1,
+                label=method,
+            )
         axis.set_xticks(range(len(names)), names)
         axis.set_xlabel("overlap (px)")
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
     axes[0].set_yscale("log")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4,
-                  fontsize=8, frameon=False)
+    figure.legend(
+        *axes[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=4,
+        fontsize=8,
+        frameon=False,
+    )
     save_figure(figure, path)
 
 
@@ -144,8 +165,7 @@ def draw_error_panel(
     """
     listed = {image.name: image for image in images}
     figure = new_figure(13, 0.85 * len(names) + 0.9)
-    titles = ("input", "true upper", "upper", "true lower", "lower", "upper error²",
-              "lower error²")
+    titles = ("input", "true upper", "upper", "true lower", "lower", "upper error²", "lower error²")
     grid = figure.subplots(len(names), len(titles), squeeze=False)
     shown: Any = None
     for row, name in zip(grid, names, strict=True):
@@ -158,11 +178,10 @@ def draw_error_panel(
         answer: Answer = method(Sample(pair.image, pair.masks, pair.layers, pair.soft_tissue))
         error = (answer.layers.astype(np.float64) - pair.layers) ** 2
         window = _around(pair.overlap)
-        pictures = (pair.image, pair.layers[0], answer.layers[0], pair.layers[1],
-                    answer.layers[1])
+        pictures = (pair.image, pair.layers[0], answer.layers[0], pair.layers[1], answer.layers[1])
         for axis, picture in zip(row, pictures, strict=False):
             axis.imshow(picture[window], cmap="gray", vmin=0, vmax=1)
-        for axis, squared in zip(row[len(pictures):], error, strict=True):
+        for axis, squared in zip(row[len(pictures) :], error, strict=True):
             shown = axis.imshow(squared[window], cmap="inferno", vmin=0, vmax=0.01)
         quality = psnr_db(region_mse(answer.layers, pair.layers, pair.overlap))
         row[0].set_ylabel(f"{int(pair.overlap.sum())} px\n{quality:.1f} dB", fontsize=8)
@@ -189,8 +208,13 @@ def draw_spectrum(part: Part, path: Path) -> None:
     edges = np.array(spectrum["cycles_per_px"])
     for method, bands in spectrum["mse"].items():
         # Density: bands are of one width, and what lies below a curve is the method's MSE.
-        axis.step((edges[1:] + edges[:-1]) / 2, np.array(bands) / np.diff(edges), where="mid",
-                  linewidth=1.2, label=f"{method} ({sum(bands):.5f})")
+        axis.step(
+            (edges[1:] + edges[:-1]) / 2,
+            np.array(bands) / np.diff(edges),
+            where="mid",
+            linewidth=1.2,
+            label=f"{method} ({sum(bands):.5f})",
+        )
     axis.set_yscale("log")
     axis.set_xlim(0, edges[-1])
     axis.set_xlabel("spatial frequency (cycles per px)")
@@ -200,14 +224,15 @@ def draw_spectrum(part: Part, path: Path) -> None:
     save_figure(figure, path)
 
 
-def typical_truths(
-    part: Part, method: str, truths: Sequence[VisitTruth]
-) -> list[VisitTruth]:
+def typical_truths(part: Part, method: str, truths: Sequence[VisitTruth]) -> list[VisitTruth]:
     """For each bone the comparisons at the upper quartile, median, lower quartile of the PSNR."""
     chosen = []
     for bone, name in enumerate(BONES):
-        psnr = {(r["image"], r["other"]): r["psnr_db"] for r in part.records
-                if r["kind"] == "layer" and r["method"] == method and r["bone"] == name}
+        psnr = {
+            (r["image"], r["other"]): r["psnr_db"]
+            for r in part.records
+            if r["kind"] == "layer" and r["method"] == method and r["bone"] == name
+        }
         found = [t for t in truths if t.bone == bone and (t.image, t.other) in psnr]
         found.sort(key=lambda t: (psnr[t.image, t.other], t.image, t.other))
         for share in _TYPICAL if found else ():
@@ -263,8 +288,10 @@ def draw_real_panel(
 
 def _around(region: np.ndarray) -> tuple[slice, slice]:
     rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
-    return (slice(max(rows[0] - _MARGIN_PX, 0), rows[-1] + _MARGIN_PX + 1),
-            slice(max(columns[0] - _MARGIN_PX, 0), columns[-1] + _MARGIN_PX + 1))
+    return (
+        slice(max(rows[0] - _MARGIN_PX, 0), rows[-1] + _MARGIN_PX + 1),
+        slice(max(columns[0] - _MARGIN_PX, 0), columns[-1] + _MARGIN_PX + 1),
+    )
 
 
 def draw_differences(comparison: Comparison, path: Path) -> None:
@@ -287,15 +314,22 @@ def draw_differences(comparison: Comparison, path: Path) -> None:
                 continue
             better = metric.better * found["mean"] > 0
             axis.errorbar(
-                found["mean"], place, xerr=[[max(found["mean"] - found["low"], 0)],
-                                            [max(found["high"] - found["mean"], 0)]],
-                marker="o", markersize=4, capsize=2, color="tab:green" if better else "tab:red",
+                found["mean"],
+                place,
+                xerr=[
+                    [max(found["mean"] - found["low"], 0)],
+                    [max(found["high"] - found["mean"], 0)],
+                ],
+                marker="o",
+                markersize=4,
+                capsize=2,
+                color="tab:green" if better else "tab:red",
             )
         axis.set_title(metric.title, fontsize=9)
         axis.set_yticks(range(len(labels)), labels, fontsize=8)
         axis.tick_params(axis="x", labelsize=7)
         axis.grid(axis="x", alpha=0.3)
-    for axis in list(grid.flat)[len(metrics):]:
+    for axis in list(grid.flat)[len(metrics) :]:
         axis.set_visible(False)
     grid[0, 0].invert_yaxis()
     figure.suptitle(f"Difference to {comparison.reference} (green: better)", fontsize=10)

@@ -76,11 +76,16 @@ def patch_extractor() -> Extractor:
     DCT-II. Means and covariances of those 64 numbers hold brightness, slopes, and how much texture
     there is of each orientation and fineness.
     """
-    return Extractor("Fréchet distance, patch DCT", {
-        "what": f"{PATCH_PX}x{PATCH_PX} DCT coefficients of the attenuation at pixels of the "
-                "overlap, in units of their standard deviation",
-        "features": PATCH_PX**2,
-    }, _patch_features, standardised=True)
+    return Extractor(
+        "Fréchet distance, patch DCT",
+        {
+            "what": f"{PATCH_PX}x{PATCH_PX} DCT coefficients of the attenuation at pixels of the "
+            "overlap, in units of their standard deviation",
+            "features": PATCH_PX**2,
+        },
+        _patch_features,
+        standardised=True,
+    )
 
 
 def _dct_matrix() -> np.ndarray:
@@ -144,20 +149,30 @@ def load_extractor(path: str | Path, *, inception: bool = False) -> Extractor:
     def run(layer: np.ndarray, mask: np.ndarray, overlap: np.ndarray, bone: int) -> np.ndarray:
         features = network(bone_crop(layer, mask, bone))
         if features.ndim < 2 or features.shape[0] != 1:
-            raise InputError(f"{path}: answers shape {features.shape} for one picture; give a "
-                             "network with one row of features for each")
+            raise InputError(
+                f"{path}: answers shape {features.shape} for one picture; give a "
+                "network with one row of features for each"
+            )
         return features.reshape(1, -1)
 
-    found = run(np.zeros((CROP_PX, CROP_PX)), np.ones((CROP_PX, CROP_PX), bool),
-                np.ones((CROP_PX, CROP_PX), bool), UPPER).shape[1]
+    found = run(
+        np.zeros((CROP_PX, CROP_PX)),
+        np.ones((CROP_PX, CROP_PX), bool),
+        np.ones((CROP_PX, CROP_PX), bool),
+        UPPER,
+    ).shape[1]
     if inception and found != INCEPTION_FEATURES:
-        raise InputError(f"{path}: has {found} features where the FID's Inception network has "
-                         f"{INCEPTION_FEATURES}; give it as --extractor, its distance is no FID")
+        raise InputError(
+            f"{path}: has {found} features where the FID's Inception network has "
+            f"{INCEPTION_FEATURES}; give it as --extractor, its distance is no FID"
+        )
     name = "FID" if inception else f"Fréchet distance, {path.stem}"
     description = {
         "what": f"{path.name} (sha256 {file.sha256[:12]}) of {CROP_PX}x{CROP_PX} px at the bones' "
-                "ends",
-        "features": found, "file": path.name, "sha256": file.sha256,
+        "ends",
+        "features": found,
+        "file": path.name,
+        "sha256": file.sha256,
     }
     return Extractor(name, description, run)
 
@@ -178,8 +193,9 @@ def _onnx(path: Path, data: bytes) -> Callable[[np.ndarray], np.ndarray]:
     try:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's classes share no base of their own
-        raise InputError(f"{path}: is no ONNX network that can run "
-                         f"({_first_line(error)})") from error
+        raise InputError(
+            f"{path}: is no ONNX network that can run ({_first_line(error)})"
+        ) from error
     if len(session.get_inputs()) != 1 or len(session.get_inputs()[0].shape) != 4:
         raise InputError(f"{path}: is no feature network, which has one input, pictures [B,3,H,W]")
     port = session.get_inputs()[0]
@@ -191,8 +207,9 @@ def _onnx(path: Path, data: bytes) -> Callable[[np.ndarray], np.ndarray]:
         try:
             return np.asarray(session.run(None, {port.name: picture})[0])
         except Exception as error:
-            raise InputError(f"{path}: takes no picture of shape {picture.shape} "
-                             f"({_first_line(error)})") from error
+            raise InputError(
+                f"{path}: takes no picture of shape {picture.shape} ({_first_line(error)})"
+            ) from error
 
     return run
 
@@ -201,13 +218,16 @@ def _torchscript(path: Path, inception: bool) -> Callable[[np.ndarray], np.ndarr
     try:
         import torch
     except ImportError as error:
-        raise BackendError(f"{path}: a TorchScript network needs PyTorch, which is not installed; "
-                           "pip install 'blsgan[train]' or give an ONNX file") from error
+        raise BackendError(
+            f"{path}: a TorchScript network needs PyTorch, which is not installed; "
+            "pip install 'blsgan[train]' or give an ONNX file"
+        ) from error
     try:
         module = torch.jit.load(str(path), map_location="cpu").eval()
     except (RuntimeError, ValueError, OSError) as error:
-        raise InputError(f"{path}: is neither TorchScript nor ONNX "
-                         f"({_first_line(error)})") from error
+        raise InputError(
+            f"{path}: is neither TorchScript nor ONNX ({_first_line(error)})"
+        ) from error
     schema = getattr(module.forward, "schema", None)
     arguments = {argument.name for argument in schema.arguments} if schema is not None else set()
     keywords = {"return_features": True} if "return_features" in arguments else {}
@@ -221,8 +241,9 @@ def _torchscript(path: Path, inception: bool) -> Callable[[np.ndarray], np.ndarr
                 features = module(torch.from_numpy(picture), **keywords)
             return np.asarray(features.double().cpu().numpy())
         except (RuntimeError, AttributeError) as error:
-            raise InputError(f"{path}: takes no picture of shape {picture.shape} "
-                             f"({_first_line(error)})") from error
+            raise InputError(
+                f"{path}: takes no picture of shape {picture.shape} ({_first_line(error)})"
+            ) from error
 
     return run
 
@@ -295,8 +316,10 @@ class Sample:
 
     def half(self) -> np.ndarray:
         """Which half of the joints each row belongs to, bool [N]; fixed by the joint's name."""
-        side = {joint: hashlib.sha256(f"half:{joint}".encode()).digest()[0] % 2 == 0
-                for joint in set(self.joints)}
+        side = {
+            joint: hashlib.sha256(f"half:{joint}".encode()).digest()[0] % 2 == 0
+            for joint in set(self.joints)
+        }
         return np.array([side[joint] for joint in self.joints])
 
 
@@ -308,9 +331,7 @@ def _scaled_distance(extractor: Extractor, real: np.ndarray) -> Callable[..., fl
     return lambda first, second: frechet_distance(first / scale, second / scale) / len(scale)
 
 
-def _halved_distance(
-    distance: Callable[..., float], first: Sample, second: Sample
-) -> float | None:
+def _halved_distance(distance: Callable[..., float], first: Sample, second: Sample) -> float | None:
     """Mean distance of one half of the joints in ``first`` to the other half in ``second``."""
     found = []
     for side in (False, True):
@@ -341,10 +362,13 @@ def compare_with_real(
     features = real.stacked()
     distance = _scaled_distance(extractor, features)
     return {
-        "name": extractor.name, "extractor": extractor.description,
-        "generated": next(iter(generated.values())).bones, "real": real.bones,
-        "distance": {method: distance(sample.stacked(), features)
-                     for method, sample in generated.items()},
+        "name": extractor.name,
+        "extractor": extractor.description,
+        "generated": next(iter(generated.values())).bones,
+        "real": real.bones,
+        "distance": {
+            method: distance(sample.stacked(), features) for method, sample in generated.items()
+        },
         "real_halves": _halved_distance(distance, real, real),
     }
 
@@ -376,7 +400,9 @@ def compare_with_truth(
     if own is None:
         return None
     return {
-        "name": extractor.name, "extractor": extractor.description, "generated": truth.bones,
+        "name": extractor.name,
+        "extractor": extractor.description,
+        "generated": truth.bones,
         "distance": found,
         "nearer_than_truth": [m for m, value in found.items() if value is not None and value < own],
     }

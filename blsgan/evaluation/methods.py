@@ -53,8 +53,10 @@ class Method:
         """
         answer = self.run(sample)
         if answer.layers.shape != sample.masks.shape:
-            raise InputError(f"{self.name} answered layers of shape {answer.layers.shape}; "
-                             f"expected {sample.masks.shape}")
+            raise InputError(
+                f"{self.name} answered layers of shape {answer.layers.shape}; "
+                f"expected {sample.masks.shape}"
+            )
         if not np.isfinite(answer.layers).all():
             raise InputError(f"{self.name} answered layers with NaN or infinite values")
         return answer
@@ -84,9 +86,13 @@ def from_separator(separator: Separator) -> Method:
     """A loaded separator under the name of its weights, with their hash and its backend."""
     weights, backend = separator.weights, separator.backend
     description = {
-        "weights": weights.name, "weights_file": weights.path.name, "sha256": weights.sha256,
-        "architecture": weights.architecture, "backend": backend.name,
-        "backend_version": backend.version, "mirrored": separator.mirrored,
+        "weights": weights.name,
+        "weights_file": weights.path.name,
+        "sha256": weights.sha256,
+        "architecture": weights.architecture,
+        "backend": backend.name,
+        "backend_version": backend.version,
+        "mirrored": separator.mirrored,
     }
     return from_callable(model_name(description), separator, description)
 

@@ -61,9 +61,7 @@ SPECTRUM_EDGES = np.linspace(0.0, np.sqrt(0.5), 24)
 _SPECTRUM_LEAST_PX = 64  # smaller regions are padded to this: no band is without frequencies
 
 
-def error_spectrum(
-    predicted: np.ndarray, truth: np.ndarray, region: np.ndarray
-) -> np.ndarray:
+def error_spectrum(predicted: np.ndarray, truth: np.ndarray, region: np.ndarray) -> np.ndarray:
     """The mean squared error over a region, split by spatial frequency.
 
     The error is set to 0 outside the region and Fourier transformed; by Parseval's theorem the
@@ -99,8 +97,13 @@ def ssim_map(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     if predicted.ndim == 3:
         return np.stack([ssim_map(p, t) for p, t in zip(predicted, truth, strict=True)])
     return structural_similarity(
-        predicted.astype(np.float64), truth.astype(np.float64), data_range=1.0,
-        gaussian_weights=True, sigma=SSIM_SIGMA_PX, use_sample_covariance=False, full=True,
+        predicted.astype(np.float64),
+        truth.astype(np.float64),
+        data_range=1.0,
+        gaussian_weights=True,
+        sigma=SSIM_SIGMA_PX,
+        use_sample_covariance=False,
+        full=True,
     )[1]
 
 
@@ -163,8 +166,9 @@ def bootstrap_balanced_mean(
         ValueError: no part, a part without values, or as many groups as there are not values.
     """
     data = [np.asarray(values, np.float64) for values, _ in parts]
-    if not data or any(d.size == 0 or d.shape != (len(groups),)
-                       for d, (_, groups) in zip(data, parts, strict=True)):
+    if not data or any(
+        d.size == 0 or d.shape != (len(groups),) for d, (_, groups) in zip(data, parts, strict=True)
+    ):
         raise ValueError(f"{[d.size for d in data]} values for {[len(g) for _, g in parts]} groups")
     names, index = np.unique(np.concatenate([groups for _, groups in parts]), return_inverse=True)
     draws = np.random.default_rng(seed).integers(0, len(names), size=(resamples, len(names)))

@@ -55,11 +55,13 @@ def from_weights(
         generator, sha256 = _generator(weights)
         if not generator.exports or CROP_MULTIPLE % generator.size_multiple:
             if backend not in ("auto", "torch"):
-                raise UsageError(f"{weights.safetensors}: runs in PyTorch alone; leave out "
-                                 f"--backend {backend}")
+                raise UsageError(
+                    f"{weights.safetensors}: runs in PyTorch alone; leave out --backend {backend}"
+                )
             if mirrored:
-                raise UsageError(f"{weights.safetensors}: runs as it was trained alone; leave out "
-                                 "--mirrored")
+                raise UsageError(
+                    f"{weights.safetensors}: runs as it was trained alone; leave out --mirrored"
+                )
             return from_generator(weights, generator, sha256, trained_crop(weights))
     return from_separator(
         Separator.from_pretrained(path_or_name, backend=backend, mirrored=mirrored)
@@ -70,8 +72,10 @@ def _generator(weights: Weights) -> tuple[Generator, str]:
     try:
         from blsgan.models import load_generator
     except ImportError as error:
-        raise BackendError(f"{weights.safetensors}: needs PyTorch, which is not installed; "
-                           "pip install 'blsgan[train]'") from error
+        raise BackendError(
+            f"{weights.safetensors}: needs PyTorch, which is not installed; "
+            "pip install 'blsgan[train]'"
+        ) from error
     assert weights.safetensors is not None
     file = weights.load(weights.safetensors)
     return load_generator(file.path, file.data), file.sha256
@@ -120,8 +124,10 @@ def from_generator(
             if not overlap.any():
                 return Answer(layers)
             top, left, bottom, right = bounding_box(overlap)
-            size = (max(crop[0], bottom - top + 2 * CONTEXT_PX),
-                    max(crop[1], right - left + 2 * CONTEXT_PX))
+            size = (
+                max(crop[0], bottom - top + 2 * CONTEXT_PX),
+                max(crop[1], right - left + 2 * CONTEXT_PX),
+            )
             window = window_around(((top + bottom) // 2, (left + right) // 2), size, overlap.shape)
         image = (sample.image * sample.masks.any(axis=0))[window]
         masks = np.stack([mask[window] for mask in sample.masks])
@@ -139,12 +145,18 @@ def from_generator(
         return Answer(layers, float(soft_tissue[0]))
 
     seen = "whole images" if crop is None else f"crops of {crop[0]}x{crop[1]}"
-    return Method(f"blsgan {weights.name}", run, {
-        "weights": weights.name,
-        "weights_file": weights.safetensors.name if weights.safetensors else "",
-        "sha256": sha256, "architecture": weights.architecture or "unknown",
-        "backend": f"torch, {seen}", "backend_version": str(torch.__version__),
-    })
+    return Method(
+        f"blsgan {weights.name}",
+        run,
+        {
+            "weights": weights.name,
+            "weights_file": weights.safetensors.name if weights.safetensors else "",
+            "sha256": sha256,
+            "architecture": weights.architecture or "unknown",
+            "backend": f"torch, {seen}",
+            "backend_version": str(torch.__version__),
+        },
+    )
 
 
 def load_supervisor(run: str | Path) -> Supervise | None:
@@ -166,8 +178,11 @@ def load_supervisor(run: str | Path) -> Supervise | None:
     if not config.has_supervisor():
         return None
     tensors = load_checkpoint(Path(run) / CHECKPOINTS, lambda text: None).tensors
-    state = {key.removeprefix("supervisor."): value for key, value in tensors.items()
-             if key.startswith("supervisor.")}
+    state = {
+        key.removeprefix("supervisor."): value
+        for key, value in tensors.items()
+        if key.startswith("supervisor.")
+    }
     supervisor = Supervisor(2, config.supervisor.widths)
     supervisor.load_state_dict(state)
     supervisor.eval()
@@ -197,6 +212,8 @@ def window_around(
     centre: tuple[int, int], size: tuple[int, int], whole: tuple[int, ...]
 ) -> tuple[slice, slice]:
     """The window of at most ``size`` px around ``centre`` that lies inside a picture ``whole``."""
-    starts = [min(max(middle - length // 2, 0), max(limit - length, 0))
-              for middle, length, limit in zip(centre, size, whole, strict=True)]
+    starts = [
+        min(max(middle - length // 2, 0), max(limit - length, 0))
+        for middle, length, limit in zip(centre, size, whole, strict=True)
+    ]
     return slice(starts[0], starts[0] + size[0]), slice(starts[1], starts[1] + size[1])

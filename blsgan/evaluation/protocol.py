@@ -87,23 +87,28 @@ def _average(
     for key in keys:
         having = [r for r in records if r.get(key) is not None]
         if having:
-            interval = bootstrap_mean([r[key] for r in having], [r["joint"] for r in having],
-                                      seed=seed)
+            interval = bootstrap_mean(
+                [r[key] for r in having], [r["joint"] for r in having], seed=seed
+            )
             averages[key] = interval.as_dict()
     return averages
 
 
 def _count(records: Sequence[dict[str, Any]]) -> dict[str, int]:
-    return {"images": len({r["image"] for r in records}),
-            "joints": len({r["joint"] for r in records})}
+    return {
+        "images": len({r["image"] for r in records}),
+        "joints": len({r["joint"] for r in records}),
+    }
 
 
 class _Features:
     """The features of all methods' bones, and of those they are compared with, by extractor."""
 
     def __init__(self, extractors: Sequence[Extractor]) -> None:
-        self._samples = [(extractor, defaultdict[str, frechet.Sample](frechet.Sample))
-                         for extractor in extractors]
+        self._samples = [
+            (extractor, defaultdict[str, frechet.Sample](frechet.Sample))
+            for extractor in extractors
+        ]
 
     def add(
         self, method: str, joint: str, layers: np.ndarray, masks: np.ndarray, overlap: np.ndarray
@@ -191,12 +196,19 @@ def evaluate_synthetic(
             answer = method(sample)
             elapsed_ms = 1000 * (time.perf_counter() - started)
             record: dict[str, Any] = {
-                "method": method.name, "joint": joint.joint, "image": joint.name,
-                "overlap_px": size, "bucket": bucket_of(size), "time_ms": elapsed_ms,
+                "method": method.name,
+                "joint": joint.joint,
+                "image": joint.name,
+                "overlap_px": size,
+                "bucket": bucket_of(size),
+                "time_ms": elapsed_ms,
             }
             for region, score in score_regions(answer.layers, pair.layers, regions).items():
-                record |= {f"{region}_mse": score.mse, f"{region}_psnr_db": score.psnr_db,
-                           f"{region}_ssim": score.ssim}
+                record |= {
+                    f"{region}_mse": score.mse,
+                    f"{region}_psnr_db": score.psnr_db,
+                    f"{region}_ssim": score.ssim,
+                }
             spectra[method.name].append(error_spectrum(answer.layers, pair.layers, pair.overlap))
             features.add(method.name, joint.joint, answer.layers, pair.masks, pair.overlap)
             if answer.soft_tissue is not None:
@@ -206,23 +218,35 @@ def evaluate_synthetic(
                 record["soft_tissue_error"] = abs(answer.soft_tissue - pair.soft_tissue)
             part.records.append(record)
     if not part.records:
-        raise NothingToMeasureError(f"none of the {len(images)} images gives a synthetic overlap "
-                                    f"({_reasons(part.left_out)}); give a split with joints "
-                                    "without overlap")
-    part.summary = {**_count(part.records), "left_out": part.left_out,
-                    "methods": _by_method(part.records, methods, seed, _summarise_synthetic),
-                    "spectrum": {
-                        "cycles_per_px": SPECTRUM_EDGES.tolist(),
-                        "mse": {name: np.mean(bands, axis=0).tolist()
-                                for name, bands in spectra.items()},
-                    }}
+        raise NothingToMeasureError(
+            f"none of the {len(images)} images gives a synthetic overlap "
+            f"({_reasons(part.left_out)}); give a split with joints "
+            "without overlap"
+        )
+    part.summary = {
+        **_count(part.records),
+        "left_out": part.left_out,
+        "methods": _by_method(part.records, methods, seed, _summarise_synthetic),
+        "spectrum": {
+            "cycles_per_px": SPECTRUM_EDGES.tolist(),
+            "mse": {name: np.mean(bands, axis=0).tolist() for name, bands in spectra.items()},
+        },
+    }
     part.summary["frechet"] = features.compare("truth", frechet.compare_with_truth)
     return part
 
 
 _SYNTHETIC_KEYS = (
-    "overlap_mse", "overlap_psnr_db", "overlap_ssim", "union_mse", "union_psnr_db", "union_ssim",
-    "reconstruction_mse", "soft_tissue", "soft_tissue_error", "time_ms",
+    "overlap_mse",
+    "overlap_psnr_db",
+    "overlap_ssim",
+    "union_mse",
+    "union_psnr_db",
+    "union_ssim",
+    "reconstruction_mse",
+    "soft_tissue",
+    "soft_tissue_error",
+    "time_ms",
 )
 
 
@@ -305,31 +329,48 @@ def evaluate_real(
         others = [_another_visit(truth, wanted[joint.name]) for truth in wanted[joint.name]]
         for method in methods:
             answer = method(sample)
-            base = {"method": method.name, "joint": joint.joint, "image": joint.name,
-                    "overlap_px": size, "bucket": bucket_of(size)}
+            base = {
+                "method": method.name,
+                "joint": joint.joint,
+                "image": joint.name,
+                "overlap_px": size,
+                "bucket": bucket_of(size),
+            }
             record: dict[str, Any] = {**base, "kind": "image", "soft_tissue": answer.soft_tissue}
             if answer.soft_tissue is not None:
                 composed = compose_image(answer.layers, sample.masks, answer.soft_tissue)
                 score = score_regions(composed[None], inside[None], {"union": union})["union"]
-                record |= {"reconstruction_mse": score.mse,
-                           "reconstruction_psnr_db": score.psnr_db,
-                           "reconstruction_ssim": score.ssim}
+                record |= {
+                    "reconstruction_mse": score.mse,
+                    "reconstruction_psnr_db": score.psnr_db,
+                    "reconstruction_ssim": score.ssim,
+                }
             features.add(method.name, joint.joint, answer.layers, sample.masks, overlap)
             if supervise is not None:
                 record |= _agreement(*supervise(answer.layers, sample.masks))
             part.records.append(record)
             for truth, other in zip(wanted[joint.name], others, strict=True):
                 mse = region_mse(answer.layers[truth.bone], truth.truth, truth.valid)
-                part.records.append({
-                    **base, "kind": "layer", "other": truth.other, "bone": BONES[truth.bone],
-                    "mse": mse, "psnr_db": psnr_db(mse), "correlation": truth.correlation,
-                    "floor_psnr_db": psnr_db(truth.floor_mse), "pixels": int(truth.valid.sum()),
-                    "another_visit_psnr_db": other,
-                })
+                part.records.append(
+                    {
+                        **base,
+                        "kind": "layer",
+                        "other": truth.other,
+                        "bone": BONES[truth.bone],
+                        "mse": mse,
+                        "psnr_db": psnr_db(mse),
+                        "correlation": truth.correlation,
+                        "floor_psnr_db": psnr_db(truth.floor_mse),
+                        "pixels": int(truth.valid.sum()),
+                        "another_visit_psnr_db": other,
+                    }
+                )
     if not part.records:
-        raise NothingToMeasureError(f"none of the {len(images)} images has an overlap of "
-                                    f"{MIN_OVERLAP_PX} px or more; give a split with overlapped "
-                                    "joints")
+        raise NothingToMeasureError(
+            f"none of the {len(images)} images has an overlap of "
+            f"{MIN_OVERLAP_PX} px or more; give a split with overlapped "
+            "joints"
+        )
     part.summary = _real_summary(part, methods, seed)
     part.summary["frechet"] = features.compare("real", frechet.compare_with_real)
     return part
@@ -341,8 +382,11 @@ def _another_visit(truth: VisitTruth, truths: Sequence[VisitTruth]) -> float | N
     scores = []
     for other in truths:
         shared = truth.valid & other.valid
-        if (other.bone == truth.bone and other.other != truth.other
-                and shared.sum() >= PROTOCOL.truth_px):
+        if (
+            other.bone == truth.bone
+            and other.other != truth.other
+            and shared.sum() >= PROTOCOL.truth_px
+        ):
             scores.append(psnr_db(region_mse(other.truth, truth.truth, shared)))
     return float(np.mean(scores)) if scores else None
 
@@ -358,18 +402,22 @@ def _agreement(probabilities: np.ndarray, masks: np.ndarray) -> dict[str, float]
     shared = np.logical_and(here, masks).sum(axis=(1, 2))
     both = here.sum(axis=(1, 2)) + masks.sum(axis=(1, 2))
     overlap = masks.all(axis=0)
-    return {"supervisor_dice": float(np.mean(2 * shared / both)),
-            "supervisor_real": float(real[:, overlap].mean())}
+    return {
+        "supervisor_dice": float(np.mean(2 * shared / both)),
+        "supervisor_real": float(real[:, overlap].mean()),
+    }
 
 
 def _real_summary(part: Part, methods: Sequence[Method], seed: int) -> dict[str, Any]:
     layer = [r for r in part.records if r["kind"] == "layer"]
     first = [r for r in layer if r["method"] == methods[0].name]
     summary: dict[str, Any] = {
-        **_count(part.records), "left_out": part.left_out,
+        **_count(part.records),
+        "left_out": part.left_out,
         "methods": _by_method(part.records, methods, seed, _summarise_real),
         "comparisons": {bone: len([r for r in first if r["bone"] == bone]) for bone in BONES},
-        "floor": {}, "another_visit": {},
+        "floor": {},
+        "another_visit": {},
     }
     for bone in BONES:
         chosen = [r for r in first if r["bone"] == bone]
@@ -381,7 +429,8 @@ def _real_summary(part: Part, methods: Sequence[Method], seed: int) -> dict[str,
             own = [r for r in seen if r["method"] == methods[0].name]
             summary["another_visit"][bone] = {
                 **_average(own, ("another_visit_psnr_db",), seed),
-                "comparisons": len(own), **_count(own),
+                "comparisons": len(own),
+                **_count(own),
                 "methods": {
                     method.name: _average(
                         [r for r in seen if r["method"] == method.name], ("psnr_db",), seed
@@ -393,14 +442,23 @@ def _real_summary(part: Part, methods: Sequence[Method], seed: int) -> dict[str,
 
 
 def _summarise_real(records: Sequence[dict[str, Any]], seed: int) -> dict[str, Any]:
-    keys = ("reconstruction_mse", "reconstruction_psnr_db", "reconstruction_ssim", "soft_tissue",
-            "supervisor_dice", "supervisor_real")
+    keys = (
+        "reconstruction_mse",
+        "reconstruction_psnr_db",
+        "reconstruction_ssim",
+        "soft_tissue",
+        "supervisor_dice",
+        "supervisor_real",
+    )
     result: dict[str, Any] = _average([r for r in records if r["kind"] == "image"], keys, seed)
     for bone in BONES:
         chosen = [r for r in records if r.get("bone") == bone]
         if chosen:
-            result[bone] = {**_average(chosen, ("psnr_db", "mse"), seed),
-                            "comparisons": len(chosen), **_count(chosen)}
+            result[bone] = {
+                **_average(chosen, ("psnr_db", "mse"), seed),
+                "comparisons": len(chosen),
+                **_count(chosen),
+            }
     if all(bone in result for bone in BONES):
         both = [[r for r in records if r.get("bone") == bone] for bone in BONES]
         result["mean_psnr_db"] = bootstrap_balanced_mean(

@@ -24,7 +24,10 @@ SCHEMA = 2
 JSON_NAME, MARKDOWN_NAME = "evaluation.json", "evaluation.md"
 SYNTHETIC_CSV, REAL_CSV = "synthetic.csv", "real.csv"
 FIGURE_NAMES = BY_SIZE_NAME, SPECTRUM_NAME, PANEL_NAME, REAL_PANEL_NAME = (
-    "metric_by_overlap_size.png", "mse_spectrum.png", "error_panel.png", "real_panel.png",
+    "metric_by_overlap_size.png",
+    "mse_spectrum.png",
+    "error_panel.png",
+    "real_panel.png",
 )
 
 
@@ -39,8 +42,12 @@ class Table:
 
     def markdown(self) -> str:
         """The table as GitHub markdown."""
-        lines = [f"## {self.title}", "", "| " + " | ".join(self.header) + " |",
-                 "|---" + "|---:" * (len(self.header) - 1) + "|"]
+        lines = [
+            f"## {self.title}",
+            "",
+            "| " + " | ".join(self.header) + " |",
+            "|---" + "|---:" * (len(self.header) - 1) + "|",
+        ]
         lines += ["| " + " | ".join(row) + " |" for row in self.rows]
         lines += ["", *(f"{note}" for note in self.notes)] if self.notes else []
         return "\n".join(lines) + "\n"
@@ -74,8 +81,11 @@ class Evaluation:
             "seed": self.seed,
             "dataset": self.dataset,
             "model": self.model,
-            "versions": {"python": platform.python_version(), "opencv": cv2.__version__,
-                         **{name: version(name) for name in ("numpy", "scipy", "scikit-image")}},
+            "versions": {
+                "python": platform.python_version(),
+                "opencv": cv2.__version__,
+                **{name: version(name) for name in ("numpy", "scipy", "scikit-image")},
+            },
             "synthetic": self.synthetic.summary if self.synthetic else None,
             "real": self.real.summary if self.real else None,
         }
@@ -84,23 +94,33 @@ class Evaluation:
         """One line that says what every figure below belongs to."""
         model = "closed forms only"
         if self.model:
-            model = (f"weights {self.model['weights']} (sha256 {self.model['sha256'][:12]}), "
-                     f"backend {self.model['backend']} {self.model['backend_version']}")
+            model = (
+                f"weights {self.model['weights']} (sha256 {self.model['sha256'][:12]}), "
+                f"backend {self.model['backend']} {self.model['backend_version']}"
+            )
             model += ", mirrored" if self.model.get("mirrored") else ""
-        return (f"split {self.split}: {self.dataset['images']} images of "
-                f"{self.dataset['joints']} joints; seed {self.seed}; {model}; "
-                f"blsgan {__version__}")
+        return (
+            f"split {self.split}: {self.dataset['images']} images of "
+            f"{self.dataset['joints']} joints; seed {self.seed}; {model}; "
+            f"blsgan {__version__}"
+        )
 
     def tables(self) -> list[Table]:
         """The tables of the protocol, ready to print."""
         tables = []
         if self.synthetic:
-            tables += [_synthetic_table(self.synthetic.summary),
-                       _bucket_table(self.synthetic.summary)]
+            tables += [
+                _synthetic_table(self.synthetic.summary),
+                _bucket_table(self.synthetic.summary),
+            ]
         if self.real:
             tables += [_real_table(self.real.summary), _reconstruction_table(self.real.summary)]
-        return tables + _frechet_tables(*(part.summary.get("frechet", []) if part else []
-                                          for part in (self.synthetic, self.real)))
+        return tables + _frechet_tables(
+            *(
+                part.summary.get("frechet", []) if part else []
+                for part in (self.synthetic, self.real)
+            )
+        )
 
     def write(self, folder: Path) -> list[Path]:
         """Writes JSON, markdown and CSV files into ``folder``: all of them, or none.
@@ -148,7 +168,7 @@ def with_interval(value: dict[str, float] | None, form: str) -> str:
     """``28.10 [27.50, 28.70]``: a mean and its interval, or nothing where there is none."""
     if value is None:
         return ""
-    return (f"{value['mean']:{form}} [{value['low']:{form}}, {value['high']:{form}}]")
+    return f"{value['mean']:{form}} [{value['low']:{form}}, {value['high']:{form}}]"
 
 
 def _left_out(summary: dict[str, Any]) -> str:
@@ -157,20 +177,41 @@ def _left_out(summary: dict[str, Any]) -> str:
 
 
 def _synthetic_table(summary: dict[str, Any]) -> Table:
-    header = ["method", "MSE", "PSNR dB [95 %]", "SSIM [95 %]", "union MSE", "union PSNR dB",
-              "union SSIM", "reconstruction MSE", "k error", "ms"]
+    header = [
+        "method",
+        "MSE",
+        "PSNR dB [95 %]",
+        "SSIM [95 %]",
+        "union MSE",
+        "union PSNR dB",
+        "union SSIM",
+        "reconstruction MSE",
+        "k error",
+        "ms",
+    ]
     rows = [
-        [name, _cell(m, "overlap_mse", ".5f"), with_interval(m.get("overlap_psnr_db"), ".2f"),
-         with_interval(m.get("overlap_ssim"), ".3f"), _cell(m, "union_mse", ".6f"),
-         _cell(m, "union_psnr_db", ".2f"), _cell(m, "union_ssim", ".4f"),
-         _cell(m, "reconstruction_mse", ".1e"),
-         _cell(m, "soft_tissue_error", ".3f"), _cell(m, "time_ms", ".1f")]
+        [
+            name,
+            _cell(m, "overlap_mse", ".5f"),
+            with_interval(m.get("overlap_psnr_db"), ".2f"),
+            with_interval(m.get("overlap_ssim"), ".3f"),
+            _cell(m, "union_mse", ".6f"),
+            _cell(m, "union_psnr_db", ".2f"),
+            _cell(m, "union_ssim", ".4f"),
+            _cell(m, "reconstruction_mse", ".1e"),
+            _cell(m, "soft_tissue_error", ".3f"),
+            _cell(m, "time_ms", ".1f"),
+        ]
         for name, m in summary["methods"].items()
     ]
-    title = (f"Synthetic overlaps: {summary['images']} images of {summary['joints']} joints, "
-             "layers against the true layers")
-    note = ("MSE, PSNR and SSIM over the overlap, then over the bones' union; intervals are "
-            f"bootstrapped over joints.{_left_out(summary)}")
+    title = (
+        f"Synthetic overlaps: {summary['images']} images of {summary['joints']} joints, "
+        "layers against the true layers"
+    )
+    note = (
+        "MSE, PSNR and SSIM over the overlap, then over the bones' union; intervals are "
+        f"bootstrapped over joints.{_left_out(summary)}"
+    )
     return Table(title, header, rows, [note])
 
 
@@ -186,35 +227,56 @@ def _bucket_table(summary: dict[str, Any]) -> Table:
         cells = []
         for name in names:
             bucket = m["buckets"].get(name)
-            cells.append("" if bucket is None else
-                         f"{_cell(bucket, 'overlap_mse', '.5f')} / "
-                         f"{_cell(bucket, 'overlap_psnr_db', '.2f')} / "
-                         f"{_cell(bucket, 'overlap_ssim', '.3f')}")
+            cells.append(
+                ""
+                if bucket is None
+                else f"{_cell(bucket, 'overlap_mse', '.5f')} / "
+                f"{_cell(bucket, 'overlap_psnr_db', '.2f')} / "
+                f"{_cell(bucket, 'overlap_ssim', '.3f')}"
+            )
         rows.append([method, *cells])
     return Table("Synthetic overlaps by size", header, rows)
 
 
 def _real_table(summary: dict[str, Any]) -> Table:
     counts = summary["comparisons"]
-    header = ["method", *(f"{bone} bone ({counts[bone]}) PSNR dB [95 %]" for bone in BONES),
-              "mean of both [95 %]", *(f"{bone} MSE" for bone in BONES)]
+    header = [
+        "method",
+        *(f"{bone} bone ({counts[bone]}) PSNR dB [95 %]" for bone in BONES),
+        "mean of both [95 %]",
+        *(f"{bone} MSE" for bone in BONES),
+    ]
     rows = []
     for name, m in summary["methods"].items():
         bones = [m.get(bone, {}) for bone in BONES]
-        rows.append([name, *(with_interval(bone.get("psnr_db"), ".2f") for bone in bones),
-                     with_interval(m.get("mean_psnr_db"), ".2f"),
-                     *(_cell(bone, "mse", ".5f") for bone in bones)])
+        rows.append(
+            [
+                name,
+                *(with_interval(bone.get("psnr_db"), ".2f") for bone in bones),
+                with_interval(m.get("mean_psnr_db"), ".2f"),
+                *(_cell(bone, "mse", ".5f") for bone in bones),
+            ]
+        )
     floor = summary["floor"]
     both = [floor[bone]["mean"] for bone in BONES if bone in floor]
-    rows.append(["floor: the registration itself",
-                 *(with_interval(floor.get(bone), ".2f") for bone in BONES),
-                 f"{np.mean(both):.2f}" if len(both) == len(BONES) else "", *("" for _ in BONES)])
-    notes = ["The hidden bone as another visit of the joint shows it, registered and mapped to "
-             "this image's intensities; the floor is the same error where nothing is hidden."]
+    rows.append(
+        [
+            "floor: the registration itself",
+            *(with_interval(floor.get(bone), ".2f") for bone in BONES),
+            f"{np.mean(both):.2f}" if len(both) == len(BONES) else "",
+            *("" for _ in BONES),
+        ]
+    )
+    notes = [
+        "The hidden bone as another visit of the joint shows it, registered and mapped to "
+        "this image's intensities; the floor is the same error where nothing is hidden."
+    ]
     if summary["another_visit"]:
         rows += _another_visit_rows(summary)
-        notes.append("Where a third visit shows the same bone: what it scores in the place of a "
-                     "method, and the last method on those comparisons.")
+        notes.append(
+            "Where a third visit shows the same bone: what it scores in the place of a "
+            "method, and the last method on those comparisons."
+        )
     if not any(counts.values()):
         notes.append("No visit of these joints shows a bone that another one hides.")
     return Table("Real overlaps: truth from another visit", header, rows, notes)
@@ -229,8 +291,12 @@ def _another_visit_rows(summary: dict[str, Any]) -> Iterator[list[str]]:
         (f"{last} there", [one and one["methods"][last] for one in found]),
     ):
         both = [score["mean"] for score in scores if score]
-        yield [name, *(with_interval(score, ".2f") for score in scores),
-               f"{np.mean(both):.2f}" if len(both) == len(BONES) else "", *("" for _ in BONES)]
+        yield [
+            name,
+            *(with_interval(score, ".2f") for score in scores),
+            f"{np.mean(both):.2f}" if len(both) == len(BONES) else "",
+            *("" for _ in BONES),
+        ]
 
 
 def _reconstruction_table(summary: dict[str, Any]) -> Table:
@@ -238,16 +304,28 @@ def _reconstruction_table(summary: dict[str, Any]) -> Table:
     header = ["method", "MSE", "PSNR dB", "SSIM", "k"]
     header += ["supervisor: Dice with the masks", "overlap taken for real"] if supervised else []
     rows = [
-        [name, _cell(m, "reconstruction_mse", ".1e"), _cell(m, "reconstruction_psnr_db", ".1f"),
-         _cell(m, "reconstruction_ssim", ".4f"), _cell(m, "soft_tissue", ".3f"),
-         *((_cell(m, "supervisor_dice", ".4f"), _cell(m, "supervisor_real", ".3f"))
-           if supervised else ())]
-        for name, m in summary["methods"].items() if "reconstruction_mse" in m or supervised
+        [
+            name,
+            _cell(m, "reconstruction_mse", ".1e"),
+            _cell(m, "reconstruction_psnr_db", ".1f"),
+            _cell(m, "reconstruction_ssim", ".4f"),
+            _cell(m, "soft_tissue", ".3f"),
+            *(
+                (_cell(m, "supervisor_dice", ".4f"), _cell(m, "supervisor_real", ".3f"))
+                if supervised
+                else ()
+            ),
+        ]
+        for name, m in summary["methods"].items()
+        if "reconstruction_mse" in m or supervised
     ]
-    title = (f"Real overlaps: recomposed against the image, {summary['images']} images of "
-             f"{summary['joints']} joints, over the bones' union")
-    return Table(title, header, rows, [f"Methods that state no k cannot be recomposed."
-                                       f"{_left_out(summary)}"])
+    title = (
+        f"Real overlaps: recomposed against the image, {summary['images']} images of "
+        f"{summary['joints']} joints, over the bones' union"
+    )
+    return Table(
+        title, header, rows, [f"Methods that state no k cannot be recomposed.{_left_out(summary)}"]
+    )
 
 
 def _frechet_tables(
@@ -257,8 +335,10 @@ def _frechet_tables(
     names = list(dict.fromkeys(found["name"] for found in (*synthetic, *real)))
     return [
         _frechet_table(
-            *(next((found for found in part if found["name"] == name), None)
-              for part in (synthetic, real))
+            *(
+                next((found for found in part if found["name"] == name), None)
+                for part in (synthetic, real)
+            )
         )
         for name in names
     ]
@@ -279,16 +359,22 @@ def _frechet_table(synthetic: dict[str, Any] | None, real: dict[str, Any] | None
         for name in methods
     ]
     extractor = found[0]["extractor"]
-    notes = [f"{extractor['features']} features: {extractor['what']}. Synthetic: layers of one "
-             "half of the joints against the true layers of the other half, both ways. Real: "
-             "against bones that nothing hides; its row truth is one half of those against the "
-             "other."]
+    notes = [
+        f"{extractor['features']} features: {extractor['what']}. Synthetic: layers of one "
+        "half of the joints against the true layers of the other half, both ways. Real: "
+        "against bones that nothing hides; its row truth is one half of those against the "
+        "other."
+    ]
     if synthetic and synthetic["nearer_than_truth"]:
-        notes.append(f"Nearer than the truth on synthetic overlaps: "
-                     f"{', '.join(synthetic['nearer_than_truth'])}; a closed form there means that "
-                     "these features cannot tell how well bones are separated.")
+        notes.append(
+            f"Nearer than the truth on synthetic overlaps: "
+            f"{', '.join(synthetic['nearer_than_truth'])}; a closed form there means that "
+            "these features cannot tell how well bones are separated."
+        )
     bones = min(min(part["generated"], part.get("real", part["generated"])) for part in found)
     if "file" in extractor and bones <= extractor["features"]:
-        notes.append(f"N = {bones} bones are no more than the {extractor['features']} features: "
-                     "the distance is biased upwards, and comparable only at this N.")
+        notes.append(
+            f"N = {bones} bones are no more than the {extractor['features']} features: "
+            "the distance is biased upwards, and comparable only at this N."
+        )
     return Table(found[0]["name"], header, rows, notes)

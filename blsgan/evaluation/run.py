@@ -69,7 +69,11 @@ def run_evaluation(
     if "synthetic" in parts:
         try:
             evaluation.synthetic = evaluate_synthetic(
-                images, model, seed=seed, progress=progress, extractors=extractors,
+                images,
+                model,
+                seed=seed,
+                progress=progress,
+                extractors=extractors,
                 baselines=baselines,
             )
         except NothingToMeasureError as error:
@@ -79,8 +83,14 @@ def run_evaluation(
             truths = cached_visit_truths(images, cache)
         try:
             evaluation.real = evaluate_real(
-                images, truths, model, seed=seed, progress=progress, extractors=extractors,
-                supervise=supervise, baselines=baselines,
+                images,
+                truths,
+                model,
+                seed=seed,
+                progress=progress,
+                extractors=extractors,
+                supervise=supervise,
+                baselines=baselines,
             )
         except NothingToMeasureError as error:
             empty.append(error)

@@ -74,8 +74,11 @@ class SegmentationEvaluation:
             name: {
                 "samples": len(rows),
                 "joints": len({row["joint"] for row in rows}),
-                **{key: self._mean(rows, key) for key in _SEPARATION_KEYS
-                   if any(row[key] is not None for row in rows)},
+                **{
+                    key: self._mean(rows, key)
+                    for key in _SEPARATION_KEYS
+                    if any(row[key] is not None for row in rows)
+                },
             }
             for name, rows in sorted(parts.items())
         }
@@ -87,8 +90,12 @@ class SegmentationEvaluation:
             [row[key] for row in having], [row["joint"] for row in having], seed=self.seed
         )
         values = [row[key] for row in having]
-        return {**interval.as_dict(), "median": float(np.median(values)), "n": len(having),
-                "worst_5_percent": float(np.percentile(values, 95 if "hd95" in key else 5))}
+        return {
+            **interval.as_dict(),
+            "median": float(np.median(values)),
+            "n": len(having),
+            "worst_5_percent": float(np.percentile(values, 95 if "hd95" in key else 5)),
+        }
 
     def write(self, folder: Path, about: Mapping[str, Any]) -> list[Path]:
         """Writes ``segmentation.json`` and ``segmentation.csv``, or neither.
@@ -106,23 +113,34 @@ class SegmentationEvaluation:
                 writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
                 writer.writeheader()
                 for row in self.masks:
-                    writer.writerow({
-                        key: round(value, 4) if isinstance(value, float) else value
-                        for key, value in row.items()
-                    })
+                    writer.writerow(
+                        {
+                            key: round(value, 4) if isinstance(value, float) else value
+                            for key, value in row.items()
+                        }
+                    )
             content = {
-                "schema": 1, "blsgan": __version__, "seed": self.seed, **about,
+                "schema": 1,
+                "blsgan": __version__,
+                "seed": self.seed,
+                **about,
                 "metrics": f"Dice and HD95: MONAI {version('monai')}",
                 **self.summary(),
             }
-            text.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n",
-                            encoding="utf-8")
+            text.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         return paths
 
 
 _KEYS = (
-    "upper_dice", "lower_dice", "upper_hd95_px", "lower_hd95_px", "overlap_dice",
-    "one_row_apart_dice", "score", "border_entropy", "flip_agreement",
+    "upper_dice",
+    "lower_dice",
+    "upper_hd95_px",
+    "lower_hd95_px",
+    "overlap_dice",
+    "one_row_apart_dice",
+    "score",
+    "border_entropy",
+    "flip_agreement",
 )
 _SEPARATION_KEYS = ("drawn_psnr_db", "predicted_psnr_db", "predicted_psnr_db_where_both_overlap")
 
@@ -241,12 +259,20 @@ def evaluate_separation(
         for kind, bone, layer, region in known:
             errors = [region_mse(answer[bone], layer, region) for answer in layers]
             inside = region & both
-            evaluation.separation.append({
-                "joint": joint.joint, "truth": kind, "bone": BONES[bone],
-                "drawn_psnr_db": psnr_db(errors[0]), "predicted_psnr_db": psnr_db(errors[1]),
-                "predicted_psnr_db_where_both_overlap":
-                    psnr_db(region_mse(layers[1][bone], layer, inside)) if inside.any() else None,
-            })
+            evaluation.separation.append(
+                {
+                    "joint": joint.joint,
+                    "truth": kind,
+                    "bone": BONES[bone],
+                    "drawn_psnr_db": psnr_db(errors[0]),
+                    "predicted_psnr_db": psnr_db(errors[1]),
+                    "predicted_psnr_db_where_both_overlap": psnr_db(
+                        region_mse(layers[1][bone], layer, inside)
+                    )
+                    if inside.any()
+                    else None,
+                }
+            )
 
 
 def _monai_scores() -> Callable[[Bool, Bool], tuple[float, float]]:
@@ -255,8 +281,9 @@ def _monai_scores() -> Callable[[Bool, Bool], tuple[float, float]]:
         import torch
         from monai.metrics import compute_dice, compute_hausdorff_distance
     except ImportError as error:
-        raise BackendError("judging masks needs MONAI, which is not installed; pip install "
-                           "'blsgan[evaluate]'") from error
+        raise BackendError(
+            "judging masks needs MONAI, which is not installed; pip install 'blsgan[evaluate]'"
+        ) from error
 
     def score(predicted: Bool, drawn: Bool) -> tuple[float, float]:
         first, second = (

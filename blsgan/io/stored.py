@@ -88,9 +88,7 @@ class StoredResult:
             InputError: a file is missing, damaged, or of another size than the record says.
         """
         file_format = self.record["options"]["format"]
-        files = [
-            self.path.with_name(name) for name in results.result_names(self.name, file_format)
-        ]
+        files = [self.path.with_name(name) for name in results.result_names(self.name, file_format)]
         if file_format == "npz":
             planes = _planes_of_archive(read_file(files[0], what="result"))
         else:

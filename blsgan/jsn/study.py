@@ -315,7 +315,8 @@ class Study:
         chosen = [
             r
             for r in self.accuracy
-            if not r["flagged"] and abs(r["error_px"]) <= MISMATCH_PX
+            if not r["flagged"]
+            and abs(r["error_px"]) <= MISMATCH_PX
             and (r["condition"], r["method"]) == (condition, method)
         ]
         limits = bland_altman([r["measured_px"] for r in chosen], [r["true_px"] for r in chosen])
@@ -559,7 +560,12 @@ def _accuracy_table(study: Study) -> Table:
 
 def _consistency_table(study: Study) -> Table:
     header = [
-        "condition, method", "joints", "flagged", "median px [95 %]", "90th", "95th percentile"
+        "condition, method",
+        "joints",
+        "flagged",
+        "median px [95 %]",
+        "90th",
+        "95th percentile",
     ]
     rows = [
         [
@@ -567,8 +573,11 @@ def _consistency_table(study: Study) -> Table:
             str(c["joints"]),
             str(c["flagged"]),
             _figure(c["median_px"])
-            + ("" if c["median_low_px"] is None
-               else f" [{c['median_low_px']:.3f}, {c['median_high_px']:.3f}]"),
+            + (
+                ""
+                if c["median_low_px"] is None
+                else f" [{c['median_low_px']:.3f}, {c['median_high_px']:.3f}]"
+            ),
             _figure(c["p90_px"]),
             _figure(c["p95_px"]),
         ]

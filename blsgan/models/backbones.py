@@ -53,8 +53,9 @@ class BackboneGenerator(Generator):
     ) -> None:
         super().__init__(layers, head, soft_tissue)
         if soft_tissue == "own":
-            raise ValueError(f"'{name}' has no soft tissue of its own; soft_tissue must be "
-                             "reconstructor or zero")
+            raise ValueError(
+                f"'{name}' has no soft tissue of its own; soft_tissue must be reconstructor or zero"
+            )
         self.architecture = name
         self.any_size = name not in _FIXED_SIZE
         self.least_px = _LEAST_PX.get(name, 1)
@@ -64,7 +65,9 @@ class BackboneGenerator(Generator):
     def configuration(self) -> dict[str, Any]:
         """What rebuilds this network through the registry."""
         return {
-            "layers": self.layers, "head": self.head, "soft_tissue": self.soft_tissue,
+            "layers": self.layers,
+            "head": self.head,
+            "soft_tissue": self.soft_tissue,
             **self._arguments,
         }
 
@@ -96,8 +99,9 @@ def _monai() -> Any:
     try:
         from monai.networks import nets
     except ImportError as error:
-        raise BackendError("this architecture is MONAI's, which is not installed; pip install "
-                           "'blsgan[monai]'") from error
+        raise BackendError(
+            "this architecture is MONAI's, which is not installed; pip install 'blsgan[monai]'"
+        ) from error
     return nets
 
 
@@ -128,8 +132,12 @@ def residual(
     if not 1 <= len(blocks) <= 6:
         raise ValueError(f"blocks={tuple(blocks)} must be one to six numbers")
     network: nn.Module = _monai().SegResNet(
-        spatial_dims=2, init_filters=width, in_channels=in_channels, out_channels=out_channels,
-        blocks_down=tuple(blocks), blocks_up=(1,) * (len(blocks) - 1),
+        spatial_dims=2,
+        init_filters=width,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        blocks_down=tuple(blocks),
+        blocks_up=(1,) * (len(blocks) - 1),
     )
     return network
 
@@ -154,10 +162,16 @@ def swin(
     if width % 12 or not 0 < width <= _MAX_SWIN_WIDTH:
         raise ValueError(f"width={width} must be a multiple of 12 up to {_MAX_SWIN_WIDTH}")
     if len(blocks) != 4 or len(heads) != 4 or sum(blocks) > _MAX_SWIN_BLOCKS:
-        raise ValueError(f"blocks={tuple(blocks)} and heads={tuple(heads)} must be four numbers, "
-                         f"and the blocks {_MAX_SWIN_BLOCKS} at most")
+        raise ValueError(
+            f"blocks={tuple(blocks)} and heads={tuple(heads)} must be four numbers, "
+            f"and the blocks {_MAX_SWIN_BLOCKS} at most"
+        )
     network: nn.Module = _monai().SwinUNETR(
-        in_channels=in_channels, out_channels=out_channels, feature_size=width,
-        depths=tuple(blocks), num_heads=tuple(heads), spatial_dims=2,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        feature_size=width,
+        depths=tuple(blocks),
+        num_heads=tuple(heads),
+        spatial_dims=2,
     )
     return network

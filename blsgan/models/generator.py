@@ -50,8 +50,9 @@ class Generator(nn.Module):
         if head not in get_args(Head):
             raise ValueError(f"head='{head}' must be one of {', '.join(get_args(Head))}")
         if soft_tissue not in get_args(SoftTissue):
-            raise ValueError(f"soft_tissue='{soft_tissue}' must be one of "
-                             f"{', '.join(get_args(SoftTissue))}")
+            raise ValueError(
+                f"soft_tissue='{soft_tissue}' must be one of {', '.join(get_args(SoftTissue))}"
+            )
         self.layers, self.head, self.soft_tissue = layers, head, soft_tissue
         if soft_tissue == "reconstructor":
             self.reconstructor = Reconstructor()

@@ -144,8 +144,7 @@ class LiteGenerator(Generator):
             nn.Conv2d(a, b, 2, stride=2) for a, b in itertools.pairwise(widths)
         )
         self.up = nn.ModuleList(
-            nn.ConvTranspose2d(b, a, 2, stride=2)
-            for a, b in itertools.pairwise(widths)
+            nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in itertools.pairwise(widths)
         )
         self.decoder = nn.ModuleList(
             _stage(w, n) for w, n in zip(widths[:-1], blocks[:-1], strict=True)

@@ -42,9 +42,7 @@ MAX_PARAMETERS = 10**9
 _MAX_LENGTH = 16
 
 
-def build_generator(
-    architecture: str, configuration: Mapping[str, Any] | None = None
-) -> Generator:
+def build_generator(architecture: str, configuration: Mapping[str, Any] | None = None) -> Generator:
     """A freshly initialised generator.
 
     Args:
@@ -58,25 +56,32 @@ def build_generator(
     """
     configuration = {} if configuration is None else configuration
     if not isinstance(configuration, Mapping) or not _is_moderate(configuration):
-        raise WeightsError(f"architecture '{architecture}' cannot be built: its configuration is "
-                           f"not a set of words, switches and whole numbers from 0 to {MAX_SIZE}")
+        raise WeightsError(
+            f"architecture '{architecture}' cannot be built: its configuration is "
+            f"not a set of words, switches and whole numbers from 0 to {MAX_SIZE}"
+        )
     network = _factory(architecture)
     known = _options(architecture)
     if unknown := [key for key in configuration if key not in known]:
-        raise WeightsError(f"architecture '{architecture}' has no option '{unknown[0]}'; it takes "
-                           f"{', '.join(known)}")
+        raise WeightsError(
+            f"architecture '{architecture}' has no option '{unknown[0]}'; it takes "
+            f"{', '.join(known)}"
+        )
     for key, value in configuration.items():
         if isinstance(value, bool) and not isinstance(known[key], bool):
-            raise WeightsError(f"architecture '{architecture}' cannot be built: its option "
-                               f"'{key}' is {value} and no switch; give a number")
+            raise WeightsError(
+                f"architecture '{architecture}' cannot be built: its option "
+                f"'{key}' is {value} and no switch; give a number"
+            )
     try:
         _check_size(architecture, network, configuration)
         generator = network(**configuration)
     except BackendError:
         raise
     except (TypeError, ValueError, RuntimeError, ArithmeticError, MemoryError) as error:
-        raise WeightsError(f"architecture '{architecture}' cannot be built from "
-                           f"{dict(configuration)}: {error}") from error
+        raise WeightsError(
+            f"architecture '{architecture}' cannot be built from {dict(configuration)}: {error}"
+        ) from error
     assert isinstance(generator, Generator)
     return generator
 
@@ -88,8 +93,10 @@ def architectures() -> list[str]:
 
 def _found(architecture: str) -> Callable[..., nn.Module]:
     if architecture not in architectures():
-        raise WeightsError(f"architecture '{architecture}' is unknown; this version of blsgan has "
-                           f"{', '.join(architectures())}")
+        raise WeightsError(
+            f"architecture '{architecture}' is unknown; this version of blsgan has "
+            f"{', '.join(architectures())}"
+        )
     module, name = {**GENERATORS, **BACKBONES}[architecture].split(":")
     found: Callable[..., nn.Module] = getattr(import_module(module), name)
     return found

@@ -42,15 +42,19 @@ def load_segmenter(path: str | Path, data: bytes | None = None) -> SegmenterNetw
     except (OSError, SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: is not a readable safetensors file ({error})") from error
     if metadata.get("architecture") != SegmenterNetwork.architecture:
-        raise WeightsError(f"{path}: is of the architecture '{metadata.get('architecture')}', not "
-                           "a segmenter; give weights that `blsgan train-segmenter` wrote")
+        raise WeightsError(
+            f"{path}: is of the architecture '{metadata.get('architecture')}', not "
+            "a segmenter; give weights that `blsgan train-segmenter` wrote"
+        )
     try:
         network = SegmenterNetwork(**configuration)
         network.load_state_dict(tensors)
     except (TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise WeightsError(f"{path}: its tensors are not those of the segmenter that its metadata "
-                           f"describe ({reason})") from error
+        raise WeightsError(
+            f"{path}: its tensors are not those of the segmenter that its metadata "
+            f"describe ({reason})"
+        ) from error
     return network.eval()
 
 
@@ -61,7 +65,9 @@ def export_segmenter(network: SegmenterNetwork, path: Path) -> None:
         WeightsError: the exporter's packages are not installed.
     """
     model = traced(
-        network.eval(), {"image": torch.rand(2, 1, GRID_PX, GRID_PX)}, ["mask_logits"],
+        network.eval(),
+        {"image": torch.rand(2, 1, GRID_PX, GRID_PX)},
+        ["mask_logits"],
         {"image": {0: torch.export.Dim("batch", min=1)}},
     )
     path.write_bytes(model.SerializeToString(deterministic=True))

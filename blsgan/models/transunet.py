@@ -44,9 +44,7 @@ class Bottleneck(nn.Module):
         self.body = nn.Sequential(
             _normalised(nn.Conv2d(channels, out_channels, 1, bias=False)),
             nn.ReLU(inplace=True),
-            _normalised(
-                nn.Conv2d(out_channels, out_channels, 3, stride=2, padding=1, bias=False)
-            ),
+            _normalised(nn.Conv2d(out_channels, out_channels, 3, stride=2, padding=1, bias=False)),
             nn.ReLU(inplace=True),
             _normalised(nn.Conv2d(out_channels, out_channels, 1, bias=False)),
         )
@@ -136,11 +134,17 @@ class TransUNetGenerator(Generator):
         super().__init__(layers, head, soft_tissue)
         deep = 8 * width
         if heads < 1 or deep % heads or len(decoder) != 4:
-            raise ValueError(f"heads={heads} must divide {deep}, and decoder={tuple(decoder)} have "
-                             "four steps")
+            raise ValueError(
+                f"heads={heads} must divide {deep}, and decoder={tuple(decoder)} have four steps"
+            )
         self._configuration = {
-            "layers": layers, "width": width, "blocks": blocks, "heads": heads,
-            "mlp_width": mlp_width, "decoder": list(decoder), "token_grid": token_grid,
+            "layers": layers,
+            "width": width,
+            "blocks": blocks,
+            "heads": heads,
+            "mlp_width": mlp_width,
+            "decoder": list(decoder),
+            "token_grid": token_grid,
             **self._options(),
         }
         self.stem = nn.Sequential(

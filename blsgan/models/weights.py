@@ -53,8 +53,10 @@ def load_generator(path: str | Path, data: bytes | None = None) -> Generator:
         architecture = metadata["architecture"]
         configuration = json.loads(metadata["configuration"])
     except (KeyError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{path}: its metadata name no blsgan architecture; give weights that "
-                           "`blsgan train` wrote") from error
+        raise WeightsError(
+            f"{path}: its metadata name no blsgan architecture; give weights that "
+            "`blsgan train` wrote"
+        ) from error
     if not isinstance(configuration, dict):
         raise WeightsError(f"{path}: its metadata give no configuration of '{architecture}'")
     try:
@@ -64,8 +66,10 @@ def load_generator(path: str | Path, data: bytes | None = None) -> Generator:
     try:
         generator.load_state_dict(tensors)
     except RuntimeError as error:
-        raise WeightsError(f"{path}: its tensors are not those of the architecture "
-                           f"'{architecture}' that its metadata name") from error
+        raise WeightsError(
+            f"{path}: its tensors are not those of the architecture "
+            f"'{architecture}' that its metadata name"
+        ) from error
     return generator.eval()
 
 
@@ -101,8 +105,9 @@ def check_exporter() -> None:
     """
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
-        raise WeightsError(f"writing weights needs {' and '.join(missing)}; pip install "
-                           "'blsgan[train]'")
+        raise WeightsError(
+            f"writing weights needs {' and '.join(missing)}; pip install 'blsgan[train]'"
+        )
 
 
 def to_onnx(
@@ -146,8 +151,13 @@ def to_onnx(
         (torch.rand(batch or 2, 2, height, width) > 0.5).float(),
     )
     shapes_of = {"image": shapes, "masks": shapes} if shapes else None
-    return traced(network, dict(zip(("image", "masks"), example, strict=True)), outputs, shapes_of,
-                  opset=opset)
+    return traced(
+        network,
+        dict(zip(("image", "masks"), example, strict=True)),
+        outputs,
+        shapes_of,
+        opset=opset,
+    )
 
 
 def traced(
@@ -181,8 +191,14 @@ def traced(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                network, tuple(inputs.values()), dynamo=True, opset_version=opset, verbose=False,
-                input_names=list(inputs), output_names=list(outputs), dynamic_shapes=shapes,
+                network,
+                tuple(inputs.values()),
+                dynamo=True,
+                opset_version=opset,
+                verbose=False,
+                input_names=list(inputs),
+                output_names=list(outputs),
+                dynamic_shapes=shapes,
             )
     finally:
         for logger, level in zip(loggers, levels, strict=True):

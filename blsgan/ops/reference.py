@@ -174,8 +174,11 @@ def synthesize_overlap(
     rim = _rim(overlap) & union
     smooth = _binomial(_binomial(composed, 2), 3)
     composed = torch.where(rim, smooth, composed)
-    return composed.to(image.dtype), moved_masks.to(masks.dtype), true_layers.to(image.dtype), (
-        soft_tissue
+    return (
+        composed.to(image.dtype),
+        moved_masks.to(masks.dtype),
+        true_layers.to(image.dtype),
+        (soft_tissue),
     )
 
 

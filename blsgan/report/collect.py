@@ -442,8 +442,13 @@ def _mask_flags(result: StoredResult) -> list[Flag]:
     if prediction.get("doubtful"):
         doubts = prediction.get("doubts")
         why = "; ".join(map(str, doubts)) if isinstance(doubts, list) else ""
-        return [_flag(ALERT, "the bone masks were predicted and are doubtful",
-                      f"{said}: {why or 'look at them'}")]
+        return [
+            _flag(
+                ALERT,
+                "the bone masks were predicted and are doubtful",
+                f"{said}: {why or 'look at them'}",
+            )
+        ]
     return [_flag(WARNING, "the bone masks were predicted, not drawn", said)]
 
 
@@ -458,9 +463,7 @@ def _joint_flags(joint: Joint) -> list[Flag]:
         flags += [Flag(NOTE, f"{where}: {note}") for note in pair.notes]
     off = joint.curve and joint.curve.disagreement_px
     if off and off > MAX_DISAGREEMENT_PX:
-        flags.append(
-            _flag(WARNING, "the pairs do not add up", f": they disagree by {off:.2f} px")
-        )
+        flags.append(_flag(WARNING, "the pairs do not add up", f": they disagree by {off:.2f} px"))
     if joint.curve and joint.curve.is_measured and joint.curve.unit == "px":
         flags.append(Flag(NOTE, "no pixel spacing: narrowing in px only"))
     return flags

@@ -228,8 +228,7 @@ def _summary(joints: list[Joint]) -> dict[str, Any]:
         "warnings": sum(joint.level == WARNING for joint in joints),
         "predicted": sum(result.prediction is not None for result in results),
         "flags": [
-            {"level": level, "text": kind, "count": count}
-            for (level, kind), count in flags[:50]
+            {"level": level, "text": kind, "count": count} for (level, kind), count in flags[:50]
         ],
     }
 
@@ -372,9 +371,7 @@ def _facts(record: dict[str, Any]) -> list[tuple[str, str]]:
             else f"{spacing['row']:g} × {spacing['column']:g} mm ({spacing['source']})",
         )
     )
-    facts.append(
-        ("Image", f"{image['width_px']} × {image['height_px']}, {image['bit_depth']} bit")
-    )
+    facts.append(("Image", f"{image['width_px']} × {image['height_px']}, {image['bit_depth']} bit"))
     facts.append(("Weights", f"{weights.get('name', '?')} {weights['sha256'][:12]}"))
     facts.append(("blsgan", str(record.get("blsgan", "?"))))
     return facts

@@ -46,10 +46,14 @@ def render(name: str, **content: Any) -> str:
         "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
         f"style-src {_source_hash(style)}; script-src {_source_hash(script)}"
     )
-    return _environment().get_template(f"{name}.html").render(
-        policy=policy,
-        style=Markup(style),
-        script=Markup(script),
-        version=__version__,
-        **content,
+    return (
+        _environment()
+        .get_template(f"{name}.html")
+        .render(
+            policy=policy,
+            style=Markup(style),
+            script=Markup(script),
+            version=__version__,
+            **content,
+        )
     )

@@ -113,11 +113,14 @@ def _crop_and_resize(array: np.ndarray) -> np.ndarray:
 
 def _check(image: np.ndarray, masks: np.ndarray, background: np.ndarray) -> None:
     if image.ndim != 2 or min(image.shape) <= 2 * CROP_PX:
-        raise InputError(f"image has the shape {image.shape}; an overlap is composed from one "
-                         f"greyscale image [H,W] of more than {2 * CROP_PX} px a side")
+        raise InputError(
+            f"image has the shape {image.shape}; an overlap is composed from one "
+            f"greyscale image [H,W] of more than {2 * CROP_PX} px a side"
+        )
     if masks.shape != (2, *image.shape):
-        raise InputError(f"masks have the shape {masks.shape}; expected {(2, *image.shape)}, "
-                         "upper bone first")
+        raise InputError(
+            f"masks have the shape {masks.shape}; expected {(2, *image.shape)}, upper bone first"
+        )
     if background.shape != image.shape:
         raise InputError(f"background has the shape {background.shape}; expected {image.shape}")
 
@@ -155,8 +158,10 @@ def synthesize_overlap(
     grown = [dilate_by_one(mask > 0) for mask in masks]
     shifts = (float(down_px), -float(up_px))
     moved = np.stack(
-        [_move_rows(mask.astype(np.float32), shift) >= 0.5
-         for mask, shift in zip(grown, shifts, strict=True)]
+        [
+            _move_rows(mask.astype(np.float32), shift) >= 0.5
+            for mask, shift in zip(grown, shifts, strict=True)
+        ]
     )
     layers = np.stack([_move_rows(grey, shift) for shift in shifts]) * moved
     overlap = moved[0] & moved[1]
@@ -171,9 +176,7 @@ def synthesize_overlap(
     final_masks = np.stack([_crop_and_resize(mask) > 0.5 for mask in moved])
     final_layers = np.stack([_crop_and_resize(layer) for layer in layers]) * final_masks
     final_image = _crop_and_resize(composed) * (final_masks[0] | final_masks[1])
-    return SyntheticOverlap(
-        final_image, final_masks, final_layers, k, float(down_px), float(up_px)
-    )
+    return SyntheticOverlap(final_image, final_masks, final_layers, k, float(down_px), float(up_px))
 
 
 def protocol_overlap(

@@ -92,8 +92,11 @@ class _Field:
     def blur(self, array: np.ndarray, sigma_x: float, sigma_y: float | None = None) -> np.ndarray:
         sigma_y = sigma_x if sigma_y is None else sigma_y
         return cv2.GaussianBlur(
-            array, (0, 0), sigmaX=max(sigma_x * self.scale, 0.05),
-            sigmaY=max(sigma_y * self.scale, 0.05), borderType=cv2.BORDER_REFLECT_101,
+            array,
+            (0, 0),
+            sigmaX=max(sigma_x * self.scale, 0.05),
+            sigmaY=max(sigma_y * self.scale, 0.05),
+            borderType=cv2.BORDER_REFLECT_101,
         )
 
     def depth(self, mask: np.ndarray) -> np.ndarray:
@@ -118,8 +121,13 @@ class _Field:
     def place(self, canvas: np.ndarray) -> np.ndarray:
         """The part of a canvas that the field shows, [H,W]."""
         matrix = np.array([[1, 0, 0], [0, 1, self.shift * self.scale - self.margin]], np.float64)
-        return cv2.warpAffine(canvas, matrix, (self.size, self.size), flags=cv2.INTER_CUBIC,
-                              borderMode=cv2.BORDER_REFLECT_101)
+        return cv2.warpAffine(
+            canvas,
+            matrix,
+            (self.size, self.size),
+            flags=cv2.INTER_CUBIC,
+            borderMode=cv2.BORDER_REFLECT_101,
+        )
 
 
 def _standardised(array: np.ndarray) -> np.ndarray:
@@ -136,11 +144,13 @@ def _trabeculae(field: _Field, rng: np.random.Generator, strands: float) -> np.n
     white = field.noise(rng)
     along = field.blur(white, 0.9, 6.0) - field.blur(white, 2.6, 12.0)
     coarse = field.blur(field.noise(rng), 9.0)
-    return field.place(_standardised(
-        (1 - strands) * _standardised(network)
-        + strands * 1.4 * _standardised(along)
-        + 0.7 * _standardised(coarse)
-    ))
+    return field.place(
+        _standardised(
+            (1 - strands) * _standardised(network)
+            + strands * 1.4 * _standardised(along)
+            + 0.7 * _standardised(coarse)
+        )
+    )
 
 
 def _wobble(rng: np.random.Generator, along: np.ndarray, amplitude: float) -> np.ndarray:
@@ -314,11 +324,12 @@ def joint_phantom(
         return _GRAIN * field.place(field.blur(field.noise(streams[5]), 0.6))
 
     masks = np.stack([part.mask for part in parts])
-    attenuations = np.stack([
-        tissue + np.where(part.mask, field.blur(part.attenuation, 0.9), 0)
-        + grain()
-        for part in parts
-    ])
+    attenuations = np.stack(
+        [
+            tissue + np.where(part.mask, field.blur(part.attenuation, 0.9), 0) + grain()
+            for part in parts
+        ]
+    )
     layers = np.where(masks, -np.expm1(-np.maximum(attenuations, 0)), 0).astype(np.float32)
     soft_tissue = float(-np.expm1(-at_joint))
     free = -np.expm1(-np.maximum(tissue + grain(), 0))

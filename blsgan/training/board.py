@@ -23,8 +23,10 @@ def check_tensorboard() -> None:
         UsageError: it is not installed.
     """
     if find_spec("tensorboard") is None:
-        raise UsageError("--tensorboard needs TensorBoard, which is not installed; pip install "
-                         "'blsgan[tensorboard]'")
+        raise UsageError(
+            "--tensorboard needs TensorBoard, which is not installed; pip install "
+            "'blsgan[tensorboard]'"
+        )
 
 
 class Board:

@@ -93,8 +93,10 @@ def load_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint:
     """
     entries = _entries(folder)
     if not entries:
-        raise InputError(f"{folder}: holds no checkpoint to resume from; start the run anew "
-                         "without --resume in another folder")
+        raise InputError(
+            f"{folder}: holds no checkpoint to resume from; start the run anew "
+            "without --resume in another folder"
+        )
     for entry in reversed(entries):
         read = []
         for part in _parts(entry):
@@ -109,8 +111,10 @@ def load_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint:
                 break
         else:
             return Checkpoint(int(entry["step"]), *read)
-    raise InputError(f"{folder}: all of its {len(entries)} checkpoints are damaged; start the run "
-                     "anew in another folder")
+    raise InputError(
+        f"{folder}: all of its {len(entries)} checkpoints are damaged; start the run "
+        "anew in another folder"
+    )
 
 
 def latest_step(folder: Path) -> int | None:

@@ -43,9 +43,9 @@ class SupervisorConfig(_Strict):
     """The second player. It takes part in the stages whose ``loss.supervisor`` is not 0."""
 
     enabled: bool = Field(default=True, description="false: it takes part in none")
-    widths: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(
-        min_length=2, max_length=6
-    )] = Field(default=(16, 32, 64, 128, 256), description="channels of its U-Net")
+    widths: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=2, max_length=6)
+    ] = Field(default=(16, 32, 64, 128, 256), description="channels of its U-Net")
 
 
 class DataConfig(_Strict):
@@ -317,8 +317,10 @@ def load_config(preset: str | Path, changes: Sequence[str] = ()) -> TrainingConf
     try:
         fields = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"preset '{preset}' is neither one of {', '.join(preset_names())} nor a "
-                         f"readable YAML file ({error.strerror})") from error
+        raise UsageError(
+            f"preset '{preset}' is neither one of {', '.join(preset_names())} nor a "
+            f"readable YAML file ({error.strerror})"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"{path}: is not a YAML file ({reason})") from error
@@ -354,12 +356,15 @@ def _check_effective(fields: Mapping[str, Any], change: str) -> None:
     if part not in ("data", "optimiser", "loss") or not name or not isinstance(stages, list):
         return
     overruling = [
-        f"stages.{index}.{part}.{name}" for index, stage in enumerate(stages)
+        f"stages.{index}.{part}.{name}"
+        for index, stage in enumerate(stages)
         if isinstance(stage, dict) and name in (stage.get(part) or {}) and stage.get("steps") != 0
     ]
     if overruling:
-        raise UsageError(f"key '{part}.{name}' does not reach every stage, some set it themselves; "
-                         f"change {', '.join(overruling)}")
+        raise UsageError(
+            f"key '{part}.{name}' does not reach every stage, some set it themselves; "
+            f"change {', '.join(overruling)}"
+        )
 
 
 def _check_data(config: TrainingConfig, path: Path) -> None:
@@ -368,20 +373,29 @@ def _check_data(config: TrainingConfig, path: Path) -> None:
         for name in ("crop", "large_crop"):
             rows, columns = getattr(data, name) or data.crop
             if min(rows, columns) < 16 or rows % 16 or columns % 16:
-                raise UsageError(f"{path}: key '{key}.{name}' is {rows}x{columns}; rows and "
-                                 "columns must be multiples of 16")
+                raise UsageError(
+                    f"{path}: key '{key}.{name}' is {rows}x{columns}; rows and "
+                    "columns must be multiples of 16"
+                )
         if data.pairs == "images" and data.large_crop is not None:
-            raise UsageError(f"{path}: key '{key}.large_crop' is {list(data.large_crop)}; whole "
-                             "images have no crops, so it must be null")
+            raise UsageError(
+                f"{path}: key '{key}.large_crop' is {list(data.large_crop)}; whole "
+                "images have no crops, so it must be null"
+            )
         if data.pairs == "images" and data.visits:
-            raise UsageError(f"{path}: key '{key}.visits' is {data.visits}; whole images have no "
-                             "truth of other visits, so it must be 0")
+            raise UsageError(
+                f"{path}: key '{key}.visits' is {data.visits}; whole images have no "
+                "truth of other visits, so it must be 0"
+            )
         if data.pairs == "images" and config.draws == "step":
-            raise UsageError(f"{path}: key 'draws' is step; whole images are dealt one after the "
-                             "other, so it must be sequence")
+            raise UsageError(
+                f"{path}: key 'draws' is step; whole images are dealt one after the "
+                "other, so it must be sequence"
+            )
     if len({data.pairs for _, data in parts}) > 1:
-        raise UsageError(f"{path}: key 'stages' mixes data.pairs crops and images; a run has one "
-                         "of them")
+        raise UsageError(
+            f"{path}: key 'stages' mixes data.pairs crops and images; a run has one of them"
+        )
     for name in ("size", "validation"):
         if len({getattr(data, name) for _, data in parts}) > 1:
             raise UsageError(f"{path}: key 'data.{name}' differs between stages; a run has one")
@@ -403,8 +417,10 @@ def apply_change(fields: dict[str, Any], change: str) -> None:
     for parent in parents:
         place = _below(place, parent, key)
     if isinstance(place, list):
-        raise UsageError(f"key '{key}' does not exist: {len(place)} stages are not replaced as a "
-                         f"whole; name a key of one, as in {parents[-1]}.{last}.steps")
+        raise UsageError(
+            f"key '{key}' does not exist: {len(place)} stages are not replaced as a "
+            f"whole; name a key of one, as in {parents[-1]}.{last}.steps"
+        )
     place[last] = value
     if parents[:1] == ["stages"] and last in ("steps", "epochs"):
         place.pop("epochs" if last == "steps" else "steps", None)  # a stage has one of them
@@ -415,8 +431,9 @@ def _below(place: Any, name: str, key: str) -> dict[str, Any] | list[Any]:
     inner: Any
     if isinstance(place, list):
         if not name.isdigit() or int(name) >= len(place):
-            raise UsageError(f"key '{key}' does not exist: '{name}' is not one of 0 to "
-                             f"{len(place) - 1}")
+            raise UsageError(
+                f"key '{key}' does not exist: '{name}' is not one of 0 to {len(place) - 1}"
+            )
         inner = place[int(name)]
     else:
         inner = place.setdefault(name, {})

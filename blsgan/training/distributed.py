@@ -68,7 +68,8 @@ class World:
             return network
         device = next(network.parameters()).device
         return nn.parallel.DistributedDataParallel(
-            network, device_ids=[device] if device.type == "cuda" else None,
+            network,
+            device_ids=[device] if device.type == "cuda" else None,
             find_unused_parameters=unused,
         )
 
@@ -97,8 +98,9 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, world: World, factor: int) -> Tensor:
         ctx.world, ctx.count, ctx.factor = world, len(rows), factor
-        parts = [torch.empty_like(rows, memory_format=torch.contiguous_format)
-                 for _ in range(world.size)]
+        parts = [
+            torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(world.size)
+        ]
         dist.all_gather(parts, rows.contiguous())
         return torch.cat(parts)
 
@@ -125,11 +127,15 @@ def world_of(device: torch.device) -> Iterator[tuple[World, torch.device]]:
     if device.type == "cuda":
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if ":" in str(device):
-            raise UsageError(f"device '{device}' is one GPU for {size} processes; use --device "
-                             "cuda, which gives each its own")
+            raise UsageError(
+                f"device '{device}' is one GPU for {size} processes; use --device "
+                "cuda, which gives each its own"
+            )
         if local >= torch.cuda.device_count():
-            raise UsageError(f"process {local} of this machine has no GPU: torch sees "
-                             f"{torch.cuda.device_count()}; start fewer with --nproc-per-node")
+            raise UsageError(
+                f"process {local} of this machine has no GPU: torch sees "
+                f"{torch.cuda.device_count()}; start fewer with --nproc-per-node"
+            )
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)

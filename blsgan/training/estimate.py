@@ -61,9 +61,11 @@ class Estimate:
             of = f"{size[0]}x{size[1]} px"
             if data.large_crop is not None:
                 of += f" ({data.large_crop[0]}x{data.large_crop[1]} in every {LARGE_CROP_EVERY}th)"
-            yield (f"{cost.stage.name}: {cost.stage.steps} steps of {batch} {data.pairs} of "
-                   f"{of}; {cost.flop / 1e9:,.0f} GFLOP and "
-                   f"{cost.seconds:.2f} s a step on {self.device}")
+            yield (
+                f"{cost.stage.name}: {cost.stage.steps} steps of {batch} {data.pairs} of "
+                f"{of}; {cost.flop / 1e9:,.0f} GFLOP and "
+                f"{cost.seconds:.2f} s a step on {self.device}"
+            )
         if self.note is not None:
             yield f"note: {self.note}"
         yield f"estimated time: {_hours(self.seconds)}, without reading the data and validations"

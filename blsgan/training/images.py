@@ -49,11 +49,15 @@ class WholeImages:
             elif arrays.background is not None:
                 free.append(arrays)
         if len(shapes) > 1 or any(height != width for height, width in shapes):
-            raise InputError(f"the images have sizes {sorted(shapes)} px; training needs square "
-                             "images of one size")
+            raise InputError(
+                f"the images have sizes {sorted(shapes)} px; training needs square "
+                "images of one size"
+            )
         if not free:
-            raise InputError("the split has no joint without overlap and with a soft-tissue "
-                             "background; synthetic pairs cannot be made of it")
+            raise InputError(
+                "the split has no joint without overlap and with a soft-tissue "
+                "background; synthetic pairs cannot be made of it"
+            )
         self._free = _stacked([a.image for a in free], [a.masks for a in free], size, device)
         backgrounds = [a.background for a in free if a.background is not None]
         self._backgrounds = _bytes(backgrounds, size).to(device)
@@ -83,8 +87,11 @@ class WholeImages:
         """
         pixels, masks = self._free
         pair = synthesize_overlap(
-            pixels[index].float() / 255, masks[index], self._backgrounds[index].float() / 255,
-            shifts_px[:, 0], shifts_px[:, 1],
+            pixels[index].float() / 255,
+            masks[index],
+            self._backgrounds[index].float() / 255,
+            shifts_px[:, 0],
+            shifts_px[:, 1],
         )
         count = pair.masks.shape[1]
         stack = torch.cat((pair.image, pair.layers, pair.masks.to(pair.image.dtype)), dim=1)
@@ -105,7 +112,10 @@ class WholeImages:
         image = self._real[0][index].float() / 255 * masks.amax(dim=1, keepdim=True)
         unknown = torch.full((len(index),), torch.nan, device=image.device)
         return PairBatch(
-            image, masks, torch.zeros_like(masks), torch.zeros_like(masks, dtype=torch.bool),
+            image,
+            masks,
+            torch.zeros_like(masks),
+            torch.zeros_like(masks, dtype=torch.bool),
             unknown,
         )
 

@@ -176,15 +176,14 @@ class Trainer:
     def _begin_stage(self) -> None:
         """Fresh optimisers, and the networks as this stage runs them."""
         stage = self.stage
-        self._optimisers = Optimisers(
-            self.generator, stage.optimiser, bfloat16=self._bfloat16
-        )
+        self._optimisers = Optimisers(self.generator, stage.optimiser, bfloat16=self._bfloat16)
         # A free head does not need k for its layers; MONAI's networks have heads for other uses.
         unused = self.generator.head == "free" or isinstance(self.generator, BackboneGenerator)
         self._network = self._as_run(self.world.wrap(self.generator, unused=unused))
         if self.supervisor is not None and self.supervised:
             self._supervisor_optimiser = torch.optim.Adam(
-                self.supervisor.parameters(), lr=stage.optimiser.supervisor_learning_rate,
+                self.supervisor.parameters(),
+                lr=stage.optimiser.supervisor_learning_rate,
                 betas=stage.optimiser.betas,
             )
             self._verdict = self._as_run(self.supervisor)
@@ -222,7 +221,11 @@ class Trainer:
             layers, soft_tissue = self._separate(batch)
             verdict = self._judge(layers) if self.supervised else None
             terms = objective(
-                layers, soft_tissue, batch, stage.loss, synthetic=stage.data.synthetic,
+                layers,
+                soft_tissue,
+                batch,
+                stage.loss,
+                synthetic=stage.data.synthetic,
                 verdict=verdict,
             )
             if not stage.data.visits:
@@ -247,7 +250,10 @@ class Trainer:
         """Layers and k of the whole batch, of which this process computes its rows."""
         rows = self.world.rows
         layers, soft_tissue = _separate(
-            self._network, self.generator.head, rows(batch.image), rows(batch.masks),
+            self._network,
+            self.generator.head,
+            rows(batch.image),
+            rows(batch.masks),
             self.precision,
         )
         count = len(batch.image)
@@ -269,9 +275,7 @@ class Trainer:
             given = lesson(layers, batch, stage.data.synthetic)
             with self._autocast():
                 logits = self._pupil(self.world.rows(given.layers))
-            loss = supervisor_objective(
-                self.world.gather(logits.float(), len(given.layers)), given
-            )
+            loss = supervisor_objective(self.world.gather(logits.float(), len(given.layers)), given)
             self.supervisor.zero_grad()
             loss.backward()
         with self.phase("optimiser"):
@@ -286,9 +290,7 @@ class Trainer:
     def _follow(self, stage: Stage) -> None:
         follow(self.average, self._parameters, stage.optimiser.ema_decay, self.step)
         with torch.no_grad():
-            for kept, current in zip(
-                self.average.buffers(), self.generator.buffers(), strict=True
-            ):
+            for kept, current in zip(self.average.buffers(), self.generator.buffers(), strict=True):
                 kept.copy_(current)  # running statistics of normalised architectures
 
     def validate(self) -> dict[str, float]:
@@ -332,15 +334,18 @@ class Trainer:
         """Whether a checkpoint of now is worth keeping: no weight of either player is NaN or
         infinite. A step's own loss cannot tell, it is older than the step's update."""
         largest = [
-            value.abs().amax() for module in self._modules().values()
-            for value in module.state_dict().values() if value.is_floating_point()
+            value.abs().amax()
+            for module in self._modules().values()
+            for value in module.state_dict().values()
+            if value.is_floating_point()
         ]
         return bool(torch.isfinite(torch.stack(largest)).all())
 
     def checkpoint(self) -> Checkpoint:
         """Everything needed to go on from here."""
         weights = {
-            f"{prefix}.{key}": value.cpu() for prefix, module in self._modules().items()
+            f"{prefix}.{key}": value.cpu()
+            for prefix, module in self._modules().items()
             for key, value in module.state_dict().items()
         }
         state = {"random": self._random.get_state()}
@@ -368,10 +373,12 @@ class Trainer:
             if self.supervised:
                 restore_optimiser(self._supervisor_optimiser, groups["supervisor_optimiser"])
         except (RuntimeError, ValueError, IndexError) as error:
-            raise InputError("the checkpoint is of another model or optimiser.method than the "
-                             "run's configuration "
-                             f"({self.config.model.architecture}); restore config.yaml or start "
-                             "the run anew in another folder") from error
+            raise InputError(
+                "the checkpoint is of another model or optimiser.method than the "
+                "run's configuration "
+                f"({self.config.model.architecture}); restore config.yaml or start "
+                "the run anew in another folder"
+            ) from error
         self._random.set_state(checkpoint.tensors["random"])
 
     def _modules(self) -> dict[str, nn.Module]:
@@ -406,10 +413,12 @@ def _load_first(generator: Generator, weights: Path, config: TrainingConfig) -> 
     try:
         generator.begin_with(given)
     except RuntimeError as error:
-        raise InputError(f"{weights}: is not of the configuration's model "
-                         f"({config.model.architecture}, {config.model.configuration}); give other "
-                         "weights or set model.configuration to theirs (blocks of a lite may be "
-                         "more)") from error
+        raise InputError(
+            f"{weights}: is not of the configuration's model "
+            f"({config.model.architecture}, {config.model.configuration}); give other "
+            "weights or set model.configuration to theirs (blocks of a lite may be "
+            "more)"
+        ) from error
 
 
 def train(
@@ -494,11 +503,17 @@ def train(
             card = run / WEIGHTS / f"{config.name}.json"
             if world.first:
                 card = save_weights(
-                    trainer.average, run / WEIGHTS, config.name,
+                    trainer.average,
+                    run / WEIGHTS,
+                    config.name,
                     trained_card(
-                        run, config.model_dump(mode="json"), images, trainer.step, metrics,
+                        run,
+                        config.model_dump(mode="json"),
+                        images,
+                        trainer.step,
+                        metrics,
                         limits="two bones; images like those of the training joints; masks taken "
-                               "as given",
+                        "as given",
                     ),
                 )
             world.wait()
@@ -510,14 +525,15 @@ def _silent(*ignored: Any) -> None:
 
 
 def _begin_run(
-    trainer: Trainer, run: Path, root: str | Path, images: Sequence[JointImage],
+    trainer: Trainer,
+    run: Path,
+    root: str | Path,
+    images: Sequence[JointImage],
     given: WeightsFile | None,
 ) -> None:
     config = trainer.config
     save_checkpoint(run / CHECKPOINTS, trainer.checkpoint(), config.keep_checkpoints)
-    described = environment(
-        root, images, trainer.device, trainer.precision, trainer.world.size
-    )
+    described = environment(root, images, trainer.device, trainer.precision, trainer.world.size)
     describe_run(run, described, given, config.dump())
 
 
@@ -531,9 +547,7 @@ def run_config(run: str | Path) -> TrainingConfig:
     return load_config(Path(run) / CONFIG_FILE)
 
 
-def _loop(
-    trainer: Trainer, run: Path, report: Report, board: Board | None
-) -> list[dict[str, Any]]:
+def _loop(trainer: Trainer, run: Path, report: Report, board: Board | None) -> list[dict[str, Any]]:
     """Trains to the end; returns the lines of the metrics' file."""
     config, first = trainer.config, trainer.world.first
     metrics = metrics_until(run / METRICS_FILE, trainer.step) if first else []
@@ -560,18 +574,24 @@ def _loop(
         shown = dict(zip(terms.names(), means, strict=True))
         if save and not trainer.is_finite():
             found = dict(zip(terms.names(), read[-1], strict=True))
-            raise DivergedError(_diverged("the weights are not finite after", trainer.step, found,
-                                          run))
+            raise DivergedError(
+                _diverged("the weights are not finite after", trainer.step, found, run)
+            )
         progress = Progress(trainer.step, trainer.steps, stage.name, shown, None)
         report(progress)
         if first and board is not None:
             board.scalars(progress)
         if validate and first:
             figures = trainer.validate()
-            metrics.append({
-                "step": trainer.step, "stage": stage.name, **shown, **figures,
-                "seconds": round(time.monotonic() - started, 1),
-            })
+            metrics.append(
+                {
+                    "step": trainer.step,
+                    "stage": stage.name,
+                    **shown,
+                    **figures,
+                    "seconds": round(time.monotonic() - started, 1),
+                }
+            )
             write_text(run / METRICS_FILE, "".join(json.dumps(line) + "\n" for line in metrics))
             progress = replace(progress, validation=figures)
             report(progress)
@@ -589,8 +609,10 @@ def _diverged(what: str, step: int, terms: dict[str, float], run: Path) -> str:
     listed = ", ".join(f"{key} {value:g}" for key, value in terms.items())
     folder = run / CHECKPOINTS
     good = latest_step(folder)
-    return (f"{what} step {step} ({listed}); lower the learning rate and "
-            f"start anew, or resume from the last checkpoint, step {good} in {folder}")
+    return (
+        f"{what} step {step} ({listed}); lower the learning rate and "
+        f"start anew, or resume from the last checkpoint, step {good} in {folder}"
+    )
 
 
 def _separate(
@@ -614,9 +636,7 @@ def _placed(network: _Network, device: torch.device) -> _Network:
     return network
 
 
-def _check_sizes(
-    generator: Generator, stages: Sequence[Stage], config: SupervisorConfig
-) -> None:
+def _check_sizes(generator: Generator, stages: Sequence[Stage], config: SupervisorConfig) -> None:
     for stage in stages:
         data = stage.data
         sizes = {"data.size": (data.size, data.size)}
@@ -628,12 +648,16 @@ def _check_sizes(
         for key, size in sizes.items():
             for network, multiple in needs.items():
                 if any(side % multiple for side in size):
-                    raise UsageError(f"key '{key}' is {size[0]}x{size[1]} px; the {network} needs "
-                                     f"multiples of {multiple}")
+                    raise UsageError(
+                        f"key '{key}' is {size[0]}x{size[1]} px; the {network} needs "
+                        f"multiples of {multiple}"
+                    )
             if size[0] * size[1] < generator.least_px:
-                raise UsageError(f"key '{key}' is {size[0]}x{size[1]} px; the architecture "
-                                 f"'{generator.architecture}' needs more, as in {size[0]}x"
-                                 f"{2 * size[1]}")
+                raise UsageError(
+                    f"key '{key}' is {size[0]}x{size[1]} px; the architecture "
+                    f"'{generator.architecture}' needs more, as in {size[0]}x"
+                    f"{2 * size[1]}"
+                )
 
 
 def _settle(config: TrainingConfig, device: torch.device) -> None:

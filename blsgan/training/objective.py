@@ -141,17 +141,16 @@ def objective(
         total = total + config.soft_tissue * tissue
     if config.ssim:
         first = slice(synthetic)
-        parts["ssim"] = mean(dissimilarity(layers[first], batch.rows(first)),
-                             (usable & known)[first])
+        parts["ssim"] = mean(
+            dissimilarity(layers[first], batch.rows(first)), (usable & known)[first]
+        )
         total = total + config.ssim * parts["ssim"]
     if config.layer:
         first = slice(synthetic)
         parts["layer"] = layer_loss(layers[first], batch.layers[first], batch.masks[first])
         total = total + config.layer * parts["layer"]
     if config.reconstruction:
-        parts["reconstruction"] = reconstruction_loss(
-            layers, batch.masks, soft_tissue, batch.image
-        )
+        parts["reconstruction"] = reconstruction_loss(layers, batch.masks, soft_tissue, batch.image)
         total = total + config.reconstruction * parts["reconstruction"]
     if verdict is not None:
         parts["supervisor"] = supervisor_loss(verdict, batch.masks)

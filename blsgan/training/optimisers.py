@@ -97,9 +97,7 @@ class Muon(torch.optim.Optimizer):
                     state["momentum_buffer"] = torch.zeros_like(matrix)
                 average = state["momentum_buffer"]
                 average.lerp_(matrix.grad, 1 - group["momentum"])
-                alike[matrix.shape].append(
-                    (matrix, matrix.grad.lerp(average, group["momentum"]))
-                )
+                alike[matrix.shape].append((matrix, matrix.grad.lerp(average, group["momentum"])))
             for shape, pairs in alike.items():
                 matrices = [matrix for matrix, _ in pairs]
                 moves = orthogonalised(
@@ -154,7 +152,8 @@ class Optimisers:
         inner = [weight for name, weight in network.named_parameters() if name in inside]
         chosen = {id(parameter) for parameter in inner}
         outer = [
-            (name, parameter) for name, parameter in network.named_parameters()
+            (name, parameter)
+            for name, parameter in network.named_parameters()
             if id(parameter) not in chosen and parameter.requires_grad
         ]
         slow = config.reconstructor_learning_rate or config.learning_rate
@@ -163,17 +162,23 @@ class Optimisers:
             ([p for name, p in outer if name.startswith(_RECONSTRUCTOR)], slow),
         )
         self._inner = [(p, nn.Parameter(_matrix(p.detach()))) for p in inner]
-        self._all: list[torch.optim.Optimizer] = [torch.optim.AdamW(
-            [{"params": part, "lr": rate, _HIGHEST: rate} for part, rate in parts if part],
-            betas=config.betas, weight_decay=config.weight_decay,
-        )]
+        self._all: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(
+                [{"params": part, "lr": rate, _HIGHEST: rate} for part, rate in parts if part],
+                betas=config.betas,
+                weight_decay=config.weight_decay,
+            )
+        ]
         if self._inner:
             matrices = [matrix for _, matrix in self._inner]
             rate = config.muon_learning_rate
-            self._all.append(Muon(
-                [{"params": matrices, "lr": rate, _HIGHEST: rate}], config.weight_decay,
-                bfloat16=bfloat16,
-            ))
+            self._all.append(
+                Muon(
+                    [{"params": matrices, "lr": rate, _HIGHEST: rate}],
+                    config.weight_decay,
+                    bfloat16=bfloat16,
+                )
+            )
 
     def step(self, share: float) -> None:
         """Moves the weights by their gradients, at ``share`` of the highest learning rates."""
@@ -200,10 +205,14 @@ class Optimisers:
         """
         for number, optimiser in enumerate(self._all):
             prefix = f"{number}."
-            restore_optimiser(optimiser, {
-                name.removeprefix(prefix): value for name, value in tensors.items()
-                if name.startswith(prefix)
-            })
+            restore_optimiser(
+                optimiser,
+                {
+                    name.removeprefix(prefix): value
+                    for name, value in tensors.items()
+                    if name.startswith(prefix)
+                },
+            )
 
 
 def optimiser_state(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -234,7 +243,8 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Te
 def _inside(network: nn.Module) -> set[str]:
     """Names of the weights of the convolutions between the first and the last layers."""
     names = [
-        name for name, module in network.named_modules()
+        name
+        for name, module in network.named_modules()
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and not name.startswith(_OUTER)
     ]
     if any(name.startswith(_BACKBONE) for name in names):

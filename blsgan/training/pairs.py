@@ -74,8 +74,12 @@ class PairBatch:
     @staticmethod
     def join(first: PairBatch, second: PairBatch) -> PairBatch:
         """The two batches one after the other."""
-        return PairBatch(*(torch.cat(pair) for pair in zip(
-            vars(first).values(), vars(second).values(), strict=True)))
+        return PairBatch(
+            *(
+                torch.cat(pair)
+                for pair in zip(vars(first).values(), vars(second).values(), strict=True)
+            )
+        )
 
     def rows(self, which: slice) -> PairBatch:
         """Some of the crops."""
@@ -136,8 +140,10 @@ class _Window:
         where = where[:, None]
         last = self.origin + (self.size[1] - 1) * self.across
         return _Window(
-            torch.where(where, last, self.origin), torch.where(where, -self.across, self.across),
-            self.down, self.size,
+            torch.where(where, last, self.origin),
+            torch.where(where, -self.across, self.across),
+            self.down,
+            self.size,
         )
 
     def rows(self) -> tuple[Tensor, Tensor]:
@@ -170,7 +176,10 @@ class _Window:
         columns = columns * (2 * self.across / ends)[:, None]
         rows = rows + ((2 * origin + 1) / ends - 1)[:, None]
         return F.grid_sample(
-            images, rows[:, :, None] + columns[:, None], mode="bilinear", padding_mode="zeros",
+            images,
+            rows[:, :, None] + columns[:, None],
+            mode="bilinear",
+            padding_mode="zeros",
             align_corners=False,
         )
 
@@ -202,9 +211,9 @@ class _Window:
 def _planes(arrays: Sequence[JointArrays]) -> Tensor:
     """uint8 [M,3,H,W]: each radiograph, and 255 where its upper and its lower bone lie."""
     _check_one_square_size([a.image for a in arrays])
-    return torch.from_numpy(np.stack([
-        np.stack((a.image, *(255 * a.masks.astype(np.uint8)))) for a in arrays
-    ]))
+    return torch.from_numpy(
+        np.stack([np.stack((a.image, *(255 * a.masks.astype(np.uint8)))) for a in arrays])
+    )
 
 
 def rim(overlap: Tensor) -> Tensor:
@@ -250,8 +259,9 @@ def taper_rims(layers: Tensor, masks: Tensor, loss: Tensor) -> Tensor:
     half, quarter = _FADE_PX // 2, _FADE_PX // 4
     near = F.max_pool2d(masks[:, :1] * masks[:, 1:], 2 * half + 1, stride=1, padding=half)
     for _ in range(2):  # 1 in the whole overlap, falling over 16 px
-        near = F.avg_pool2d(near, 2 * quarter + 1, stride=1, padding=quarter,
-                            count_include_pad=False)
+        near = F.avg_pool2d(
+            near, 2 * quarter + 1, stride=1, padding=quarter, count_include_pad=False
+        )
     kept = 1 - loss[:, None, None, None] * (1 - depth) * near
     attenuation = -torch.log((1 - layers).clamp(min=1 - _FULL))
     return torch.where(kept < 1, 1 - torch.exp(-attenuation * kept), layers) * masks
@@ -295,8 +305,9 @@ def _toned(images: Tensor, tone: Tensor) -> Tensor:
 def _check_one_square_size(images: Sequence[np.ndarray]) -> None:
     sizes = {image.shape for image in images}
     if len(sizes) > 1 or any(height != width for height, width in sizes):
-        raise InputError(f"the images have sizes {sorted(sizes)} px; training needs square images "
-                         "of one size")
+        raise InputError(
+            f"the images have sizes {sorted(sizes)} px; training needs square images of one size"
+        )
 
 
 class SyntheticPairs:
@@ -312,9 +323,7 @@ class SyntheticPairs:
             images are not square and of one size.
     """
 
-    def __init__(
-        self, images: Sequence[JointImage], device: torch.device = _CPU
-    ) -> None:
+    def __init__(self, images: Sequence[JointImage], device: torch.device = _CPU) -> None:
         pixels, masks, backgrounds, centres = [], [], [], []
         for joint in images:
             arrays = read_joint(joint)
@@ -329,14 +338,20 @@ class SyntheticPairs:
             backgrounds.append(arrays.background)
             centres.append(centre)
         if not pixels:
-            raise InputError("the split has no joint without overlap and with a soft-tissue "
-                             "background; synthetic pairs cannot be made of it")
+            raise InputError(
+                "the split has no joint without overlap and with a soft-tissue "
+                "background; synthetic pairs cannot be made of it"
+            )
         _check_one_square_size(pixels)
         # uint8 [M,4,H,W]: the radiograph, 255 where the upper and the lower bone lie, soft tissue.
-        self.planes = torch.from_numpy(np.stack([
-            np.stack((image, *(255 * mask), background))
-            for image, mask, background in zip(pixels, masks, backgrounds, strict=True)
-        ])).to(device)
+        self.planes = torch.from_numpy(
+            np.stack(
+                [
+                    np.stack((image, *(255 * mask), background))
+                    for image, mask, background in zip(pixels, masks, backgrounds, strict=True)
+                ]
+            )
+        ).to(device)
         self.centres = torch.tensor(centres, dtype=torch.float32).to(device)
 
     def __len__(self) -> int:
@@ -409,10 +424,38 @@ class SyntheticPairs:
         follow = torch.round((rows[:, 0] - rows[:, 1]) / 2)
         middle = offset + torch.tensor([native[0] // 2, native[1] // 2])
         jitter = torch.stack((jitter_rows, jitter_columns), dim=1)
-        (plain, first, second, rows, columns, turns, tone, drawn, soft_tissue, zoom, none, follow,
-         middle, jitter, flip) = self._send(
-            plain, first, second, rows, columns, turns, tone, drawn, soft_tissue, zoom, none,
-            follow, middle, jitter, flip,
+        (
+            plain,
+            first,
+            second,
+            rows,
+            columns,
+            turns,
+            tone,
+            drawn,
+            soft_tissue,
+            zoom,
+            none,
+            follow,
+            middle,
+            jitter,
+            flip,
+        ) = self._send(
+            plain,
+            first,
+            second,
+            rows,
+            columns,
+            turns,
+            tone,
+            drawn,
+            soft_tissue,
+            zoom,
+            none,
+            follow,
+            middle,
+            jitter,
+            flip,
         )
         one = none + 1
 
@@ -463,9 +506,9 @@ def _variation(
     still = _chance(g, n, 0.4)
     turn = torch.where(still, torch.zeros(n), 4 * torch.randn(n, generator=g))
     zoom = torch.where(still, torch.ones(n), _uniform(g, n, 0.92, 1.12))
-    shift = torch.stack((
-        torch.round(_uniform(g, n, -8, 8)), torch.round(_uniform(g, n, -20, 20))
-    ), dim=1)
+    shift = torch.stack(
+        (torch.round(_uniform(g, n, -8, 8)), torch.round(_uniform(g, n, -20, 20))), dim=1
+    )
     tone = _tone(g, n, 0.5 if data.tone_curves else 0.0, 0.15)
     return sent(device, record, shift, turn, zoom, tone, _chance(g, n, 0.5))
 
@@ -483,7 +526,9 @@ class VisitPairs:
     """
 
     def __init__(
-        self, truths: Sequence[VisitTruth], images: Sequence[JointImage],
+        self,
+        truths: Sequence[VisitTruth],
+        images: Sequence[JointImage],
         device: torch.device = _CPU,
     ) -> None:
         if not truths:
@@ -495,19 +540,18 @@ class VisitPairs:
         self.index = torch.tensor([position[truth.image] for truth in truths]).to(device)
         self.bone = torch.tensor([truth.bone for truth in truths]).to(device)
         # float16 [M,2,H,W]: the truth, and 1 where it holds.
-        self.truth = torch.from_numpy(np.stack([
-            np.stack((t.truth, t.valid)).astype(np.float16) for t in truths
-        ])).to(device)
-        self.centres = torch.tensor([
-            [np.round(np.mean(where)) for where in np.nonzero(truth.valid)] for truth in truths
-        ], dtype=torch.float32).to(device)
+        self.truth = torch.from_numpy(
+            np.stack([np.stack((t.truth, t.valid)).astype(np.float16) for t in truths])
+        ).to(device)
+        self.centres = torch.tensor(
+            [[np.round(np.mean(where)) for where in np.nonzero(truth.valid)] for truth in truths],
+            dtype=torch.float32,
+        ).to(device)
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def draw(
-        self, count: int, generator: torch.Generator, data: DataConfig = _DATA
-    ) -> PairBatch:
+    def draw(self, count: int, generator: torch.Generator, data: DataConfig = _DATA) -> PairBatch:
         """Draws ``count`` pairs of size ``data.crop``, varied by shift, rotation, zoom, tone and
         flip."""
         record, shift, turn, zoom, tone, flip = _variation(
@@ -534,7 +578,10 @@ class VisitPairs:
         image = image * mask.amax(dim=1, keepdim=True)
         overlap = mask[:, :1] * mask[:, 1:] > 0
         return PairBatch(
-            image, mask, truth.expand(-1, 2, -1, -1), valid & chosen & overlap,
+            image,
+            mask,
+            truth.expand(-1, 2, -1, -1),
+            valid & chosen & overlap,
             torch.full((len(record),), float("nan"), device=record.device),
         )
 
@@ -550,24 +597,24 @@ class RealOverlaps:
         InputError: there is no overlap at all, or the images are not square and of one size.
     """
 
-    def __init__(
-        self, images: Sequence[JointImage], device: torch.device = _CPU
-    ) -> None:
+    def __init__(self, images: Sequence[JointImage], device: torch.device = _CPU) -> None:
         arrays = [read_joint(joint) for joint in images]
         arrays = [a for a in arrays if overlap_px(a.masks) >= MIN_OVERLAP_PX]
         if not arrays:
             raise InputError("the split has no joint with an overlap; set data.real=0")
         self.planes = _planes(arrays).to(device)
-        self.centres = torch.tensor([
-            [np.round(np.mean(where)) for where in np.nonzero(a.masks.all(axis=0))] for a in arrays
-        ], dtype=torch.float32).to(device)
+        self.centres = torch.tensor(
+            [
+                [np.round(np.mean(where)) for where in np.nonzero(a.masks.all(axis=0))]
+                for a in arrays
+            ],
+            dtype=torch.float32,
+        ).to(device)
 
     def __len__(self) -> int:
         return len(self.planes)
 
-    def draw(
-        self, count: int, generator: torch.Generator, data: DataConfig = _DATA
-    ) -> PairBatch:
+    def draw(self, count: int, generator: torch.Generator, data: DataConfig = _DATA) -> PairBatch:
         """Draws ``count`` overlaps, varied as visit pairs are; no pixel is valid."""
         record, shift, turn, zoom, tone, flip = _variation(
             len(self), generator, count, data, self.planes.device
@@ -577,6 +624,9 @@ class RealOverlaps:
         masks = (seen[:, 1:] > 0.5).float()
         image = _toned(seen[:, :1].clamp(0, 1), tone) * masks.amax(dim=1, keepdim=True)
         return PairBatch(
-            image, masks, torch.zeros_like(masks), torch.zeros_like(masks, dtype=torch.bool),
+            image,
+            masks,
+            torch.zeros_like(masks),
+            torch.zeros_like(masks, dtype=torch.bool),
             torch.full((count,), float("nan"), device=record.device),
         )

@@ -32,5 +32,7 @@ def has_bfloat16(device: torch.device) -> bool:
 def no_bfloat16(device: torch.device) -> str:
     """What a user is told where the networks run in float32 instead."""
     what = "this processor" if device.type == "cpu" else f"device '{device}'"
-    return (f"{what} has no bfloat16 instructions; the networks run in float32, which takes longer "
-            "and rounds differently")
+    return (
+        f"{what} has no bfloat16 instructions; the networks run in float32, which takes longer "
+        "and rounds differently"
+    )

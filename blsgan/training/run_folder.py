@@ -39,13 +39,16 @@ def device_of(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UsageError(f"device '{name}' is not a torch device; use cpu, cuda or "
-                         "cuda:N") from error
+        raise UsageError(
+            f"device '{name}' is not a torch device; use cpu, cuda or cuda:N"
+        ) from error
     if device.type == "cuda" and (
         not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
     ):
-        raise UsageError(f"device '{name}' is not there: torch {torch.__version__} sees "
-                         f"{torch.cuda.device_count()} CUDA devices; use --device cpu")
+        raise UsageError(
+            f"device '{name}' is not there: torch {torch.__version__} sees "
+            f"{torch.cuda.device_count()} CUDA devices; use --device cpu"
+        )
     if device.type not in ("cpu", "cuda"):
         raise UsageError(f"device '{name}' is not supported; use cpu, cuda or cuda:N")
     return device
@@ -73,12 +76,14 @@ def check_run(run: Path, resume: bool) -> None:
     check_writable_folder(run)
     begun = (run / CONFIG_FILE).exists()
     if not resume and begun:
-        raise UsageError(f"{run}: holds a run already; add --resume to go on with it or choose "
-                         "another folder")
+        raise UsageError(
+            f"{run}: holds a run already; add --resume to go on with it or choose another folder"
+        )
     if resume and not begun:
         # A kill before the first step leaves registered visits, which a new run there reads.
-        raise UsageError(f"{run}: holds no run to resume (no {CONFIG_FILE}); start it there "
-                         "without --resume")
+        raise UsageError(
+            f"{run}: holds no run to resume (no {CONFIG_FILE}); start it there without --resume"
+        )
 
 
 @contextlib.contextmanager
@@ -97,8 +102,10 @@ def locked(run: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UsageError(f"{run}: another process is training in this folder; wait for it or "
-                             "choose another folder") from error
+            raise UsageError(
+                f"{run}: another process is training in this folder; wait for it or "
+                "choose another folder"
+            ) from error
         yield
 
 
@@ -127,12 +134,18 @@ def environment(
         processes: that train together.
     """
     return {
-        "blsgan": __version__, "git": commit_of(Path(blsgan.__file__)),
+        "blsgan": __version__,
+        "git": commit_of(Path(blsgan.__file__)),
         "torch": str(torch.__version__),
-        "python": platform.python_version(), "machine": platform.machine(),
-        "threads": torch.get_num_threads(), "cores": os.cpu_count(), "data": str(root),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "data": str(root),
         "data_sha256": content_digest(images),
-        "processes": processes, "device": _device_name(device), "precision": precision,
+        "processes": processes,
+        "device": _device_name(device),
+        "precision": precision,
         "packages": _versions("numpy", "opencv-python-headless", "monai"),
     }
 
@@ -145,6 +158,7 @@ def commit_of(package: Path) -> str | None:
     Args:
         package: the package's ``__init__.py``.
     """
+
     def git(*arguments: str) -> str:
         return subprocess.run(
             ["git", *arguments], cwd=package.parent, check=True, capture_output=True, text=True

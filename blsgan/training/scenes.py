@@ -70,8 +70,12 @@ class SceneBatch:
     @staticmethod
     def join(first: SceneBatch, second: SceneBatch) -> SceneBatch:
         """The two batches one after the other."""
-        return SceneBatch(*(torch.cat(pair) for pair in zip(
-            vars(first).values(), vars(second).values(), strict=True)))
+        return SceneBatch(
+            *(
+                torch.cat(pair)
+                for pair in zip(vars(first).values(), vars(second).values(), strict=True)
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -104,22 +108,21 @@ class Scenes:
     ) -> None:
         self._joints = [_on_grid(image) for image in images]
         self._apart = [
-            joint for joint in self._joints
+            joint
+            for joint in self._joints
             if joint.background is not None and overlap_px(joint.masks) < MIN_OVERLAP_PX
         ]
         self._shares = (phantom_share, negative_share, composite_share if self._apart else 0)
 
     def draw(self, count: int, seed: Sequence[int]) -> SceneBatch:
         """``count`` samples; the same seed gives the same batch."""
-        return SceneBatch.of([
-            self.sample(np.random.default_rng([*seed, n])) for n in range(count)
-        ])
+        return SceneBatch.of([self.sample(np.random.default_rng([*seed, n])) for n in range(count)])
 
     def all(self) -> SceneBatch:
         """Every real joint once, as it is."""
-        return SceneBatch.of([
-            (_unit(joint.image), joint.masks.astype(np.float32)) for joint in self._joints
-        ])
+        return SceneBatch.of(
+            [(_unit(joint.image), joint.masks.astype(np.float32)) for joint in self._joints]
+        )
 
     def sample(self, rng: np.random.Generator) -> tuple[Array, Array]:
         """One picture [256,256] and its masks [2,256,256]."""
@@ -140,8 +143,14 @@ class Scenes:
 
     def _negative(self, rng: np.random.Generator) -> Array:
         makers: tuple[tuple[float, Callable[[np.random.Generator], Array]], ...] = (
-            (0.08, _noise), (0.16, clouds), (0.16, shapes), (0.06, _flat), (0.14, _hand),
-            (0.14, self._mosaic), (0.16, self._shaft), (0.10, self._sideways),
+            (0.08, _noise),
+            (0.16, clouds),
+            (0.16, shapes),
+            (0.06, _flat),
+            (0.14, _hand),
+            (0.14, self._mosaic),
+            (0.16, self._shaft),
+            (0.10, self._sideways),
         )
         shares = np.cumsum([share for share, _ in makers])
         index = int(np.searchsorted(shares, rng.random() * shares[-1], side="right"))
@@ -197,10 +206,12 @@ def _on_grid(image: JointImage) -> _Joint:
     if picture.shape != (GRID_PX, GRID_PX):
         size = (GRID_PX, GRID_PX)
         picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-        masks = np.stack([
-            cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA) >= 0.5
-            for mask in masks
-        ])
+        masks = np.stack(
+            [
+                cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA) >= 0.5
+                for mask in masks
+            ]
+        )
         if background is not None:
             background = cv2.resize(background, size, interpolation=cv2.INTER_AREA)
     return _Joint(picture, masks, background)
@@ -211,8 +222,11 @@ def _composite(joint: _Joint, rng: np.random.Generator) -> _Joint:
     tissue; k is the tissue's or one that real overlaps ask for."""
     assert joint.background is not None
     pair = synthesize_overlap(
-        joint.image, joint.masks, joint.background,
-        down_px=rng.uniform(0.5, 8), up_px=rng.uniform(0.5, 8),
+        joint.image,
+        joint.masks,
+        joint.background,
+        down_px=rng.uniform(0.5, 8),
+        up_px=rng.uniform(0.5, 8),
         soft_tissue=None if rng.random() < 0.4 else rng.uniform(0.2, 0.6),
     )
     image = pair.image
@@ -235,8 +249,10 @@ def _border(masks: Array) -> Array:
     kernel = np.ones((2 * BORDER_PX + 1, 2 * BORDER_PX + 1), np.uint8)
     levels = np.rint(255 * masks).astype(np.uint8)
     # The frame cuts bones off; that is no border of theirs.
-    near = [cv2.morphologyEx(plane, cv2.MORPH_GRADIENT, kernel, borderType=cv2.BORDER_REPLICATE)
-            for plane in levels]
+    near = [
+        cv2.morphologyEx(plane, cv2.MORPH_GRADIENT, kernel, borderType=cv2.BORDER_REPLICATE)
+        for plane in levels
+    ]
     return np.max(near, axis=0)[None].astype(np.float32) / np.float32(255)
 
 
@@ -255,16 +271,19 @@ def _matrix(
     (left to right, top to bottom)."""
     angle = np.deg2rad(degrees)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    linear = zoom * turn @ np.diag([
-        -stretch if mirror[0] else stretch, -1 / stretch if mirror[1] else 1 / stretch
-    ])
+    linear = (
+        zoom
+        * turn
+        @ np.diag([-stretch if mirror[0] else stretch, -1 / stretch if mirror[1] else 1 / stretch])
+    )
     centre = np.array([_CENTRE, _CENTRE])
     return np.column_stack((linear, centre + shift - linear @ centre))
 
 
 def _warp(plane: Array, matrix: NDArray[np.float64], border: int) -> Array:
-    return cv2.warpAffine(plane, matrix, (GRID_PX, GRID_PX), flags=cv2.INTER_LINEAR,
-                          borderMode=border)
+    return cv2.warpAffine(
+        plane, matrix, (GRID_PX, GRID_PX), flags=cv2.INTER_LINEAR, borderMode=border
+    )
 
 
 def _move(joint: _Joint, rng: np.random.Generator) -> tuple[Array, Array]:

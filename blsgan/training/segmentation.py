@@ -73,12 +73,12 @@ class _Strict(BaseModel):
 class SegmenterModelConfig(_Strict):
     """The network: channels and residual blocks at 1/2, 1/4, ... of 256x256."""
 
-    widths: Annotated[tuple[Annotated[int, Field(ge=1, le=256)], ...], Field(
-        min_length=2, max_length=7
-    )] = (16, 32, 48, 64, 96, 96)
-    blocks: Annotated[tuple[Annotated[int, Field(ge=0, le=8)], ...], Field(
-        min_length=2, max_length=7
-    )] = (1, 1, 1, 1, 1, 2)
+    widths: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=256)], ...], Field(min_length=2, max_length=7)
+    ] = (16, 32, 48, 64, 96, 96)
+    blocks: Annotated[
+        tuple[Annotated[int, Field(ge=0, le=8)], ...], Field(min_length=2, max_length=7)
+    ] = (1, 1, 1, 1, 1, 2)
 
     @model_validator(mode="after")
     def _one_block_count_for_each_width(self) -> SegmenterModelConfig:
@@ -179,8 +179,9 @@ def segmentation_config(
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         source = f"{path}: " if path is not None else ""
-        raise UsageError(f"{source}key '{key}': {first['msg'].lower()} (got "
-                         f"{first['input']!r})") from error
+        raise UsageError(
+            f"{source}key '{key}': {first['msg'].lower()} (got {first['input']!r})"
+        ) from error
 
 
 def segmentation_run_config(run: str | Path) -> SegmentationConfig:
@@ -207,9 +208,7 @@ Report = Callable[[SegmentationProgress], None]
 Warn = Callable[[str], None]
 
 
-def segmentation_loss(
-    logits: Tensor, batch: SceneBatch, config: SegmentationLossConfig
-) -> Tensor:
+def segmentation_loss(logits: Tensor, batch: SceneBatch, config: SegmentationLossConfig) -> Tensor:
     """Weighted BCE plus Dice of each bone and of the overlap: a scalar.
 
     The BCE of a pixel weighs ``border`` more within 3 px of either bone's border and ``overlap``
@@ -264,9 +263,11 @@ class SegmentationTrainer:
         self.precision = config.precision if has_bfloat16(device) else "float32"
         training, validation = select(images, "train"), select(images, "val")
         if not training or not validation:
-            raise InputError(f"the dataset's {len(images)} images leave {len(training)} for "
-                             f"training and {len(validation)} for validation; both must have some "
-                             "joints")
+            raise InputError(
+                f"the dataset's {len(images)} images leave {len(training)} for "
+                f"training and {len(validation)} for validation; both must have some "
+                "joints"
+            )
         data = config.data
         self._scenes = Scenes(
             training,
@@ -286,7 +287,9 @@ class SegmentationTrainer:
         self._parameters: list[Tensor] = list(self.network.parameters())
         optimiser = config.optimiser
         self._optimiser = torch.optim.AdamW(
-            self._parameters, lr=optimiser.learning_rate, betas=optimiser.betas,
+            self._parameters,
+            lr=optimiser.learning_rate,
+            betas=optimiser.betas,
             weight_decay=optimiser.weight_decay,
         )
 
@@ -302,8 +305,10 @@ class SegmentationTrainer:
             for module in (self.network, self.average):
                 module.load_state_dict(given.state_dict())
         except RuntimeError as error:
-            raise InputError(f"{weights}: is not of the configuration's model "
-                             f"({self.config.model.widths}, {self.config.model.blocks})") from error
+            raise InputError(
+                f"{weights}: is not of the configuration's model "
+                f"({self.config.model.widths}, {self.config.model.blocks})"
+            ) from error
 
     def train_step(self) -> Tensor:
         """One step; the loss stays on the device."""
@@ -315,8 +320,7 @@ class SegmentationTrainer:
         )
         for group in self._optimiser.param_groups:
             group["lr"] = rate
-        with torch.autocast(self.device.type, torch.bfloat16,
-                            enabled=self.precision == "bfloat16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             logits = self.network(batch.image)
         loss = segmentation_loss(logits.float(), batch, config.loss)
         self._optimiser.zero_grad()
@@ -376,9 +380,11 @@ class SegmentationTrainer:
             self.network.load_state_dict(groups["network"])
             self.average.load_state_dict(groups["average"])
         except RuntimeError as error:
-            raise InputError("the checkpoint is of another model than the run's configuration; "
-                             "restore config.yaml or start the run anew in another "
-                             "folder") from error
+            raise InputError(
+                "the checkpoint is of another model than the run's configuration; "
+                "restore config.yaml or start the run anew in another "
+                "folder"
+            ) from error
         restore_optimiser(self._optimiser, groups["optimiser"])
         self.step = checkpoint.step
 
@@ -448,7 +454,11 @@ def train_segmenter(
         metrics = metrics_until(run / METRICS_FILE, trainer.step)
         _loop(trainer, run, metrics, report)
         card = trained_card(
-            run, config.model_dump(mode="json"), images, trainer.step, metrics,
+            run,
+            config.model_dump(mode="json"),
+            images,
+            trainer.step,
+            metrics,
             limits="one upright finger joint in the picture, like those of the training joints",
         )
         return save_segmenter(trainer.average, run / WEIGHTS, config.name, card)
@@ -469,14 +479,22 @@ def _loop(
             continue
         loss = float(total / count)
         if not math.isfinite(loss):
-            raise DivergedError(f"the loss is not finite at step {trainer.step}; lower "
-                                "optimiser.learning_rate and start anew, or resume from the last "
-                                f"checkpoint in {run / CHECKPOINTS}")
+            raise DivergedError(
+                f"the loss is not finite at step {trainer.step}; lower "
+                "optimiser.learning_rate and start anew, or resume from the last "
+                f"checkpoint in {run / CHECKPOINTS}"
+            )
         report(SegmentationProgress(trainer.step, config.steps, loss, None))
         if validate:
             figures = trainer.validate()
-            metrics.append({"step": trainer.step, "loss": loss, **figures,
-                            "seconds": round(time.monotonic() - started, 1)})
+            metrics.append(
+                {
+                    "step": trainer.step,
+                    "loss": loss,
+                    **figures,
+                    "seconds": round(time.monotonic() - started, 1),
+                }
+            )
             write_text(run / METRICS_FILE, "".join(json.dumps(line) + "\n" for line in metrics))
             report(SegmentationProgress(trainer.step, config.steps, loss, figures))
             total, count = torch.zeros_like(total), 0

@@ -66,12 +66,15 @@ def check_sources(config: TrainingConfig, images: Sequence[JointImage]) -> None:
     """
     layers = config.model.configuration.get("layers", 2)
     if layers != 2:
-        raise UsageError(f"key 'model.configuration.layers' is {layers}; the dataset's joints have "
-                         "2 bones")
+        raise UsageError(
+            f"key 'model.configuration.layers' is {layers}; the dataset's joints have 2 bones"
+        )
     training, validation = select(images, "train"), select(images, "val")
     if not training or not validation:
-        raise InputError(f"the dataset's {len(images)} images leave {len(training)} for training "
-                         f"and {len(validation)} for validation; both must have some joints")
+        raise InputError(
+            f"the dataset's {len(images)} images leave {len(training)} for training "
+            f"and {len(validation)} for validation; both must have some joints"
+        )
     check_one_square_size(images)
     if _visit_keys(config) and len(joints_of(training)) == len(training):
         raise _no_visits(config, f"none of the {len(training)} training joints has a second visit")
@@ -86,8 +89,9 @@ def _visit_keys(config: TrainingConfig) -> list[str]:
 
 def _no_visits(config: TrainingConfig, why: str) -> InputError:
     out = " ".join(f"--set {key}=0" for key in _visit_keys(config))
-    return InputError(f"{why}, whose truth the configuration asks for; `blsgan train` does "
-                      f"without: {out}")
+    return InputError(
+        f"{why}, whose truth the configuration asks for; `blsgan train` does without: {out}"
+    )
 
 
 def load_sources(
@@ -115,8 +119,9 @@ def load_sources(
     if _visit_keys(config):
         visits = cached_visit_truths(training, cache, TRAINING)
         if not visits:
-            raise _no_visits(config, "no training joint has an overlap that another visit shows "
-                             "free")
+            raise _no_visits(
+                config, "no training joint has an overlap that another visit shows free"
+            )
     return _Crops(parts, training, validation, visits, cache, device, own)
 
 
@@ -137,7 +142,9 @@ class _Crops:
         # A network judges k best in crops of the size it is trained on.
         size = parts[-1].crop
         self.validation = SyntheticPairs(validation).draw(
-            parts[0].validation, torch.Generator().manual_seed(_VALIDATION_SEED), protocol=True,
+            parts[0].validation,
+            torch.Generator().manual_seed(_VALIDATION_SEED),
+            protocol=True,
             size=size,
         )
         self.validation_visits: PairBatch | None = None
@@ -202,9 +209,9 @@ class _Images:
         self._decks: dict[tuple[int, str], Deck] = {}
 
     def epoch(self, data: DataConfig) -> int:
-        return epoch_steps([
-            (self._images.synthetic_count, data.synthetic), (self._images.real_count, data.real)
-        ])
+        return epoch_steps(
+            [(self._images.synthetic_count, data.synthetic), (self._images.real_count, data.real)]
+        )
 
     def draw(self, stage: Stage, step: int, random: torch.Generator) -> PairBatch:
         data, turn = stage.data, step - stage.first

@@ -63,10 +63,19 @@ def test_pack_and_evaluate_give_the_folders_figures(dataset, tmp_path):
     reports = []
     for data in (dataset, file):
         output = tmp_path / f"of-{data.name}"
-        result = CliRunner().invoke(evaluate, [
-            "--data", str(data), "--no-model", "--part", "synthetic", "--no-figures",
-            "-o", str(output),
-        ])
+        result = CliRunner().invoke(
+            evaluate,
+            [
+                "--data",
+                str(data),
+                "--no-model",
+                "--part",
+                "synthetic",
+                "--no-figures",
+                "-o",
+                str(output),
+            ],
+        )
         assert result.exit_code == 0, result.output
         report = json.loads((output / "evaluation.json").read_text())
         for method in report["synthetic"]["methods"].values():
@@ -91,9 +100,20 @@ def test_a_full_disk_leaves_nothing(dataset, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
     done = subprocess.run(
-        [sys.executable, "-m", "blsgan", "data", "pack", str(dataset), "-o",
-         str(tmp_path / "file")],
-        capture_output=True, text=True, check=False, preexec_fn=small,
+        [
+            sys.executable,
+            "-m",
+            "blsgan",
+            "data",
+            "pack",
+            str(dataset),
+            "-o",
+            str(tmp_path / "file"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=small,
     )
     assert done.returncode == 1
     assert "larger than files may be here" in done.stderr

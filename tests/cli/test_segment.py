@@ -12,8 +12,12 @@ from blsgan.evaluation.segmentation import dice
 from blsgan.synthesis.hand import hand_phantom
 from blsgan.synthesis.phantoms import joint_phantom
 
-NAMES = ["joint_mask.json", "joint_mask_lower.png", "joint_mask_overlay.png",
-         "joint_mask_upper.png"]
+NAMES = [
+    "joint_mask.json",
+    "joint_mask_lower.png",
+    "joint_mask_overlay.png",
+    "joint_mask_upper.png",
+]
 
 
 @pytest.fixture
@@ -140,9 +144,7 @@ class TestSeparateWithoutMasks:
     def test_masks_that_were_given_are_said_to_be(self, run, write_joint, tmp_path):
         files = write_joint(tmp_path / "in")
         assert run("separate", files.image, "-o", tmp_path / "out")[0] == 0
-        assert json.loads((tmp_path / "out/joint.json").read_text())["masks"] == {
-            "source": "given"
-        }
+        assert json.loads((tmp_path / "out/joint.json").read_text())["masks"] == {"source": "given"}
 
     def test_a_predicted_mask_that_was_changed_counts_as_given(self, run, joint, tmp_path):
         run("segment", joint.image, "-o", joint.image.parent)
@@ -173,8 +175,9 @@ class TestSeparateWithoutMasks:
         status, _, stderr = run("separate", joint.image, "-o", tmp_path, "--require-masks")
         assert status == 2
         assert "no upper and lower mask was found" in stderr
-        status, _, stderr = run("separate", joint.image.parent, "-o", tmp_path / "out",
-                                "--require-masks")
+        status, _, stderr = run(
+            "separate", joint.image.parent, "-o", tmp_path / "out", "--require-masks"
+        )
         assert status == 1
         assert "has no upper and lower mask beside it" in stderr
 

@@ -146,11 +146,14 @@ def test_no_byte_can_be_changed_unnoticed(packed, tmp_path):
     path = tmp_path / "damaged"
     truth = [read_joint(image) for image in load_root(packed)]
     rng = np.random.default_rng(0)
-    places = [*rng.integers(0, start, 60), *rng.integers(start, len(data), 25),
-              *(len(data) - rng.integers(1, 8 * 4 * 32, 8))]
+    places = [
+        *rng.integers(0, start, 60),
+        *rng.integers(start, len(data), 25),
+        *(len(data) - rng.integers(1, 8 * 4 * 32, 8)),
+    ]
     noticed = 0
     for at in places:
-        path.write_bytes(data[:at] + bytes([data[at] ^ 0x11]) + data[at + 1:])
+        path.write_bytes(data[:at] + bytes([data[at] ^ 0x11]) + data[at + 1 :])
         try:
             for image, expected in zip(load_root(path), truth, strict=True):
                 same(read_joint(image), expected)  # a change of padding may change nothing

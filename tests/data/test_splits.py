@@ -50,8 +50,11 @@ def test_what_is_not_the_dataset_is_said(tmp_path, dataset):
     with pytest.raises(InputError, match="none of the dataset's list files"):
         load_root(tmp_path)
     listing = tmp_path / "LS_K1_all_train"
-    for text, expected in (("{", "not a JSON list"), ("{}", "not a JSON list"),
-                           ('[{"image": "a.jpg"}]', "entry 0 has no 'upper'")):
+    for text, expected in (
+        ("{", "not a JSON list"),
+        ("{}", "not a JSON list"),
+        ('[{"image": "a.jpg"}]', "entry 0 has no 'upper'"),
+    ):
         listing.write_text(text)
         with pytest.raises(InputError, match=expected):
             load_list(listing)

@@ -51,8 +51,10 @@ def test_a_sound_dataset_has_no_fault_and_is_counted(dataset):
     assert counts["joints_by_visits"] == {"2": 4}
     assert (counts["with_overlap"], counts["without_overlap"]) == (4, 4)
     assert counts["sizes_px"] == {"256x256": 8}
-    assert counts["split"] == {"train": {"images": 2, "joints": 1},
-                               "val": {"images": 6, "joints": 3}}
+    assert counts["split"] == {
+        "train": {"images": 2, "joints": 1},
+        "val": {"images": 6, "joints": 3},
+    }
     assert counts["files_not_listed"] == 0
     assert counts["lists"] == {LIST: 8}
 
@@ -172,9 +174,17 @@ def test_a_path_out_of_the_dataset(root, outside):
     assert outside in text
 
 
-@pytest.mark.parametrize(("text", "words"), [("{", "not JSON"), ("{}", "not a JSON list"),
-                                             ("[3]", "entry 0"), ("[]", "no image"),
-                                             ("[" * 100_000, "not JSON"), ("", "empty")])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "not JSON"),
+        ("{}", "not a JSON list"),
+        ("[3]", "entry 0"),
+        ("[]", "no image"),
+        ("[" * 100_000, "not JSON"),
+        ("", "empty"),
+    ],
+)
 def test_a_list_that_is_none_does_not_hide_the_others(root, text, words):
     (root / "LS_K1_other_train").write_text(text)
     report = verify(root)
@@ -204,8 +214,11 @@ def test_duplicates_within_a_joint_across_joints_and_across_the_split(root):
     images = load_root(root)
     validation = [i for i in images if is_validation(i.joint)]
     training = [i for i in images if not is_validation(i.joint)]
-    pairs = [(training[0], training[1]), (validation[0], validation[2]),
-             (validation[4], training[0])]
+    pairs = [
+        (training[0], training[1]),
+        (validation[0], validation[2]),
+        (validation[4], training[0]),
+    ]
     expected = [("warning", "duplicate"), ("error", "duplicate"), ("error", "leak")]
     for (source, target), kind in zip(pairs, expected, strict=True):
         before = target.image.read_bytes()
@@ -238,13 +251,21 @@ def test_test_joints_that_training_would_take(root):
 
 
 def pair(fixed, moving, joint=None):
-    short = {key: {part: path.removeprefix("Dataset_cases_anonymization/")
-                   for part, path in entry.items()}
-             for key, entry in (("fixed", fixed), ("moving", moving))}
-    return {"joint_name": joint or short["fixed"]["image"].split("/")[0],
-            **{key: entry["image"] for key, entry in short.items()},
-            **{f"{key}_{bone}": entry[bone] for key, entry in short.items()
-               for bone in ("upper", "lower")}}
+    short = {
+        key: {
+            part: path.removeprefix("Dataset_cases_anonymization/") for part, path in entry.items()
+        }
+        for key, entry in (("fixed", fixed), ("moving", moving))
+    }
+    return {
+        "joint_name": joint or short["fixed"]["image"].split("/")[0],
+        **{key: entry["image"] for key, entry in short.items()},
+        **{
+            f"{key}_{bone}": entry[bone]
+            for key, entry in short.items()
+            for bone in ("upper", "lower")
+        },
+    }
 
 
 def test_follow_up_pairs(root):

@@ -26,12 +26,8 @@ needs_rtx = pytest.mark.skipif(
     reason="TensorRT-RTX is not installed (extra tensorrt-rtx; Linux on x86-64)",
 )
 LIMITS = {"batch": (1, 1, 4), "height": (32, 64, 128), "width": (32, 64, 256)}
-PASSED = Verdict(
-    True, "as written", "phantoms", 32, 60.0, 55.0, 50.0, 30.0, 29.95, 0.05, 0.1
-)
-FAILED = Verdict(
-    False, "as written", "phantoms", 32, 41.0, 30.0, 50.0, 30.0, 29.5, 0.5, 0.1
-)
+PASSED = Verdict(True, "as written", "phantoms", 32, 60.0, 55.0, 50.0, 30.0, 29.95, 0.05, 0.1)
+FAILED = Verdict(False, "as written", "phantoms", 32, 41.0, 30.0, 50.0, 30.0, 29.5, 0.5, 0.1)
 
 
 @pytest.fixture(autouse=True)
@@ -89,9 +85,7 @@ class TestTensorRtRtx:
             ("7.5", "bf16", r"compute capability 7\.5 has no bf16, which begins with 8\.0"),
             ("8.6", "fp8", r"has no fp8, which begins with 8\.9"),
         ):
-            request = Request(
-                precision, backend="tensorrt-rtx", compute_capabilities=(capability,)
-            )
+            request = Request(precision, backend="tensorrt-rtx", compute_capabilities=(capability,))
             with pytest.raises(UsageError, match=message):
                 build_engine(exported.model, tmp_path / "m.engine", request)
         assert folder(tmp_path) == []

@@ -151,8 +151,14 @@ def test_what_cannot_be_exported(network, small_weights, tmp_path):
 
 
 def test_a_model_takes_no_precision_on_its_way_to_triton(exported, tmp_path, capsys):
-    arguments = ["export", str(exported.model), "--triton", str(tmp_path / "r"), "--precision",
-                 "int8"]
+    arguments = [
+        "export",
+        str(exported.model),
+        "--triton",
+        str(tmp_path / "r"),
+        "--precision",
+        "int8",
+    ]
     assert cli.main(arguments) == 2
     assert "is a model already" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

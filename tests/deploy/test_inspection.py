@@ -63,7 +63,8 @@ def test_the_command(exported):
 
 def another_network() -> bytes:
     graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("Relu", ["x"], ["y"])], "another",
+        [onnx.helper.make_node("Relu", ["x"], ["y"])],
+        "another",
         [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 3])],
         [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 3])],
     )
@@ -144,8 +145,11 @@ def test_files_that_tell_nothing(tmp_path):
     (tmp_path / "a.pth").write_bytes(b"x")
     with pytest.raises(InputError, match="neither weights"):
         inspect_file(tmp_path / "a.pth")
-    for name, error in (("a.onnx", InputError), ("a.safetensors", WeightsError),
-                        ("a.json", WeightsError)):
+    for name, error in (
+        ("a.onnx", InputError),
+        ("a.safetensors", WeightsError),
+        ("a.json", WeightsError),
+    ):
         (tmp_path / name).write_bytes(b"\xff\xfe nothing")
         with pytest.raises(error, match=name.replace(".", r"\.")):
             inspect_file(tmp_path / name)

@@ -85,8 +85,11 @@ def test_quantizers_are_as_engine_builders_want_them(converted, name):
         assert initializers[node.input[1]].dtype == np.float32
         assert (initializers[node.input[1]] > 0).all()
         assert not initializers[node.input[2]].astype(np.float32).any()  # symmetric
-    weights = [node for node in graph.node if node.op_type == "DequantizeLinear"
-               and node.input[0] in initializers]
+    weights = [
+        node
+        for node in graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in initializers
+    ]
     assert len(weights) == sum(
         kind == name for kind in layer_precisions(converted[name].model).values()
     )

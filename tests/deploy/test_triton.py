@@ -51,9 +51,12 @@ def test_an_exported_model(parse, exported, tmp_path):
     assert parsed.max_batch_size == 16
     assert parsed.HasField("dynamic_batching")
     assert parsed.dynamic_batching.max_queue_delay_microseconds == 2000
-    float32 = parsed.input[0].DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_name[
-        "TYPE_FP32"
-    ].number
+    float32 = (
+        parsed.input[0]
+        .DESCRIPTOR.fields_by_name["data_type"]
+        .enum_type.values_by_name["TYPE_FP32"]
+        .number
+    )
     assert ports_of(parsed.input) == {
         "image": (float32, [1, -1, -1]), "masks": (float32, [2, -1, -1]),
     }  # fmt: skip

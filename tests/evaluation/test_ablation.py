@@ -101,8 +101,15 @@ def test_rows_share_the_draws_of_every_source_they_have_in_common(dataset):
     drawn = {}
     step = 50  # of the second stage: all three sources
     for number, row in enumerate(rows(60)):
-        if row.name not in ("complete", "no-visits", "no-supervisor", "no-real-for-supervisor",
-                            "no-pre-training", "protocol-pairs", "tapered-rims"):
+        if row.name not in (
+            "complete",
+            "no-visits",
+            "no-supervisor",
+            "no-real-for-supervisor",
+            "no-pre-training",
+            "protocol-pairs",
+            "tapered-rims",
+        ):
             continue
         config = config_of(row)
         sources = load_sources(config, load_root(dataset), None, torch.device("cpu"))
@@ -143,9 +150,7 @@ def test_what_is_missing_is_said(arguments):
     assert "is missing" in str(result.exception)
 
 
-def test_what_cannot_be_done_is_said_before_visits_are_registered(
-    dataset, tmp_path, monkeypatch
-):
+def test_what_cannot_be_done_is_said_before_visits_are_registered(dataset, tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("registered already")
 
@@ -162,9 +167,15 @@ def test_what_cannot_be_done_is_said_before_visits_are_registered(
 
 @pytest.mark.slow
 def test_a_study_is_run_once_row_by_row(dataset, tmp_path, monkeypatch):
-    small = (*common_changes(3), "model.configuration.widths=[4, 6, 6, 8]",
-             "model.configuration.blocks=[1, 1, 1, 1]", "supervisor.widths=[4, 8]",
-             "data.crop=[32, 64]", "data.validation=4", "precision=float32")
+    small = (
+        *common_changes(3),
+        "model.configuration.widths=[4, 6, 6, 8]",
+        "model.configuration.blocks=[1, 1, 1, 1]",
+        "supervisor.widths=[4, 8]",
+        "data.crop=[32, 64]",
+        "data.validation=4",
+        "precision=float32",
+    )
     monkeypatch.setattr(ablation, "common_changes", lambda steps: small)
     begun = []
 

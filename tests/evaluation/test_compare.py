@@ -18,8 +18,9 @@ JOINTS = [f"{i:05d}_L_2" for i in range(12)]
 MODEL = {"weights": "mine", "sha256": "ab" * 32, "architecture": "lite", "backend": "onnx"}
 
 
-def write_evaluation(folder, gain, *, draw=0, spread=0.01, joints=JOINTS, real=True,
-                     name="blsgan mine", **changes):
+def write_evaluation(
+    folder, gain, *, draw=0, spread=0.01, joints=JOINTS, real=True, name="blsgan mine", **changes
+):
     """An evaluation whose model is ``gain`` dB above the same difficult or easy images."""
     folder.mkdir()
     rng = np.random.default_rng(5)  # the same images for every call
@@ -30,25 +31,46 @@ def write_evaluation(folder, gain, *, draw=0, spread=0.01, joints=JOINTS, real=T
             level = 30 + 4 * rng.standard_normal()
             for method, extra in (("copy", -10.0), (name, gain)):
                 psnr = level + extra + spread * noise.standard_normal()
-                synthetic.append({
-                    "method": method, "joint": joint, "image": f"{joint}/{visit}",
-                    "overlap_mse": 10 ** (-psnr / 10), "overlap_psnr_db": psnr,
-                    "overlap_ssim": psnr / 40, "union_psnr_db": psnr + 8, "union_ssim": psnr / 50,
-                })
-                layers += [{
-                    "method": method, "joint": joint, "image": f"{joint}/{visit}",
-                    "kind": "layer", "other": f"{joint}/c", "bone": bone, "psnr_db": psnr - loss,
-                } for bone, loss in (("upper", 5), ("lower", 3))]
-                layers.append({"method": method, "joint": joint, "image": f"{joint}/{visit}",
-                               "kind": "image"})
+                synthetic.append(
+                    {
+                        "method": method,
+                        "joint": joint,
+                        "image": f"{joint}/{visit}",
+                        "overlap_mse": 10 ** (-psnr / 10),
+                        "overlap_psnr_db": psnr,
+                        "overlap_ssim": psnr / 40,
+                        "union_psnr_db": psnr + 8,
+                        "union_ssim": psnr / 50,
+                    }
+                )
+                layers += [
+                    {
+                        "method": method,
+                        "joint": joint,
+                        "image": f"{joint}/{visit}",
+                        "kind": "layer",
+                        "other": f"{joint}/c",
+                        "bone": bone,
+                        "psnr_db": psnr - loss,
+                    }
+                    for bone, loss in (("upper", 5), ("lower", 3))
+                ]
+                layers.append(
+                    {"method": method, "joint": joint, "image": f"{joint}/{visit}", "kind": "image"}
+                )
     write_csv(folder / "synthetic.csv", synthetic)
     frechet = [{"name": "Fréchet distance, patch DCT", "distance": {name: 1 - gain / 10}}]
     if real:
         write_csv(folder / "real.csv", layers)
     report = {
-        "schema": SCHEMA, "split": "val", "seed": 0, "model": MODEL, "synthetic": {},
+        "schema": SCHEMA,
+        "split": "val",
+        "seed": 0,
+        "model": MODEL,
+        "synthetic": {},
         "dataset": {"images": 24, "joints": 12, "sha256": "cd" * 32},
-        "real": {"frechet": frechet} if real else None, **changes,
+        "real": {"frechet": frechet} if real else None,
+        **changes,
     }
     (folder / "evaluation.json").write_text(json.dumps(report))
     return folder
@@ -56,8 +78,10 @@ def write_evaluation(folder, gain, *, draw=0, spread=0.01, joints=JOINTS, real=T
 
 @pytest.fixture
 def folders(tmp_path):
-    return [write_evaluation(tmp_path / name, gain, draw=index)
-            for index, (name, gain) in enumerate((("first", 0.0), ("better", 0.5), ("same", 0.0)))]
+    return [
+        write_evaluation(tmp_path / name, gain, draw=index)
+        for index, (name, gain) in enumerate((("first", 0.0), ("better", 0.5), ("same", 0.0)))
+    ]
 
 
 def loaded(folders):
@@ -85,8 +109,9 @@ def test_differences_are_paired(folders):
 
 @pytest.mark.parametrize("first", [0, 1])
 def test_mirrored_evaluations_are_compared_too(tmp_path, first):
-    mirrored = write_evaluation(tmp_path / "mirrored", 0.1, name="blsgan mine, mirrored",
-                                model={**MODEL, "mirrored": True})
+    mirrored = write_evaluation(
+        tmp_path / "mirrored", 0.1, name="blsgan mine, mirrored", model={**MODEL, "mirrored": True}
+    )
     folders = [write_evaluation(tmp_path / "plain", 0.0), mirrored]
     found = compare(loaded([folders[first], folders[1 - first]]))
     assert set(found.rows) == {"plain", "mirrored", "copy"}

@@ -34,8 +34,13 @@ def finished(dataset, tmp_path_factory):
 def test_the_tables_name_split_counts_and_seed(finished):
     _, result = finished
     assert "split val: 6 images of 3 joints; seed 0; closed forms only" in result.stdout
-    for method in ("copy", "harmonic + physics, true k", "equal split, k=0.55",
-                   "limit: true share", "floor: the registration itself"):
+    for method in (
+        "copy",
+        "harmonic + physics, true k",
+        "equal split, k=0.55",
+        "limit: true share",
+        "floor: the registration itself",
+    ):
         assert f"| {method} |" in result.stdout
 
 
@@ -113,8 +118,18 @@ def test_missing_matplotlib_is_named(monkeypatch, tmp_path):
 
 
 def test_a_model_stands_beside_the_closed_forms(dataset, network, tmp_path):
-    result = evaluate("--data", dataset, "--weights", network, "--backend", "onnx",
-                      "--part", "synthetic", "-o", tmp_path / "results")
+    result = evaluate(
+        "--data",
+        dataset,
+        "--weights",
+        network,
+        "--backend",
+        "onnx",
+        "--part",
+        "synthetic",
+        "-o",
+        tmp_path / "results",
+    )
     assert result.exit_code == 0, result.output
     report = json.loads((tmp_path / "results" / "evaluation.json").read_text())
     assert report["model"]["sha256"] == hashlib.sha256(network.read_bytes()).hexdigest()
@@ -130,8 +145,18 @@ def test_a_mirrored_model_is_said_to_be_one(dataset, network, tmp_path):
     errors = {}
     for option, name in (((), "blsgan random"), (("--mirrored",), "blsgan random, mirrored")):
         folder = tmp_path / name
-        result = evaluate("--data", dataset, "--weights", network, "--part", "synthetic",
-                          "-o", folder, "--no-figures", *option)
+        result = evaluate(
+            "--data",
+            dataset,
+            "--weights",
+            network,
+            "--part",
+            "synthetic",
+            "-o",
+            folder,
+            "--no-figures",
+            *option,
+        )
         assert result.exit_code == 0, result.output
         report = json.loads((folder / "evaluation.json").read_text())
         assert report["model"]["mirrored"] == bool(option)
@@ -216,9 +241,11 @@ def test_an_output_folder_that_is_a_file(dataset, tmp_path):
 
 
 def test_evaluating_needs_no_torch_and_draws_only_when_asked():
-    code = ("import sys; import blsgan.cli.evaluate, blsgan.evaluation.protocol, "
-            "blsgan.evaluation.results, blsgan.evaluation.figures; "
-            "print([name for name in ('torch', 'matplotlib') if name in sys.modules])")
+    code = (
+        "import sys; import blsgan.cli.evaluate, blsgan.evaluation.protocol, "
+        "blsgan.evaluation.results, blsgan.evaluation.figures; "
+        "print([name for name in ('torch', 'matplotlib') if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -38,10 +38,19 @@ def comparisons(script, count, seed):
         tissue = 0.7 + 0.2 * np.clip(statistics[0], -2, 2)
         attenuation, share = random.uniform((0.8, 0.2), (2, 0.8), (80, 2)).astype(np.float32).T
         truth = -np.expm1(-share * (attenuation + tissue)).astype(np.float32)
-        found.append(script.Comparison(
-            f"joint{index}", f"joint{index}/a", index % 2, attenuation, share, truth,
-            np.zeros(80, np.float32), 0.5, statistics,
-        ))
+        found.append(
+            script.Comparison(
+                f"joint{index}",
+                f"joint{index}/a",
+                index % 2,
+                attenuation,
+                share,
+                truth,
+                np.zeros(80, np.float32),
+                0.5,
+                statistics,
+            )
+        )
     return found
 
 
@@ -75,8 +84,17 @@ def test_layers_come_back_from_shares_and_k(script, phantom):
     for bone in (0, 1):
         layer = layers[bone][overlap]
         share = script.attenuation_of(layer) / (attenuation + tissue)
-        c = script.Comparison("j", "j/a", bone, attenuation, share, layer,
-                              harmonic(image, masks)[bone][overlap], tissue, np.zeros(24))
+        c = script.Comparison(
+            "j",
+            "j/a",
+            bone,
+            attenuation,
+            share,
+            layer,
+            harmonic(image, masks)[bone][overlap],
+            tissue,
+            np.zeros(24),
+        )
         np.testing.assert_allclose(c.layer(tissue), layer, atol=1e-5)
 
 

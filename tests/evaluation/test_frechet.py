@@ -80,8 +80,10 @@ def test_a_crop_holds_the_bones_end_whatever_lies_beside_it(bone):
     assert filled[end:].all() == (bone == 1)
     assert crop.any(axis=0).sum() == 20
     row = 59 if bone == 0 else 40
-    np.testing.assert_array_equal(crop[end - 1 if bone == 0 else end][crop[end - 1 if bone == 0
-                                  else end] > 0], layer[row, 30:50])
+    np.testing.assert_array_equal(
+        crop[end - 1 if bone == 0 else end][crop[end - 1 if bone == 0 else end] > 0],
+        layer[row, 30:50],
+    )
 
 
 def test_free_bones_are_cut_out_where_an_overlap_would_lie():
@@ -176,14 +178,19 @@ def write_features(path, channels=6, size="H", inputs=1):
 
     rng = np.random.default_rng(0)
     weight = numpy_helper.from_array(rng.standard_normal((channels, 3, 3, 3)).astype("f4"), "w")
-    ports = [helper.make_tensor_value_info(f"x{i}", TensorProto.FLOAT, ["B", 3, size, size])
-             for i in range(inputs)]
-    nodes = [helper.make_node("Conv", ["x0", "w"], ["c"]),
-             helper.make_node("GlobalAveragePool", ["c"], ["y"])]
+    ports = [
+        helper.make_tensor_value_info(f"x{i}", TensorProto.FLOAT, ["B", 3, size, size])
+        for i in range(inputs)
+    ]
+    nodes = [
+        helper.make_node("Conv", ["x0", "w"], ["c"]),
+        helper.make_node("GlobalAveragePool", ["c"], ["y"]),
+    ]
     out = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["B", channels, 1, 1])
     graph = helper.make_graph(nodes, "features", ports, [out], [weight])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)],
-                                ir_version=10), path)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path
+    )
 
 
 @pytest.mark.parametrize("size", ["H", 96])

@@ -64,8 +64,13 @@ def test_ssim_is_scikit_images_with_an_11_pixel_window(pair):
     predicted, truth = pair
     similarity = ssim_map(predicted, truth)
     mean, _ = structural_similarity(
-        predicted[0], truth[0], data_range=1, gaussian_weights=True, sigma=1.5,
-        use_sample_covariance=False, full=True,
+        predicted[0],
+        truth[0],
+        data_range=1,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        full=True,
     )
     # scikit-image's own mean leaves out the border of half a window.
     assert similarity[0, 5:-5, 5:-5].mean() == pytest.approx(mean)
@@ -107,8 +112,18 @@ def test_regions_are_scored_apart(pair):
 
 @pytest.mark.parametrize(
     ("size", "name"),
-    [(0, None), (19, None), (20, "20-199"), (199, "20-199"), (200, "200-499"), (499, "200-499"),
-     (500, "500-999"), (999, "500-999"), (1000, ">=1000"), (10**6, ">=1000")],
+    [
+        (0, None),
+        (19, None),
+        (20, "20-199"),
+        (199, "20-199"),
+        (200, "200-499"),
+        (499, "200-499"),
+        (500, "500-999"),
+        (999, "500-999"),
+        (1000, ">=1000"),
+        (10**6, ">=1000"),
+    ],
 )
 def test_buckets(size, name):
     assert bucket_of(size) == name
@@ -167,8 +182,10 @@ def test_spectrum_adds_up_to_the_error(pair):
     assert bands.min() >= 0
     assert bands.sum() == pytest.approx(region_mse(*pair, region), rel=1e-12)
     assert not error_spectrum(pair[0], pair[0], region).any()
-    np.testing.assert_allclose(error_spectrum(pair[0][0], pair[1][0], region).sum(),
-                               region_mse(pair[0][0], pair[1][0], region))
+    np.testing.assert_allclose(
+        error_spectrum(pair[0][0], pair[1][0], region).sum(),
+        region_mse(pair[0][0], pair[1][0], region),
+    )
 
 
 @pytest.mark.parametrize("cycles", [4, 9, 20, 31])

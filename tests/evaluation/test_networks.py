@@ -78,9 +78,13 @@ def test_nothing_overlaps_nothing_is_asked(weights, phantom):
     np.testing.assert_array_equal(answer.layers, phantom.image * masks)
 
 
-@pytest.mark.parametrize(("centre", "expected"), [
-    ((50, 50), (slice(40, 60), slice(35, 65))), ((2, 99), (slice(0, 20), slice(70, 100))),
-])
+@pytest.mark.parametrize(
+    ("centre", "expected"),
+    [
+        ((50, 50), (slice(40, 60), slice(35, 65))),
+        ((2, 99), (slice(0, 20), slice(70, 100))),
+    ],
+)
 def test_windows_stay_inside(centre, expected):
     assert window_around(centre, (20, 30), (100, 100)) == expected
 
@@ -95,8 +99,13 @@ def test_windows_larger_than_the_picture_are_all_of_it():
     [
         ({"data": {"crop": [48, 112]}}, (48, 112)),
         ({"data": {"crop": [48, 112], "pairs": "images"}}, None),
-        ({"data": {"crop": [1, 2]}, "stages": [{"data": {"crop": [3, 4]}},
-                                               {"data": {"crop": [32, 64]}}]}, (32, 64)),
+        (
+            {
+                "data": {"crop": [1, 2]},
+                "stages": [{"data": {"crop": [3, 4]}}, {"data": {"crop": [32, 64]}}],
+            },
+            (32, 64),
+        ),
         ({}, None),
     ],
 )
@@ -141,12 +150,23 @@ def test_a_runs_supervisor_judges_what_it_was_trained_on(dataset, phantom, tmp_p
     from blsgan.training.loop import train
 
     run = tmp_path / "run"
-    config = load_config("lite-gan", (
-        "stages.0.steps=1", "stages.1.steps=1", "validate_every=2", "precision=float32",
-        "model.configuration.widths=[4, 6, 6, 8]", "model.configuration.blocks=[1, 1, 1, 1]",
-        "supervisor.widths=[4, 8]", "data.synthetic=2", "data.visits=0", "data.crop=[32, 64]",
-        "stages.1.data.real=1", "data.validation=2",
-    ))
+    config = load_config(
+        "lite-gan",
+        (
+            "stages.0.steps=1",
+            "stages.1.steps=1",
+            "validate_every=2",
+            "precision=float32",
+            "model.configuration.widths=[4, 6, 6, 8]",
+            "model.configuration.blocks=[1, 1, 1, 1]",
+            "supervisor.widths=[4, 8]",
+            "data.synthetic=2",
+            "data.visits=0",
+            "data.crop=[32, 64]",
+            "stages.1.data.real=1",
+            "data.validation=2",
+        ),
+    )
     train(dataset, run, config)
     supervise = load_supervisor(run)
     layers = phantom.image * phantom.masks
@@ -173,16 +193,22 @@ def test_networks_of_another_grid_do_not_go_through_the_separator(tmp_path, samp
     options = {"head": "exact", "soft_tissue": "zero", "widths": [4, 8]}
     generator = build_generator("unet", options).eval()
     (tmp_path / "mine.safetensors").write_bytes(safetensors_bytes(generator))
-    (tmp_path / "mine.json").write_text(json.dumps({
-        "name": "mine", "architecture": "unet",
-        "trained": {"config": {"data": {"crop": [64, 128]}}},
-    }))
+    (tmp_path / "mine.json").write_text(
+        json.dumps(
+            {
+                "name": "mine",
+                "architecture": "unet",
+                "trained": {"config": {"data": {"crop": [64, 128]}}},
+            }
+        )
+    )
     method = from_weights(tmp_path / "mine.json")
     assert method.description["backend"] == "torch, crops of 64x128"
     answer = method(sample)
     outside = ~sample.masks.all(axis=0)
-    np.testing.assert_array_equal(answer.layers[:, outside],
-                                  (sample.image * sample.masks)[:, outside])
+    np.testing.assert_array_equal(
+        answer.layers[:, outside], (sample.image * sample.masks)[:, outside]
+    )
     with pytest.raises(UsageError, match="runs in PyTorch alone"):
         from_weights(tmp_path / "mine.json", "onnx")
     with pytest.raises(UsageError, match="leave out --mirrored"):

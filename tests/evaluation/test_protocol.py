@@ -48,8 +48,9 @@ def test_summary_is_the_mean_of_the_records(synthetic):
 
 
 def test_known_order_of_the_methods(synthetic):
-    quality = {name: m["overlap_psnr_db"]["mean"]
-               for name, m in synthetic.summary["methods"].items()}
+    quality = {
+        name: m["overlap_psnr_db"]["mean"] for name, m in synthetic.summary["methods"].items()
+    }
     assert quality["copy"] < quality["equal split, true k"] < quality["limit: true share"]
     exact = synthetic.summary["methods"]["equal split, true k"]
     assert exact["reconstruction_mse"]["mean"] < 1e-10
@@ -133,8 +134,11 @@ def test_real_counts_and_floor(real, truths):
     assert sum(summary["comparisons"].values()) == len(truths)
     for bone in ("upper", "lower"):
         assert summary["floor"][bone]["mean"] > 25
-        psnr = [r["psnr_db"] for r in real.records
-                if r["kind"] == "layer" and r["bone"] == bone and r["method"] == "copy"]
+        psnr = [
+            r["psnr_db"]
+            for r in real.records
+            if r["kind"] == "layer" and r["bone"] == bone and r["method"] == "copy"
+        ]
         assert summary["methods"]["copy"][bone]["psnr_db"]["mean"] == pytest.approx(np.mean(psnr))
 
 
@@ -147,8 +151,14 @@ def test_a_third_visit_is_scored_in_the_place_of_a_method(truths, images):
     assert list(found) == ["upper"]
     assert found["upper"]["comparisons"] == 2
     assert found["upper"]["another_visit_psnr_db"]["mean"] == pytest.approx(20, abs=1e-3)
-    there = [r["psnr_db"] for r in part.records if r["kind"] == "layer" and r["method"] == "copy"
-             and r["image"] == first.image and r["bone"] == "upper"]
+    there = [
+        r["psnr_db"]
+        for r in part.records
+        if r["kind"] == "layer"
+        and r["method"] == "copy"
+        and r["image"] == first.image
+        and r["bone"] == "upper"
+    ]
     assert found["upper"]["methods"]["copy"]["mean"] == pytest.approx(np.mean(there))
     others = [r for r in part.records if r["kind"] == "layer" and r["image"] != first.image]
     assert others

@@ -75,10 +75,13 @@ def test_files_name_no_joint(judged, images, tmp_path):
 
 
 def test_a_refusal_counts_and_has_no_figures():
-    evaluation = SegmentationEvaluation(0, masks=[
-        {"joint": "a", "image": "a/1", "refused": 1, "doubts": 0},
-        {"joint": "a", "image": "a/2", "refused": 0, "doubts": 2, "upper_dice": 0.9},
-    ])
+    evaluation = SegmentationEvaluation(
+        0,
+        masks=[
+            {"joint": "a", "image": "a/1", "refused": 1, "doubts": 0},
+            {"joint": "a", "image": "a/2", "refused": 0, "doubts": 2, "upper_dice": 0.9},
+        ],
+    )
     figures = evaluation.summary()
     assert (figures["refused"], figures["doubtful"]) == (1, 1)
     assert figures["upper_dice"]["mean"] == pytest.approx(0.9)

@@ -28,8 +28,14 @@ if REASON and os.environ.get("BLSGAN_REQUIRE_GPU") != "1":
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 LIMIT = {torch.float64: 1e-12, torch.float32: 4e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
-SHAPES = ((3, 2, 64, 64), (2, 2, 37, 53), (1, 2, 1, 1), (2, 3, 33, 47), (1, 6, 20, 31),
-          (2, 2, 513, 129))
+SHAPES = (
+    (3, 2, 64, 64),
+    (2, 2, 37, 53),
+    (1, 2, 1, 1),
+    (2, 3, 33, 47),
+    (1, 6, 20, 31),
+    (2, 2, 513, 129),
+)
 differentiable = [case for case in CASES if case.gradients]
 
 
@@ -54,8 +60,10 @@ def run_with_gradients(function, args, wanted, device):
     results = [part for part in tensors(function(*leaves)) if part.is_floating_point()]
     generator = torch.Generator().manual_seed(3)
     total = sum(
-        (part.double() * torch.rand(part.shape, generator=generator, dtype=torch.float64).to(
-            device)).sum()
+        (
+            part.double()
+            * torch.rand(part.shape, generator=generator, dtype=torch.float64).to(device)
+        ).sum()
         for part in results
     )
     ((1024.0 if results[0].dim() == 0 else 1.0) * total).backward()
@@ -191,11 +199,13 @@ def test_the_generators_objective_takes_a_handful_of_launches():
     k, masks, image, truth = joint.soft_tissue, joint.masks, joint.image, joint.true_layers
 
     def count(module):
-        return count_launches(lambda: (
-            module.supervisor_loss(logits, masks),
-            module.reconstruction_loss(layers, masks, k, image),
-            module.layer_loss(layers, truth, masks),
-        ))
+        return count_launches(
+            lambda: (
+                module.supervisor_loss(logits, masks),
+                module.reconstruction_loss(layers, masks, k, image),
+                module.layer_loss(layers, truth, masks),
+            )
+        )
 
     assert count(ops) <= 6  # two stages for each of three losses
     assert count(reference) > 5 * count(ops)

@@ -114,11 +114,22 @@ def test_all_joints_are_those_with_and_without_overlap():
     def record(condition, method, off, flagged=False):
         return {"condition": condition, "method": method, "difference_px": off, "flagged": flagged}
 
-    study = Study("val", 0, 9, 3, MODEL.description, fit_scale=False, consistency=[
-        record(OVERLAP, "model", -0.1), record(OVERLAP, WITHOUT, 0.4),
-        record(OVERLAP, "model", 9.0, flagged=True), record(OVERLAP, WITHOUT, 0.6),
-        record(NO_OVERLAP, NOTHING_TO_SEPARATE, 0.3), record(NO_OVERLAP, NOTHING_TO_SEPARATE, 0.5),
-    ])
+    study = Study(
+        "val",
+        0,
+        9,
+        3,
+        MODEL.description,
+        fit_scale=False,
+        consistency=[
+            record(OVERLAP, "model", -0.1),
+            record(OVERLAP, WITHOUT, 0.4),
+            record(OVERLAP, "model", 9.0, flagged=True),
+            record(OVERLAP, WITHOUT, 0.6),
+            record(NO_OVERLAP, NOTHING_TO_SEPARATE, 0.3),
+            record(NO_OVERLAP, NOTHING_TO_SEPARATE, 0.5),
+        ],
+    )
     found = study.consistencies()
     assert found[ALL, "model"]["joints"] == 4
     assert found[ALL, "model"]["flagged"] == 1

@@ -94,8 +94,11 @@ def test_the_reconstructor_learns_from_the_layers(name, three_bones):
     image, masks = image.expand(2, -1, -1, -1), masks.expand(2, -1, -1, -1)
     layers, _ = generator.separate(image, masks)
     layers.square().mean().backward()
-    silent = [n for n, p in generator.named_parameters()
-              if p.grad is None or not torch.isfinite(p.grad).all()]
+    silent = [
+        n
+        for n, p in generator.named_parameters()
+        if p.grad is None or not torch.isfinite(p.grad).all()
+    ]
     assert not silent
     assert any(p.grad.any() for p in generator.reconstructor.encoder.parameters())
 
@@ -137,16 +140,19 @@ def test_a_sample_does_not_depend_on_its_batch():
     torch.testing.assert_close(among_others, alone, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "configuration", "message"), [
-    ("unet", {"widths": [8]}, "2 to 6"),
-    ("unet", {"soft_tissue": "own"}, "no soft tissue of its own"),
-    ("unet", {"head": "loose"}, "exact, free"),
-    ("lite", {"layers": 1}, "layers=1"),
-    ("lite", {"soft_tissue": "guessed"}, "own, reconstructor, zero"),
-    ("swin", {"width": 13}, "multiple of 12"),
-    ("swin", {"width": 4092}, "multiple of 12 up to"),
-    ("nothing", {}, "is unknown"),
-])
+@pytest.mark.parametrize(
+    ("name", "configuration", "message"),
+    [
+        ("unet", {"widths": [8]}, "2 to 6"),
+        ("unet", {"soft_tissue": "own"}, "no soft tissue of its own"),
+        ("unet", {"head": "loose"}, "exact, free"),
+        ("lite", {"layers": 1}, "layers=1"),
+        ("lite", {"soft_tissue": "guessed"}, "own, reconstructor, zero"),
+        ("swin", {"width": 13}, "multiple of 12"),
+        ("swin", {"width": 4092}, "multiple of 12 up to"),
+        ("nothing", {}, "is unknown"),
+    ],
+)
 def test_what_does_not_fit_is_said(name, configuration, message):
     with pytest.raises(WeightsError, match=message):
         build_generator(name, configuration)

@@ -125,7 +125,8 @@ def test_without_the_ring_k_does_not_start_at_what_the_ring_shows():
     image, masks = joint()
     with torch.no_grad():  # a fresh network's k is its start
         assert float(told(image, masks)[1][0]) == pytest.approx(
-            float(ring_statistics(image, masks)[0, -1]), abs=1e-5)
+            float(ring_statistics(image, masks)[0, -1]), abs=1e-5
+        )
         assert untold(image, masks)[1].tolist() == pytest.approx([0.35] * len(image), abs=1e-5)
 
 

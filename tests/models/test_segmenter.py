@@ -56,12 +56,15 @@ def test_a_flat_field_is_no_division_by_zero(network):
         assert torch.isfinite(network(torch.full((1, 1, GRID_PX, GRID_PX), 0.3))).all()
 
 
-@pytest.mark.parametrize("wrong", [
-    {"widths": (4, 6), "blocks": (1,)},
-    {"widths": (4,), "blocks": (1,)},
-    {"widths": (4, 100_000), "blocks": (1, 1)},
-    {"widths": (4, 4), "blocks": (1, 100_000)},
-])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"widths": (4, 6), "blocks": (1,)},
+        {"widths": (4,), "blocks": (1,)},
+        {"widths": (4, 100_000), "blocks": (1, 1)},
+        {"widths": (4, 4), "blocks": (1, 100_000)},
+    ],
+)
 def test_sizes_that_cannot_be(wrong):
     with pytest.raises(ValueError, match=r"widths|resolutions|more than"):
         SegmenterNetwork(**wrong)
@@ -97,12 +100,15 @@ def test_a_folder_with_weights_of_both_tasks_gives_each_its_own():
     assert backends.find_weights(folder, backends.SEGMENTATION).name == "segmenter"
 
 
-@pytest.mark.parametrize("change", [
-    lambda data: data[:100],
-    lambda data: data.replace(b'"architecture":"segmenter"', b'"architecture":"segmentor"'),
-    lambda data: data.replace(b'[4, 6, 8]', b'[4, 8, 8]'),
-    lambda data: data.replace(b'[4, 6, 8]', b'"4, 6,8"'),
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data[:100],
+        lambda data: data.replace(b'"architecture":"segmenter"', b'"architecture":"segmentor"'),
+        lambda data: data.replace(b"[4, 6, 8]", b"[4, 8, 8]"),
+        lambda data: data.replace(b"[4, 6, 8]", b'"4, 6,8"'),
+    ],
+)
 def test_damaged_files_are_refused(saved, tmp_path, change):
     good = saved.with_suffix(".safetensors").read_bytes()
     path = tmp_path / "bad.safetensors"

@@ -88,21 +88,24 @@ def test_files_that_are_no_weights(tmp_path, card, generator):
         load_generator(broken)
 
 
-@pytest.mark.parametrize(("architecture", "configuration"), [
-    ("lite", "[]"),
-    ("lite", '"widths"'),
-    ("lite", '{"widths": 3}'),
-    ("lite", '{"widths": [1e400, 8, 8, 8]}'),
-    ("lite", '{"widths": [-1, 8, 8, 8]}'),
-    ("lite", '{"widths": [1000000000, 8, 8, 8]}'),
-    ("lite", '{"widths": [4096, 4096, 4096, 4096], "blocks": [9, 9, 9, 9]}'),
-    ("lite", '{"blocks": [1000000000000, 1, 1, 1]}'),
-    ("lite", json.dumps({"widths": [8] * 100_000})),
-    ("lite", '{"widths": [[8], 8, 8, 8]}'),
-    ("transunet", '{"token_grid": 100000000}'),
-    ("transunet", '{"width": true}'),
-    ("transunet", '{"layers": {}}'),
-])
+@pytest.mark.parametrize(
+    ("architecture", "configuration"),
+    [
+        ("lite", "[]"),
+        ("lite", '"widths"'),
+        ("lite", '{"widths": 3}'),
+        ("lite", '{"widths": [1e400, 8, 8, 8]}'),
+        ("lite", '{"widths": [-1, 8, 8, 8]}'),
+        ("lite", '{"widths": [1000000000, 8, 8, 8]}'),
+        ("lite", '{"widths": [4096, 4096, 4096, 4096], "blocks": [9, 9, 9, 9]}'),
+        ("lite", '{"blocks": [1000000000000, 1, 1, 1]}'),
+        ("lite", json.dumps({"widths": [8] * 100_000})),
+        ("lite", '{"widths": [[8], 8, 8, 8]}'),
+        ("transunet", '{"token_grid": 100000000}'),
+        ("transunet", '{"width": true}'),
+        ("transunet", '{"layers": {}}'),
+    ],
+)
 def test_wild_configurations(tmp_path, architecture, configuration):
     from safetensors.torch import save_file
 

@@ -23,14 +23,31 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 def test_a_csv_row_for_each_variant_and_phase_and_a_plot(tmp_path):
     pytest.importorskip("matplotlib")
     path = tmp_path / "layer.csv"
-    code = run_blsgan(["bench", "ops", "--quick", "--op", "layer_loss", "--size", "training",
-                       "--dtype", "float32", "--without", "compile", "--threads", "1",
-                       "-o", str(path)])
+    code = run_blsgan(
+        [
+            "bench",
+            "ops",
+            "--quick",
+            "--op",
+            "layer_loss",
+            "--size",
+            "training",
+            "--dtype",
+            "float32",
+            "--without",
+            "compile",
+            "--threads",
+            "1",
+            "-o",
+            str(path),
+        ]
+    )
     assert code == 0
     with path.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [(row["phase"], row["variant"]) for row in rows] == [
-        (phase, variant) for phase in ("forward", "backward", "full")
+        (phase, variant)
+        for phase in ("forward", "backward", "full")
         for variant in ("blsgan", "eager")
     ]
     for row in rows:
@@ -60,14 +77,34 @@ def test_a_csv_row_for_each_variant_and_phase_and_a_plot(tmp_path):
 def test_a_dtype_without_baselines_is_compared_with_the_first(tmp_path):
     pytest.importorskip("matplotlib")
     path = tmp_path / "pairs.csv"
-    code = run_blsgan(["bench", "ops", "--quick", "--op", "synthesize_overlap", "--size",
-                       "training", "--dtype", "float32", "--dtype", "float16", "--without",
-                       "compile", "--threads", "1", "-o", str(path)])
+    code = run_blsgan(
+        [
+            "bench",
+            "ops",
+            "--quick",
+            "--op",
+            "synthesize_overlap",
+            "--size",
+            "training",
+            "--dtype",
+            "float32",
+            "--dtype",
+            "float16",
+            "--without",
+            "compile",
+            "--threads",
+            "1",
+            "-o",
+            str(path),
+        ]
+    )
     assert code == 0
     with path.open(encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["phase"] == "full"]
     assert [(row["dtype"], row["variant"]) for row in rows] == [
-        ("float32", "blsgan"), ("float32", "eager"), ("float16", "blsgan")
+        ("float32", "blsgan"),
+        ("float32", "eager"),
+        ("float16", "blsgan"),
     ]
     half = path.with_suffix(".md").read_text(encoding="utf-8").splitlines()[3].split("|")
     expected = float(rows[1]["p50_ms"]) / float(rows[2]["p50_ms"])
@@ -113,7 +150,10 @@ def test_quantiles_and_turns():
     order: list[str] = []
     times = benchmark.in_turns(
         {"a": lambda: order.append("a"), "b": lambda: order.append("b")},
-        torch.device("cpu"), 0.0, warm_up=1, least=3,
+        torch.device("cpu"),
+        0.0,
+        warm_up=1,
+        least=3,
     )
     # Each measured call after one that is not.
     assert order == ["a", "b"] + ["a", "a", "b", "b"] * 3
@@ -140,8 +180,11 @@ def test_the_generators_objective_is_a_handful_of_operators():
     k, masks, image, truth = joint.soft_tissue, joint.masks, joint.image, joint.true_layers
 
     def objective(module):
-        loss = module.supervisor_loss(logits, masks) + module.reconstruction_loss(
-            layers, masks, k, image) + module.layer_loss(layers, truth, masks)
+        loss = (
+            module.supervisor_loss(logits, masks)
+            + module.reconstruction_loss(layers, masks, k, image)
+            + module.layer_loss(layers, truth, masks)
+        )
         loss.backward()
 
     ours = benchmark.count_dispatches(lambda: objective(ops))
@@ -153,7 +196,11 @@ def test_the_generators_objective_is_a_handful_of_operators():
 def test_the_gpu_script_says_that_there_is_no_gpu():
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device here")
-    done = subprocess.run([sys.executable, str(BENCHMARKS / "gpu_check.py")], capture_output=True,
-                          text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "gpu_check.py")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 2
     assert "no CUDA device" in done.stdout

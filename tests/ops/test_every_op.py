@@ -61,9 +61,10 @@ def gradients(function, args, wanted, seed=11):
     results = floating(function(*leaves))
     generator = torch.Generator().manual_seed(seed)
     total = sum(
-        (result.double() * torch.rand(result.shape, generator=generator, dtype=torch.float64).to(
-            result.device
-        )).sum()
+        (
+            result.double()
+            * torch.rand(result.shape, generator=generator, dtype=torch.float64).to(result.device)
+        ).sum()
         for result in results
     )
     (1024 * total if results[0].dim() == 0 else total).backward()
@@ -136,8 +137,16 @@ def test_opcheck(case):
 @by_case()
 @pytest.mark.parametrize(
     "shape",
-    [(0, 2, 8, 8), (2, 2, 0, 8), (2, 2, 8, 0), (1, 2, 1, 1), (3, 2, 1, 97), (2, 3, 97, 1),
-     (1, 2, 65, 129), (2, 2, 64, 64)],
+    [
+        (0, 2, 8, 8),
+        (2, 2, 0, 8),
+        (2, 2, 8, 0),
+        (1, 2, 1, 1),
+        (3, 2, 1, 97),
+        (2, 3, 97, 1),
+        (1, 2, 65, 129),
+        (2, 2, 64, 64),
+    ],
     ids=str,
 )
 def test_any_shape(case, shape):
@@ -153,9 +162,10 @@ def test_any_shape(case, shape):
 def test_mask_dtypes_and_values(case, mask_dtype):
     joint = Joint(SHAPE, mask_dtype=mask_dtype)
     args = list(case.inputs(joint))
-    position = next(i for i, a in enumerate(args) if torch.equal(a, joint.masks)
-                    or torch.equal(a, joint.apart))
-    as_bool = [*args[:position], args[position] != 0, *args[position + 1:]]
+    position = next(
+        i for i, a in enumerate(args) if torch.equal(a, joint.masks) or torch.equal(a, joint.apart)
+    )
+    as_bool = [*args[:position], args[position] != 0, *args[position + 1 :]]
     expected = case.call_reference(*as_oracle(as_bool))
     if mask_dtype != torch.bool:
         args[position] = args[position] * 7  # not zero = covered, whatever the value
@@ -185,7 +195,7 @@ def test_the_registered_backward_op_takes_any_mask_that_is_not_zero(case, layers
     # Bits that no two bones share: a bitwise "and" of them is not an overlap.
     bits = 2 ** torch.arange(1, layers + 1, dtype=torch.uint8).view(1, layers, 1, 1)
     for values in (torch.full_like(bits, 255), bits):
-        got = op(*inputs[:position], masks * values, *inputs[position + 1:])
+        got = op(*inputs[:position], masks * values, *inputs[position + 1 :])
         for g, w in zip(tensors(got), expected, strict=True):
             assert torch.equal(g, w)
 
@@ -209,7 +219,7 @@ def test_layouts_give_the_same_bits(case):
         if arg.dim() != 4:
             continue
         for name, other in layouts(arg):
-            changed = tensors(case.call(*args[:i], other, *args[i + 1:]))
+            changed = tensors(case.call(*args[:i], other, *args[i + 1 :]))
             for got, want in zip(changed, expected, strict=True):
                 assert torch.equal(got, want), f"argument {i} as {name}"
     if case.gradients:
@@ -260,8 +270,11 @@ def test_no_mask_and_masks_everywhere(case, kind, dtype):
         assert_gradients_close(case, interior(args), dtype)
 
 
-soft = [case for case in CASES if case.op in
-        ("compose_layers", "split_attenuation", "reconstruction_loss")]
+soft = [
+    case
+    for case in CASES
+    if case.op in ("compose_layers", "split_attenuation", "reconstruction_loss")
+]
 
 
 @by_case(soft)
@@ -285,8 +298,11 @@ def test_soft_tissue_beyond_its_limits_is_clamped_with_zero_gradient(case, k):
     assert torch.equal(grad, torch.zeros_like(grad))
 
 
-masked = [case for case in CASES if case.op in ("compose_layers", "reconstruction_loss",
-                                                "layer_loss", "split_attenuation")]
+masked = [
+    case
+    for case in CASES
+    if case.op in ("compose_layers", "reconstruction_loss", "layer_loss", "split_attenuation")
+]
 
 
 @by_case(masked)
@@ -319,7 +335,7 @@ def test_nan_inside_shows_and_nothing_crashes(case, value):
         # The middle of the first image, or the first image's own value.
         middle = (0, 0, SHAPE[2] // 2, SHAPE[3] // 2) if broken.dim() == 4 else (0,)
         broken[middle] = value
-        result = tensors(case.call(*args[:i], broken, *args[i + 1:]))
+        result = tensors(case.call(*args[:i], broken, *args[i + 1 :]))
         shift = case.op == "synthesize_overlap" and i >= 3
         if value != value and not shift:  # a shift that is no number leaves the layer empty
             assert any(torch.isnan(r).any() for r in result if r.is_floating_point())
@@ -375,8 +391,11 @@ def test_vmap(case):
         for got, want in zip(mapped, tensors(case.call(*args)), strict=True):
             torch.testing.assert_close(got[index], want, rtol=1e-6, atol=1e-6)
     # An argument that is not mapped.
-    first = tensors(torch.func.vmap(case.call, in_dims=(0, *[None] * (len(stacked) - 1)))(
-        stacked[0], *several[0][1:]))
+    first = tensors(
+        torch.func.vmap(case.call, in_dims=(0, *[None] * (len(stacked) - 1)))(
+            stacked[0], *several[0][1:]
+        )
+    )
     torch.testing.assert_close(first[0][0], tensors(case.call(*several[0]))[0])
 
 
@@ -392,7 +411,8 @@ def test_func_grad_and_vmap_of_it(case):
     total(leaf, *args[1:]).backward()
     torch.testing.assert_close(grad, leaf.grad, rtol=0, atol=0)
     mapped = torch.func.vmap(torch.func.grad(total), in_dims=(0, *[None] * (len(args) - 1)))(
-        torch.stack([args[0], args[0].flip(0)]), *args[1:])
+        torch.stack([args[0], args[0].flip(0)]), *args[1:]
+    )
     torch.testing.assert_close(mapped[0], grad, rtol=1e-6, atol=1e-8)
 
 
@@ -421,7 +441,7 @@ def test_dtypes_may_differ_between_arguments(case, dtype):
     args = list(case.inputs(Joint(SHAPE)))
     floats = [i for i, arg in enumerate(args) if arg.is_floating_point()]
     for i in floats:
-        mixed = [*args[:i], args[i].to(dtype), *args[i + 1:]]
+        mixed = [*args[:i], args[i].to(dtype), *args[i + 1 :]]
         result = case.call(*mixed)
         worst = dtype if dtype.itemsize == 2 else torch.float32
         assert_close(result, case.call_reference(*as_oracle(mixed)), worst)
@@ -431,8 +451,9 @@ def test_dtypes_may_differ_between_arguments(case, dtype):
 def test_arguments_of_the_wrong_kind(case):
     args = case.inputs(Joint(SHAPE))
     for i, arg in enumerate(args):
+
         def with_other(other, i=i):
-            return case.call(*args[:i], other, *args[i + 1:])
+            return case.call(*args[:i], other, *args[i + 1 :])
 
         with pytest.raises(TypeError, match=r"must be a torch\.Tensor, got list"):
             with_other(arg.tolist())
@@ -462,7 +483,7 @@ def test_the_registered_op_is_memory_safe_when_called_directly(case):
             continue
         for other in (arg[..., :-1].contiguous(), arg[:1], arg.unsqueeze(0)):
             with pytest.raises(RuntimeError, match="blsgan::"):
-                op(*args[:i], other, *args[i + 1:])
+                op(*args[:i], other, *args[i + 1 :])
 
 
 @by_case()

@@ -114,7 +114,9 @@ def test_cross_entropy_at_logits_of_100(dtype, sign):
     assert loss.item() == pytest.approx(0.0 if sign > 0 else 100.0)
     expected = 0.0 if sign > 0 else -1.0 / logits.numel()
     torch.testing.assert_close(
-        logits.grad.float(), torch.full_like(logits, expected, dtype=torch.float32), rtol=1e-2,
+        logits.grad.float(),
+        torch.full_like(logits, expected, dtype=torch.float32),
+        rtol=1e-2,
         atol=1e-7,
     )
     hybrid = ops.supervisor_loss(logits, masks)

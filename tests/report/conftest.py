@@ -67,8 +67,7 @@ class Browser:
     def requests(self) -> list[str]:
         """Addresses that were asked for since the last call, other than files and data."""
         messages = [
-            json.loads(entry["message"])["message"]
-            for entry in self.driver.get_log("performance")
+            json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")
         ]
         addresses = [
             message["params"]["request"]["url"]

@@ -114,9 +114,11 @@ def test_a_shorter_report_removes_the_longer_ones_pages(run_folder, tmp_path):
 
 def test_the_table_of_flags_counts_joints():
     """What several visits of a joint raise, each with its own figure, is one joint."""
+
     def visit(name, confidence):
         result = SimpleNamespace(
-            prediction={}, mask_confidence=confidence, record={"overlap": {"area_px": 0}})
+            prediction={}, mask_confidence=confidence, record={"overlap": {"area_px": 0}}
+        )
         return Visit((name,), result, flags=_mask_flags(result))
 
     joints = [

@@ -143,9 +143,7 @@ def turned(phantom):
 
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("case", CASES)
-def test_the_pixels_are_those_of_the_python_path(
-    infer, write_joint, network, tmp_path, case, bits
-):
+def test_the_pixels_are_those_of_the_python_path(infer, write_joint, network, tmp_path, case, bits):
     joint = png_masks(write_joint(tmp_path / "in", source=CASES[case](), bits=bits))
     done = infer(joint.image, *masks_of(joint), "-o", tmp_path / "cpp")
     assert (done.returncode, done.stderr) == (0, "")
@@ -258,8 +256,10 @@ TURNED = {
     "XMP attribute": [("add_itxt", XMP_KEY, xmp_text(3))],
     "XMP element": [("add_itxt", XMP_KEY, "<tiff:Orientation>6</tiff:Orientation>")],
     "XMP, compressed": [("add_itxt", XMP_KEY, xmp_text(6), "", "", True)],
-    "the last text counts": [("add_text", EXIF_KEY, exif_text(1)),
-                             ("add_text", EXIF_KEY, exif_text(6))],
+    "the last text counts": [
+        ("add_text", EXIF_KEY, exif_text(1)),
+        ("add_text", EXIF_KEY, exif_text(6)),
+    ],
 }
 UPRIGHT = {
     "upright": [("add_text", EXIF_KEY, exif_text(1))],

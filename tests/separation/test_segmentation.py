@@ -134,11 +134,29 @@ def texture(name):
     return (picture if picture.ndim == 2 else picture[..., :3].mean(axis=-1)) / 255
 
 
-@pytest.mark.parametrize("name", [
-    "white noise", "coarse noise", "one over f", "empty field", "empty field with grain",
-    "gradient", "astronaut", "brick", "camera", "cat", "coffee", "coins", "grass", "gravel",
-    "moon", "page", "rocket", "text",
-])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "white noise",
+        "coarse noise",
+        "one over f",
+        "empty field",
+        "empty field with grain",
+        "gradient",
+        "astronaut",
+        "brick",
+        "camera",
+        "cat",
+        "coffee",
+        "coins",
+        "grass",
+        "gravel",
+        "moon",
+        "page",
+        "rocket",
+        "text",
+    ],
+)
 def test_what_is_no_joint_is_refused(segmenter, name):
     with pytest.raises(NoJointError):
         segmenter(texture(name))
@@ -151,8 +169,9 @@ def test_a_whole_hand_is_refused(segmenter, seed):
 
 
 def test_many_joints_are_refused(segmenter):
-    joints = np.block([[joint_phantom(3 * row + column, 128).image for column in range(3)]
-                       for row in range(3)])
+    joints = np.block(
+        [[joint_phantom(3 * row + column, 128).image for column in range(3)] for row in range(3)]
+    )
     with pytest.raises(NoJointError):
         segmenter(joints)
 
@@ -180,17 +199,20 @@ class TestJudgement:
         assert confidence.overlap == pytest.approx(600 / (120 * 140))
         assert confidence.width_ratio == pytest.approx(140 / 120)
 
-    @pytest.mark.parametrize(("answer", "message"), [
-        (logits((0, 0, 0, 0), (0, 0, 0, 0)), "no bones were found"),
-        (logits(UPPER, (0, 0, 0, 0)), "only the upper bone was found, not the lower one"),
-        (logits((0, 0, 0, 0), LOWER), "only the lower bone was found, not the upper one"),
-        (logits(LOWER, UPPER), "upside down"),
-        (logits((0, 60, 60, 200), (150, 70, 256, 190)), "do not meet"),
-        (logits((40, 60, 200, 200), (60, 70, 200, 190)), "both masks show one bone"),
-        (logits([(0, 60, 60, 200), (70, 60, 120, 200)], LOWER), "in pieces"),
-        (logits((0, 20, 120, 240), (115, 100, 256, 140)), "times as wide"),
-        (logits(UPPER, LOWER, level=0.3), "no border is clear"),
-    ])
+    @pytest.mark.parametrize(
+        ("answer", "message"),
+        [
+            (logits((0, 0, 0, 0), (0, 0, 0, 0)), "no bones were found"),
+            (logits(UPPER, (0, 0, 0, 0)), "only the upper bone was found, not the lower one"),
+            (logits((0, 0, 0, 0), LOWER), "only the lower bone was found, not the upper one"),
+            (logits(LOWER, UPPER), "upside down"),
+            (logits((0, 60, 60, 200), (150, 70, 256, 190)), "do not meet"),
+            (logits((40, 60, 200, 200), (60, 70, 200, 190)), "both masks show one bone"),
+            (logits([(0, 60, 60, 200), (70, 60, 120, 200)], LOWER), "in pieces"),
+            (logits((0, 20, 120, 240), (115, 100, 256, 140)), "times as wide"),
+            (logits(UPPER, LOWER, level=0.3), "no border is clear"),
+        ],
+    )
     def test_refusals_say_why(self, picture, answer, message):
         with pytest.raises(NoJointError, match=message):
             self.found(answer, picture)
@@ -200,12 +222,15 @@ class TestJudgement:
         with pytest.raises(NoJointError, match="mirror image gave other bones"):
             self.found(logits(UPPER, LOWER), picture, moved)
 
-    @pytest.mark.parametrize(("answer", "mirrored", "doubt"), [
-        (logits((0, 60, 90, 200), LOWER), None, "far apart"),
-        (logits([UPPER, (200, 10, 240, 40)], LOWER), None, "several pieces"),
-        (logits(UPPER, LOWER), logits((0, 70, 120, 210), (115, 80, 256, 200)), "mirror image"),
-        (logits((0, 20, 120, 240), LOWER), None, "differ much in width"),
-    ])
+    @pytest.mark.parametrize(
+        ("answer", "mirrored", "doubt"),
+        [
+            (logits((0, 60, 90, 200), LOWER), None, "far apart"),
+            (logits([UPPER, (200, 10, 240, 40)], LOWER), None, "several pieces"),
+            (logits(UPPER, LOWER), logits((0, 70, 120, 210), (115, 80, 256, 200)), "mirror image"),
+            (logits((0, 20, 120, 240), LOWER), None, "differ much in width"),
+        ],
+    )
     def test_doubts_are_said_and_masks_given(self, picture, answer, mirrored, doubt):
         found = self.found(answer, picture, mirrored)
         assert len(found.doubts) == 1
@@ -223,13 +248,16 @@ class TestJudgement:
             self.found(np.full((2, GRID_PX, GRID_PX), np.nan), picture)
 
 
-@pytest.mark.parametrize(("image", "message"), [
-    (np.zeros((3, 8, 8)), "shape"),
-    (np.zeros((0, 8)), "shape"),
-    (np.full((8, 8), np.nan), "NaN"),
-    (np.array([[0.0, 2.0], [1.0, 1.0]]), "outside"),
-    (np.zeros((8, 8), np.int64), "dtype"),
-])
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((3, 8, 8)), "shape"),
+        (np.zeros((0, 8)), "shape"),
+        (np.full((8, 8), np.nan), "NaN"),
+        (np.array([[0.0, 2.0], [1.0, 1.0]]), "outside"),
+        (np.zeros((8, 8), np.int64), "dtype"),
+    ],
+)
 def test_images_that_cannot_be_used(segmenter, image, message):
     with pytest.raises(InputError, match=message):
         segmenter(image)
@@ -255,6 +283,7 @@ def test_segmenting_imports_no_torch():
         "blsgan.Segmenter.from_pretrained()(joint_phantom(0).image)\n"
         "print('torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                          timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
     assert done.stdout.strip() == "False"

@@ -94,8 +94,11 @@ def test_uint8_and_unit_floats_are_the_same_image(joint):
     grey, soft = as_uint8(joint.image), as_uint8(joint.background)
     a = synthesize_overlap(grey, joint.masks, soft, down_px=6, up_px=6)
     b = synthesize_overlap(
-        grey.astype(np.float32) / 255, joint.masks, soft.astype(np.float32) / 255,
-        down_px=6, up_px=6,
+        grey.astype(np.float32) / 255,
+        joint.masks,
+        soft.astype(np.float32) / 255,
+        down_px=6,
+        up_px=6,
     )
     np.testing.assert_array_equal(a.image, b.image)
     np.testing.assert_array_equal(a.layers, b.layers)

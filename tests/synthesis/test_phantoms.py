@@ -96,8 +96,15 @@ def test_sizes_show_the_same_joint():
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"seed": -1}, {"size": 32}, {"size": 5000}, {"bones": 4}, {"gap_px": 41.0},
-     {"spacing_mm": 0.0}, {"spacing_mm": float("nan")}],
+    [
+        {"seed": -1},
+        {"size": 32},
+        {"size": 5000},
+        {"bones": 4},
+        {"gap_px": 41.0},
+        {"spacing_mm": 0.0},
+        {"spacing_mm": float("nan")},
+    ],
 )
 def test_arguments_out_of_range(arguments):
     with pytest.raises(UsageError):

@@ -28,7 +28,8 @@ def test_the_newest_comes_back_and_old_ones_go(tmp_path):
     assert loaded.state["random"].tolist() == [4, 4]
     assert set(loaded.tensors) == {"value", "random"}
     assert sorted(path.name for path in tmp_path.glob("step-*")) == [
-        f"step-0000000{step}.{kind}" for step in (2, 3, 4)
+        f"step-0000000{step}.{kind}"
+        for step in (2, 3, 4)
         for kind in ("safetensors", "state.safetensors")
     ]
 

@@ -27,21 +27,24 @@ def test_whole_images_are_dealt_in_sequence():
         load_config("paper", ["draws=step"])
 
 
-@pytest.mark.parametrize(("change", "expected"), [
-    ("optimiser.learnig_rate=1", "optimiser.learnig_rate"),
-    ("nonsense=1", "known keys there: name, seed, steps"),
-    ("steps=0", "steps"),
-    ("steps=many", "'many'"),
-    ("optimiser.ema_decay=1.5", "optimiser.ema_decay"),
-    ("data.crop=[30, 64]", "multiples of 16"),
-    ("data.soft_tissue_range=[0.6, 0.1]", "soft_tissue_range is 0.6 to 0.1"),
-    ("data.soft_tissue_range=[0.1, 1]", "data.soft_tissue_range"),
-    ("data.rim_taper=2", "data.rim_taper"),
-    ("name=../escape", "name"),
-    ("steps.deeper=1", "no keys below"),
-    ("steps", "key=value"),
-    ("steps=[1", "not YAML"),
-])
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("optimiser.learnig_rate=1", "optimiser.learnig_rate"),
+        ("nonsense=1", "known keys there: name, seed, steps"),
+        ("steps=0", "steps"),
+        ("steps=many", "'many'"),
+        ("optimiser.ema_decay=1.5", "optimiser.ema_decay"),
+        ("data.crop=[30, 64]", "multiples of 16"),
+        ("data.soft_tissue_range=[0.6, 0.1]", "soft_tissue_range is 0.6 to 0.1"),
+        ("data.soft_tissue_range=[0.1, 1]", "data.soft_tissue_range"),
+        ("data.rim_taper=2", "data.rim_taper"),
+        ("name=../escape", "name"),
+        ("steps.deeper=1", "no keys below"),
+        ("steps", "key=value"),
+        ("steps=[1", "not YAML"),
+    ],
+)
 def test_a_wrong_key_or_value_is_named(change, expected):
     with pytest.raises(UsageError) as caught:
         load_config("fine-tune", [change])

@@ -46,15 +46,22 @@ with world_of(torch.device("cpu")) as (world, device):
 """
 
 TORCHRUN = (
-    sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2",
-    "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0",
+    sys.executable,
+    "-m",
+    "torch.distributed.run",
+    "--nproc-per-node=2",
+    "--rdzv-backend=c10d",
+    "--rdzv-endpoint=localhost:0",
 )
 
 
 def run(start, *arguments):
     done = subprocess.run(
-        [*start, *map(str, arguments)], env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, check=False,
+        [*start, *map(str, arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -68,9 +75,14 @@ def test_gradients_of_two_processes_are_those_of_one(tmp_path):
     script = tmp_path / "gradients.py"
     script.write_text(GRADIENTS)
     changes = (
-        "model.architecture=lite", "model.configuration={widths: [4, 4, 4, 4]}",
-        "supervisor.widths=[4, 8]", "precision=float32", "data.size=64",
-        "stages.0.epochs=0", "stages.1.data.synthetic=3", "stages.1.data.real=2",
+        "model.architecture=lite",
+        "model.configuration={widths: [4, 4, 4, 4]}",
+        "supervisor.widths=[4, 8]",
+        "precision=float32",
+        "data.size=64",
+        "stages.0.epochs=0",
+        "stages.1.data.synthetic=3",
+        "stages.1.data.real=2",
         "stages.1.loss.layer=0.5",
     )
     run((sys.executable,), script, tmp_path / "one", *changes)
@@ -91,8 +103,19 @@ def test_two_processes_give_the_loss_curve_of_one(dataset, staged_changes, tmp_p
     changes = [part for change in staged_changes for part in ("--set", change)]
     changes += ["--set", "stages.1.data.synthetic=3", "--set", "validate_every=1"]
     for name, start in (("one", (sys.executable,)), ("two", TORCHRUN)):
-        said = run(start, "-m", "blsgan", "train", "--data", dataset, "--preset", "paper",
-                   "-o", tmp_path / name, *changes)
+        said = run(
+            start,
+            "-m",
+            "blsgan",
+            "train",
+            "--data",
+            dataset,
+            "--preset",
+            "paper",
+            "-o",
+            tmp_path / name,
+            *changes,
+        )
         assert said.count("wrote ") == 1
     lines = {
         name: [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").open()]

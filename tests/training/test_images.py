@@ -32,7 +32,10 @@ def test_synthetic_images_are_the_protocols(joints, whole):
     for row, index in enumerate((0, 2)):
         a = free[index]
         expected = synthesize_overlap(
-            a.image, a.masks, a.background, down_px=float(shifts[row, 0]),
+            a.image,
+            a.masks,
+            a.background,
+            down_px=float(shifts[row, 0]),
             up_px=float(shifts[row, 1]),
         )
         assert expected.overlap.sum() > 50
@@ -46,8 +49,9 @@ def test_synthetic_images_are_the_protocols(joints, whole):
         assert np.median(error[expected.overlap]) < 1e-5
         assert (error > 1e-3).mean() < 0.005
         assert float(batch.soft_tissue[row]) == pytest.approx(expected.soft_tissue, abs=1e-4)
-        assert np.array_equal(batch.valid[row].numpy().all(axis=0),
-                              batch.masks[row].numpy().all(axis=0))
+        assert np.array_equal(
+            batch.valid[row].numpy().all(axis=0), batch.masks[row].numpy().all(axis=0)
+        )
 
 
 def test_real_overlaps_have_no_truth(whole):

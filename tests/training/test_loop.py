@@ -93,11 +93,15 @@ def test_killed_at_any_moment_and_resumed_gives_the_same_bytes(
     whole, killed = registered(tmp_path / "whole"), registered(tmp_path / "killed")
     subprocess.run(
         run_cli("--data", dataset, "-o", whole, *changes),
-        check=True, capture_output=True, **options,
+        check=True,
+        capture_output=True,
+        **options,
     )
     process = subprocess.Popen(
         run_cli("--data", dataset, "-o", killed, *changes),
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        **options,
     )
     index = killed / "checkpoints" / "index.json"
     deadline = time.monotonic() + 120
@@ -110,7 +114,9 @@ def test_killed_at_any_moment_and_resumed_gives_the_same_bytes(
     assert not (killed / "weights").exists(), "the run ended before it could be killed"
     subprocess.run(
         run_cli("--data", dataset, "-o", killed, "--resume"),
-        check=True, capture_output=True, **options,
+        check=True,
+        capture_output=True,
+        **options,
     )
     for name in ("weights/lite.safetensors", "weights/lite.onnx"):
         assert (killed / name).read_bytes() == (whole / name).read_bytes()
@@ -193,12 +199,29 @@ def test_what_cannot_be_done_is_one_sentence(dataset, tiny, tmp_path, finished):
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
-        (["model.configuration.width=4"], WeightsError, "'lite' has no option 'width'; it takes "
-                                                        "widths, blocks, layers"),
-        (["model.architecture=swin", "model.configuration={soft_tissue: zero}",
-          "data.crop=[32, 32]"], UsageError, "'data.crop' is 32x32 px.*'swin' needs more"),
-        (["model.architecture=unet", "model.configuration={soft_tissue: zero}",
-          "data.crop=[48, 112]"], UsageError, "'unet' needs multiples of 32"),
+        (
+            ["model.configuration.width=4"],
+            WeightsError,
+            "'lite' has no option 'width'; it takes widths, blocks, layers",
+        ),
+        (
+            [
+                "model.architecture=swin",
+                "model.configuration={soft_tissue: zero}",
+                "data.crop=[32, 32]",
+            ],
+            UsageError,
+            "'data.crop' is 32x32 px.*'swin' needs more",
+        ),
+        (
+            [
+                "model.architecture=unet",
+                "model.configuration={soft_tissue: zero}",
+                "data.crop=[48, 112]",
+            ],
+            UsageError,
+            "'unet' needs multiples of 32",
+        ),
     ],
 )
 def test_a_model_that_cannot_be_trained_is_refused_before_data_is_read(
@@ -399,8 +422,9 @@ def test_the_environment_names_data_and_code(finished, dataset, tmp_path):
 
     def git(*arguments):
         identity = ("-c", "user.name=n", "-c", "user.email=e@e")
-        return subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True,
-                              capture_output=True, text=True).stdout.strip()
+        return subprocess.run(
+            ["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout.strip()
 
     git("init", "-q")
     (tmp_path / "theirs").write_text("")
@@ -423,8 +447,20 @@ def test_dry_run_prints_the_configuration_and_touches_nothing(dataset, tmp_path)
     from blsgan.cli.train import command
 
     result = CliRunner().invoke(
-        command, ["--data", str(dataset), "-o", str(tmp_path / "run"), "--dry-run",
-                  "--preset", "fine-tune", "--set", "data.synthetic=1", "--set", "data.visits=1"]
+        command,
+        [
+            "--data",
+            str(dataset),
+            "-o",
+            str(tmp_path / "run"),
+            "--dry-run",
+            "--preset",
+            "fine-tune",
+            "--set",
+            "data.synthetic=1",
+            "--set",
+            "data.visits=1",
+        ],
     )
     assert result.exit_code == 0, result.output
     assert "learning_rate: 0.001" in result.output
@@ -545,6 +581,7 @@ def test_a_run_may_start_from_a_smaller_network(dataset, tiny, finished):
         for network in (trainer.generator, trainer.average):
             for one, other in zip(network(batch.image, batch.masks), expected, strict=True):
                 torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
-    for one, other in zip(trainer.generator.parameters(), trainer.average.parameters(),
-                          strict=True):
+    for one, other in zip(
+        trainer.generator.parameters(), trainer.average.parameters(), strict=True
+    ):
         assert torch.equal(one, other)

@@ -51,8 +51,11 @@ def test_dissimilarity_is_what_the_evaluation_measures():
     valid[:, :, 14:24, 15:30] = True
     wrong = np.where(valid, truth + 0.2 * rng.standard_normal(truth.shape), truth)
     batch = PairBatch(
-        torch.zeros(2, 1, 40, 48), torch.ones(2, 2, 40, 48), torch.from_numpy(truth),
-        torch.from_numpy(valid).expand(-1, 2, -1, -1), torch.full((2,), 0.2),
+        torch.zeros(2, 1, 40, 48),
+        torch.ones(2, 2, 40, 48),
+        torch.from_numpy(truth),
+        torch.from_numpy(valid).expand(-1, 2, -1, -1),
+        torch.full((2,), 0.2),
     )
     # What is said of pixels with no truth does not count.
     said = torch.from_numpy(np.where(valid, wrong, 0).astype(np.float32)).requires_grad_()

@@ -60,8 +60,14 @@ def test_muon_is_torchs(bfloat16):
     ours, theirs = ([torch.nn.Parameter(m.clone()) for m in start] for _ in range(2))
     steps = (
         Muon([{"params": ours, "lr": 0.02}], weight_decay=0.1, bfloat16=bfloat16),
-        torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1, momentum=0.95, nesterov=True,
-                         adjust_lr_fn="match_rms_adamw"),
+        torch.optim.Muon(
+            theirs,
+            lr=0.02,
+            weight_decay=0.1,
+            momentum=0.95,
+            nesterov=True,
+            adjust_lr_fn="match_rms_adamw",
+        ),
     )
     for _ in range(3):
         for one, other in zip(ours, theirs, strict=True):

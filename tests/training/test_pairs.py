@@ -53,9 +53,7 @@ def test_synthetic_pairs_recompose_to_their_image_inside_the_overlap(synthetic):
     near_other = torch.nn.functional.max_pool2d(masks, 7, stride=1, padding=3).flip(1) > 0
     where = alone & ~near_other
     assert where.sum() > 5000
-    assert torch.allclose(
-        layers[where], batch.image.expand(-1, 2, -1, -1)[where], atol=1e-6
-    )
+    assert torch.allclose(layers[where], batch.image.expand(-1, 2, -1, -1)[where], atol=1e-6)
 
 
 def test_synthetic_pairs_stay_in_range_and_out_of_the_background(synthetic):
@@ -74,16 +72,20 @@ def test_synthetic_pairs_stay_in_range_and_out_of_the_background(synthetic):
 
 def test_protocol_k_is_the_background_over_the_overlap(synthetic, everything):
     batch = draw(synthetic, 8, protocol=True)
-    backgrounds = np.concatenate([
-        read_joint(joint).background.ravel() for joint in everything
-    ]) / 255
+    backgrounds = (
+        np.concatenate([read_joint(joint).background.ravel() for joint in everything]) / 255
+    )
     assert (batch.soft_tissue >= backgrounds.min() - 1e-6).all()
     assert (batch.soft_tissue <= backgrounds.max() + 1e-6).all()
 
 
 SWITCHES = {
-    "protocol_share": 0.9, "protocol_partner_share": 0.9, "soft_tissue_share": 0.9,
-    "soft_tissue_range": (0.2, 0.3), "tone_curves": False, "rim_taper": 0.8,
+    "protocol_share": 0.9,
+    "protocol_partner_share": 0.9,
+    "soft_tissue_share": 0.9,
+    "soft_tissue_range": (0.2, 0.3),
+    "tone_curves": False,
+    "rim_taper": 0.8,
 }
 
 
@@ -110,8 +112,10 @@ def test_partners_are_of_the_share_that_was_asked_for(synthetic):
     assert changed.any()
     assert not (changed & ~settings).any()
     assert torch.equal(own.masks[:, 0], others.masks[:, 0])  # the upper bone stays
-    assert torch.equal(draw(synthetic, protocol=True).image, draw(
-        synthetic, protocol=True, data=DataConfig(protocol_partner_share=1)).image)
+    assert torch.equal(
+        draw(synthetic, protocol=True).image,
+        draw(synthetic, protocol=True, data=DataConfig(protocol_partner_share=1)).image,
+    )
 
 
 def test_k_comes_from_where_the_switches_say(synthetic):
@@ -146,8 +150,9 @@ def test_a_tapered_rim_is_thin_at_the_border_and_whole_inside_and_elsewhere():
 
 def test_protocol_pairs_are_never_tapered(synthetic):
     tapered = DataConfig(rim_taper=1, protocol_share=1)
-    assert torch.equal(draw(synthetic, protocol=True).image,
-                       draw(synthetic, protocol=True, data=tapered).image)
+    assert torch.equal(
+        draw(synthetic, protocol=True).image, draw(synthetic, protocol=True, data=tapered).image
+    )
     alike = DataConfig(protocol_share=1)
     assert torch.equal(draw(synthetic, data=tapered).image, draw(synthetic, data=alike).image)
 
@@ -166,8 +171,11 @@ def test_pairs_are_made_on_the_device_and_the_host_never_waits_for_it(everything
     meta = torch.device("meta")
     data = DataConfig(**options)
     truths = list(visit_truths(everything, TRAINING))
-    for pairs in (SyntheticPairs(everything, meta), VisitPairs(truths, everything, meta),
-                  RealOverlaps(everything, meta)):
+    for pairs in (
+        SyntheticPairs(everything, meta),
+        VisitPairs(truths, everything, meta),
+        RealOverlaps(everything, meta),
+    ):
         for value in vars(draw(pairs, 3, data=data)).values():
             assert value.device == meta
             assert value.shape[0] == 3
@@ -218,7 +226,10 @@ def test_a_turned_window_turns_what_it_shows():
     image = torch.zeros(1, 1, 41, 41)
     image[0, 0, 20, 30] = 1  # 10 px to the right of the middle
     window = _Window.around(
-        torch.tensor([[20.0, 20.0]]), (41, 41), torch.zeros(1, 2), torch.tensor([90.0]),
+        torch.tensor([[20.0, 20.0]]),
+        (41, 41),
+        torch.zeros(1, 2),
+        torch.tensor([90.0]),
         torch.ones(1),
     )
     row, column = np.argwhere(window.sample(image)[0, 0].numpy() > 0.5)[0]

@@ -19,8 +19,9 @@ def joints(dataset):
 
 def test_the_same_seed_gives_the_same_batch_and_another_one_another(joints):
     first, again, other = (joints.draw(4, (0, step)) for step in (5, 5, 6))
-    for value, same, changed in zip(*(vars(b).values() for b in (first, again, other)),
-                                    strict=True):
+    for value, same, changed in zip(
+        *(vars(b).values() for b in (first, again, other)), strict=True
+    ):
         assert value.equal(same)
         assert not value.equal(changed)
 
@@ -38,8 +39,9 @@ def test_values_shapes_and_shares(joints):
 
 def test_masks_move_with_the_picture(joints):
     """Paint the bones white on black: whatever is done to the picture is done to the masks."""
-    drawn = scenes._Joint(255 * joints._joints[0].masks[0].astype(np.uint8),
-                          joints._joints[0].masks)
+    drawn = scenes._Joint(
+        255 * joints._joints[0].masks[0].astype(np.uint8), joints._joints[0].masks
+    )
     for seed in range(12):
         image, masks = scenes._move(drawn, np.random.default_rng(seed))
         inside = masks[0] > 0.5

@@ -23,9 +23,16 @@ from blsgan.training.segmentation import (
 )
 
 TINY = (
-    "steps=6", "validate_every=3", "checkpoint_every=2", "precision=float32",
-    "model.widths=[4, 6, 8]", "model.blocks=[1, 1, 1]", "data.batch=2", "data.validation=4",
-    "data.phantom_share=0", "optimiser.warm_up_steps=2",
+    "steps=6",
+    "validate_every=3",
+    "checkpoint_every=2",
+    "precision=float32",
+    "model.widths=[4, 6, 8]",
+    "model.blocks=[1, 1, 1]",
+    "data.batch=2",
+    "data.validation=4",
+    "data.phantom_share=0",
+    "optimiser.warm_up_steps=2",
 )
 
 
@@ -112,11 +119,20 @@ def test_it_starts_from_given_weights(finished, dataset, tiny, tmp_path):
 
 @pytest.mark.slow
 def test_it_learns(dataset, tmp_path):
-    config = segmentation_config(None, (
-        "steps=20", "precision=float32", "model.widths=[8, 12, 16, 16]",
-        "model.blocks=[1, 1, 1, 1]", "data.batch=2", "data.negative_share=0",
-        "data.phantom_share=0", "optimiser.warm_up_steps=5", "optimiser.learning_rate=5e-3",
-    ))
+    config = segmentation_config(
+        None,
+        (
+            "steps=20",
+            "precision=float32",
+            "model.widths=[8, 12, 16, 16]",
+            "model.blocks=[1, 1, 1, 1]",
+            "data.batch=2",
+            "data.negative_share=0",
+            "data.phantom_share=0",
+            "optimiser.warm_up_steps=5",
+            "optimiser.learning_rate=5e-3",
+        ),
+    )
     trainer = segmentation.SegmentationTrainer(config, load_root(dataset), torch.device("cpu"))
     losses = [float(trainer.train_step()) for _ in range(20)]
     assert np.mean(losses[-5:]) < 0.85 * np.mean(losses[:5])
@@ -132,15 +148,21 @@ def test_a_run_is_refused_where_it_cannot_be(finished, dataset, tiny, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(dataset, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(segmentation, "segmentation_loss",
-                        lambda logits, *rest: logits.sum() * float("nan"))
+    monkeypatch.setattr(
+        segmentation, "segmentation_loss", lambda logits, *rest: logits.sum() * float("nan")
+    )
     with pytest.raises(DivergedError, match="not finite at step 2"):
         train_segmenter(dataset, tmp_path / "run", tiny)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ("data.bacth=3", "key 'data.bacth'"), ("steps=0", "key 'steps'"), ("steps", "is not key=value"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("data.bacth=3", "key 'data.bacth'"),
+        ("steps=0", "key 'steps'"),
+        ("steps", "is not key=value"),
+    ],
+)
 def test_wrong_keys(change, message):
     with pytest.raises(UsageError, match=message):
         segmentation_config(None, (change,))
@@ -201,8 +223,11 @@ def test_every_key_is_in_the_reference():
     from pathlib import Path
 
     page = Path(__file__).parents[2] / "docs/reference/segmenter-training.md"
-    rows = {line.split("`")[1]: line for line in page.read_text(encoding="utf-8").splitlines()
-            if line.startswith("| `")}
+    rows = {
+        line.split("`")[1]: line
+        for line in page.read_text(encoding="utf-8").splitlines()
+        if line.startswith("| `")
+    }
 
     def keys(values, prefix=""):
         for name, value in values.items():

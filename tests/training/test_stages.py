@@ -50,7 +50,10 @@ def test_both_stages_leave_their_terms_and_their_weights(finished):
     run, card, reports = finished
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["stage"]) for line in lines] == [
-        (2, "pre-training"), (3, "pre-training"), (4, "main"), (6, "main")
+        (2, "pre-training"),
+        (3, "pre-training"),
+        (4, "main"),
+        (6, "main"),
     ]
     assert {"layer", "reconstruction", "supervisor", "supervisor_own"} <= set(lines[0])
     assert "layer" not in lines[-1]
@@ -95,10 +98,15 @@ def test_each_player_moves_by_its_own_loss_alone(sources, staged):
 
 def test_the_supervisor_learns_to_tell_layers_apart(staged):
     """With the generator standing still, what the supervisor is taught becomes easier to say."""
-    config = load_config("paper", [
-        *staged_like(), "stages.0.optimiser.learning_rate=1e-12", "stages.0.steps=40",
-        "optimiser.supervisor_learning_rate=0.01",
-    ])
+    config = load_config(
+        "paper",
+        [
+            *staged_like(),
+            "stages.0.optimiser.learning_rate=1e-12",
+            "stages.0.steps=40",
+            "optimiser.supervisor_learning_rate=0.01",
+        ],
+    )
     trainer = Trainer(config, MadeUp(lambda data: 1, CPU), CPU)
     own = [float(trainer.train_step().parts["supervisor_own"].detach()) for _ in range(40)]
     assert own[-1] < 0.8 * own[0]
@@ -106,17 +114,23 @@ def test_the_supervisor_learns_to_tell_layers_apart(staged):
 
 def staged_like():
     return (
-        "model.architecture=lite", "model.configuration={widths: [4, 4, 4, 4]}",
-        "supervisor.widths=[4, 8]", "precision=float32", "data.size=64",
+        "model.architecture=lite",
+        "model.configuration={widths: [4, 4, 4, 4]}",
+        "supervisor.widths=[4, 8]",
+        "precision=float32",
+        "data.size=64",
         "stages.0.data.synthetic=2",
     )
 
 
-@pytest.mark.parametrize(("change", "gone"), [
-    ("supervisor.enabled=false", "supervisor"),
-    ("stages.0.loss.layer=0", "layer"),
-    ("stages.0.loss.reconstruction=0", "reconstruction"),
-])
+@pytest.mark.parametrize(
+    ("change", "gone"),
+    [
+        ("supervisor.enabled=false", "supervisor"),
+        ("stages.0.loss.layer=0", "layer"),
+        ("stages.0.loss.reconstruction=0", "reconstruction"),
+    ],
+)
 def test_parts_are_switched_off_by_one_key(change, gone):
     config = load_config("paper", [*staged_like(), change])
     trainer = Trainer(config, MadeUp(lambda data: 1, CPU), CPU)
@@ -132,8 +146,15 @@ def test_k_is_nought_without_the_correction():
 
 
 def test_three_bones_train_both_players():
-    config = load_config("paper", [*staged_like(), "model.configuration.layers=3",
-                                   "model.configuration.head=exact", "loss.decibel=0.1"])
+    config = load_config(
+        "paper",
+        [
+            *staged_like(),
+            "model.configuration.layers=3",
+            "model.configuration.head=exact",
+            "loss.decibel=0.1",
+        ],
+    )
     trainer = Trainer(config, MadeUp(lambda data: 1, CPU, layers=3), CPU)
     first = trainer.train_step()
     for _ in range(5):
@@ -172,7 +193,8 @@ def test_killed_in_the_second_stage_and_resumed_gives_the_same_bytes(
     options = {"env": {**os.environ, "OMP_NUM_THREADS": "1"}, "stdout": subprocess.DEVNULL}
     process = subprocess.Popen(
         run_cli("--data", dataset, "-o", run, "--preset", "paper", *changes),
-        stderr=subprocess.DEVNULL, **options,
+        stderr=subprocess.DEVNULL,
+        **options,
     )
     index = run / "checkpoints" / "index.json"
     deadline = time.monotonic() + 300
@@ -199,9 +221,7 @@ def test_killed_in_the_second_stage_and_resumed_gives_the_same_bytes(
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_resumed_in_the_second_stage_after_damage_gives_the_same_bytes(
-    dataset, finished, tmp_path
-):
+def test_resumed_in_the_second_stage_after_damage_gives_the_same_bytes(dataset, finished, tmp_path):
     run, card, _ = finished
     again = tmp_path / "again"
     shutil.copytree(run, again)
@@ -262,8 +282,11 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(
 
 
 def test_sizes_and_bones_that_do_not_fit_are_refused_before_anything_starts(dataset, tmp_path):
-    changes = ["model.architecture=unet", "model.configuration={soft_tissue: zero}",
-               "data.crop=[48, 112]"]
+    changes = [
+        "model.architecture=unet",
+        "model.configuration={soft_tissue: zero}",
+        "data.crop=[48, 112]",
+    ]
     config = load_config("fine-tune", changes)
     with pytest.raises(UsageError, match=r"'data.crop' is 48x112 px.*'unet' needs multiples of 32"):
         Trainer(config, MadeUp(lambda data: 1, CPU), CPU)
@@ -279,10 +302,19 @@ def test_dry_run_counts_networks_and_times_a_step(dataset, staged_changes, tmp_p
 
     changes = [part for change in staged_changes for part in ("--set", change)]
     changes += ["--set", "stages.0.epochs=4"]
-    result = CliRunner().invoke(command, [
-        "--data", str(dataset), "-o", str(tmp_path / "run"), "--preset", "paper", *changes,
-        "--dry-run",
-    ])
+    result = CliRunner().invoke(
+        command,
+        [
+            "--data",
+            str(dataset),
+            "-o",
+            str(tmp_path / "run"),
+            "--preset",
+            "paper",
+            *changes,
+            "--dry-run",
+        ],
+    )
     assert result.exit_code == 0, result.output
     assert "# supervisor: " in result.output
     # One training image is free: four epochs are four steps.
@@ -298,15 +330,25 @@ def test_dry_run_counts_epochs_of_crops_as_the_run_does(dataset, tiny):
     from blsgan.training.estimate import estimate
     from blsgan.training.sources import load_sources
 
-    config = load_config("lite", [
-        *(f"{key}={value}" for key, value in (
-            ("stages.0.epochs", 3), ("stages.0.data.visits", 1),
-            *((f"stages.{later}.steps", 0) for later in (1, 2, 3)),
-            ("model.configuration.widths", "[4, 6, 6, 8]"), ("data.synthetic", 2),
-            ("model.configuration.blocks", "[1, 1, 1, 1]"), ("data.validation", 2),
-            ("data.crop", "[32, 64]"), ("precision", "float32"),
-        ))
-    ])
+    config = load_config(
+        "lite",
+        [
+            *(
+                f"{key}={value}"
+                for key, value in (
+                    ("stages.0.epochs", 3),
+                    ("stages.0.data.visits", 1),
+                    *((f"stages.{later}.steps", 0) for later in (1, 2, 3)),
+                    ("model.configuration.widths", "[4, 6, 6, 8]"),
+                    ("data.synthetic", 2),
+                    ("model.configuration.blocks", "[1, 1, 1, 1]"),
+                    ("data.validation", 2),
+                    ("data.crop", "[32, 64]"),
+                    ("precision", "float32"),
+                )
+            )
+        ],
+    )
     sources = load_sources(config, load_root(dataset), None, CPU)
     (stage,) = Trainer(config, sources, CPU).stages
     assert sources.epoch(stage.data) > 1  # as many as the joint has hidden bones
@@ -330,9 +372,12 @@ def test_dry_run_counts_the_large_crops_of_every_fourth_step(dataset):
     from blsgan.training.estimate import estimate
 
     small = [
-        *(f"stages.{other}.steps=0" for other in (0, 1, 3)), "stages.2.data.synthetic=2",
-        "model.configuration.widths=[4, 6, 6, 8]", "model.configuration.blocks=[1, 1, 1, 1]",
-        "data.crop=[32, 64]", "precision=float32",
+        *(f"stages.{other}.steps=0" for other in (0, 1, 3)),
+        "stages.2.data.synthetic=2",
+        "model.configuration.widths=[4, 6, 6, 8]",
+        "model.configuration.blocks=[1, 1, 1, 1]",
+        "data.crop=[32, 64]",
+        "precision=float32",
     ]
     even, found = (
         estimate(load_config("lite", [*small, f"stages.2.data.large_crop={large}"]), dataset)

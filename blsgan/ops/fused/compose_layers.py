@@ -66,9 +66,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad_composed: Tensor) -> tuple[Tensor | None, ...]:
     layers, masks, soft_tissue = ctx.saved_tensors
-    grad_layers, grad_soft_tissue = _call_backward(
-        grad_composed, layers, masks, soft_tissue
-    )
+    grad_layers, grad_soft_tissue = _call_backward(grad_composed, layers, masks, soft_tissue)
     return grad_layers, None, grad_soft_tissue
 
 

@@ -81,9 +81,7 @@ def synthesize_overlap(
     _library.check_float(_OP, "shift_lower_px", shift_lower_px)
     plane = (batch, 1, height, width)
     _library.check_shape(_OP, "image", image, plane, "[B,1,H,W]")
-    _library.check_shape(
-        _OP, "soft_tissue_background", soft_tissue_background, plane, "[B,1,H,W]"
-    )
+    _library.check_shape(_OP, "soft_tissue_background", soft_tissue_background, plane, "[B,1,H,W]")
     _library.check_shape(_OP, "shift_upper_px", shift_upper_px, (batch,), "[B]")
     _library.check_shape(_OP, "shift_lower_px", shift_lower_px, (batch,), "[B]")
     _library.check_device(
