@@ -23,7 +23,8 @@ import numpy as np
 from PIL import Image
 
 from blsgan import __version__
-from blsgan.data.layout import JointArrays, load_root, read_joint
+from blsgan.data.dataset import load_root
+from blsgan.data.layout import JointArrays, read_joint
 from blsgan.data.packed import pack
 from blsgan.io.atomic import atomic_path
 from blsgan.synthesis.phantoms import joint_phantom

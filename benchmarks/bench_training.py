@@ -41,7 +41,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from blsgan import __version__
-from blsgan.data.layout import MIN_OVERLAP_PX, JointImage, load_root, overlap_px, read_joint
+from blsgan.data.dataset import load_root
+from blsgan.data.layout import MIN_OVERLAP_PX, JointImage, overlap_px, read_joint
 from blsgan.data.splits import is_validation, select
 from blsgan.io.atomic import atomic_path
 from blsgan.models import build_generator

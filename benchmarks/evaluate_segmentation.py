@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 
 from blsgan import Segmenter, Separator
-from blsgan.data.layout import load_root
+from blsgan.data.dataset import load_root
 from blsgan.data.splits import SPLITS, select
 from blsgan.data.truths import cached_visit_truths
 from blsgan.evaluation.protocol import describe_images

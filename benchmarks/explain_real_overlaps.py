@@ -38,7 +38,8 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from blsgan import Separator
-from blsgan.data.layout import JointImage, load_root, read_joint
+from blsgan.data.dataset import load_root
+from blsgan.data.layout import JointImage, read_joint
 from blsgan.data.splits import select
 from blsgan.data.truths import cached_visit_truths
 from blsgan.data.visits import PROTOCOL, TRAINING, VisitTruth

@@ -169,7 +169,7 @@ def dataset(tmp_path_factory):
 @pytest.fixture(scope="session")
 def images(dataset):
     """The entries of ``dataset`` that belong to validation joints."""
-    from blsgan.data.layout import load_root
+    from blsgan.data.dataset import load_root
     from blsgan.data.splits import is_validation
 
     return [image for image in load_root(dataset) if is_validation(image.joint)]

@@ -141,7 +141,8 @@ def _labels(runs: Sequence[str]) -> list[str]:
 
 def _images(root: Path, split: str) -> list[JointImage]:
     """The split's images, all of whose files are there."""
-    from blsgan.data.layout import check_complete, load_root
+    from blsgan.data.dataset import load_root
+    from blsgan.data.layout import check_complete
     from blsgan.data.splits import select
 
     images = select(load_root(root), split)

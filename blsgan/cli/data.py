@@ -74,7 +74,8 @@ def pack_command(root: Path, output: Path) -> None:
     `blsgan evaluate --data FILE` and everything else that takes the folder takes the file. The
     images are the same bit for bit; follow-up pairs (DR_*) are not packed.
     """
-    from blsgan.data.layout import check_complete, load_root
+    from blsgan.data.dataset import load_root
+    from blsgan.data.layout import check_complete
     from blsgan.data.packed import pack
     from blsgan.io.atomic import check_writable_folder
 

@@ -8,11 +8,12 @@ import click
 import numpy as np
 
 from blsgan import backends
-from blsgan.cli.separate import Options, Outcome, separate_item
 from blsgan.io.atomic import atomic_path, check_writable_folder
 from blsgan.io.listing import Item
 from blsgan.io.results import to_uint16
-from blsgan.separation import Separator
+from blsgan.pipeline.separate import SeparationOptions, separate_item
+from blsgan.pipeline.worklist import Outcome
+from blsgan.separation import Separation, Separator
 from blsgan.synthesis.phantoms import Phantom, joint_phantom
 
 _NAME = "phantom"
@@ -51,7 +52,9 @@ def command(output: Path, seed: int, size: int, weights: str | None, backend: st
     check_writable_folder(output)
     phantom = joint_phantom(seed, size)
     item = _write_phantom(phantom, output)
-    options = Options(pixel_spacing_mm=(phantom.pixel_spacing_mm, phantom.pixel_spacing_mm))
+    options = SeparationOptions(
+        pixel_spacing_mm=(phantom.pixel_spacing_mm, phantom.pixel_spacing_mm)
+    )
     separator = Separator.from_pretrained(weights, backend)
     outcome = separate_item(separator, item, output, options, overwrite=True)
     _report(phantom, outcome, seed)
@@ -74,11 +77,11 @@ def _write_phantom(phantom: Phantom, folder: Path) -> Item:
     return Item(image, upper, lower, Path(), _NAME)
 
 
-def _report(phantom: Phantom, outcome: Outcome, seed: int) -> None:
+def _report(phantom: Phantom, outcome: Outcome[Separation], seed: int) -> None:
     from blsgan.evaluation.baselines import equal_split, ring_soft_tissue
     from blsgan.evaluation.metrics import psnr_db, region_mse
 
-    separation = outcome.separation
+    separation = outcome.found
     assert separation is not None, "overwrite=True always separates"
     region = separation.overlap
     image, masks = phantom.image, phantom.masks

@@ -127,7 +127,8 @@ def command(
 
     from rich.console import Console
 
-    from blsgan.data.layout import check_complete, load_root
+    from blsgan.data.dataset import load_root
+    from blsgan.data.layout import check_complete
     from blsgan.data.splits import select
     from blsgan.evaluation.frechet import load_extractor, patch_extractor
     from blsgan.evaluation.networks import from_weights, load_supervisor, run_of

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from blsgan import backends
-from blsgan.errors import BlsganError, InputError, OutputError, UsageError
+from blsgan.errors import InputError, UsageError
 from blsgan.io.listing import DEFAULT_MASK_PATTERN, check_mask_pattern
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from blsgan.jsn.study import Study
-    from blsgan.jsn.visits import PairResult, ReadOptions, Separate
+    from blsgan.jsn.visits import ReadOptions, Separate
     from blsgan.separation import Separator
 
-RECORD_NAME, PICTURE_NAME, PAIRS_NAME = "jsn.json", "jsn.png", "jsn.csv"
-RESIDUAL_NAMES = ("jsn_residual_upper.png", "jsn_residual_lower.png")
 _DEFAULT = "measure"
-_SAVE_EVERY = 50  # pairs; a list of thousands must not be lost to an interruption
-_VISITS_KEPT = 16  # pairs of one joint follow each other and share their visits
 
 
 class _MeasureByDefault(click.Group):
@@ -141,6 +135,7 @@ def measure_command(
     """
     from blsgan.io.atomic import check_writable_folder
     from blsgan.jsn.visits import ReadOptions
+    from blsgan.pipeline.measure import separation_by, summary, write_measurement
 
     _check_arguments(baseline, followup, pairs, baseline_masks, followup_masks)
     if no_separation and (weights is not None or backend != "auto" or threads is not None):
@@ -150,8 +145,12 @@ def measure_command(
     check_mask_pattern(mask_pattern)
     check_writable_folder(output)
     options = ReadOptions(bit_depth, invert, pixel_spacing)
+
+    def separation() -> tuple[Separate, dict[str, Any] | None]:
+        return separation_by(None if no_separation else _separator(weights, backend, threads))
+
     if pairs is not None:
-        separate, described = _separation(no_separation, weights, backend, threads)
+        separate, described = separation()
         return _measure_list(pairs, output, options, separate, described, fit_scale=fit_scale)
 
     from blsgan.jsn.visits import check_same_joint, find_visit, measure_pair, read_visit
@@ -164,13 +163,15 @@ def measure_command(
         find_visit(followup, followup_masks, mask_pattern),
     )
     visits = [read_visit(visit, options) for visit in files]
-    separate, described = _separation(no_separation, weights, backend, threads)
+    separate, described = separation()
     try:
         result = measure_pair(visits[0], visits[1], separate, described, fit_scale=fit_scale)
     except InputError as error:
         raise InputError(f"{baseline}, {followup}: {error}") from error
-    written = _write_one(result, output, [path for visit in files for path in vars(visit).values()])
-    click.echo("\n".join(_summary(result.record)))
+    written = write_measurement(
+        result, output, [path for visit in files for path in vars(visit).values()]
+    )
+    click.echo("\n".join(summary(result.record)))
     click.echo(f"wrote {', '.join(path.name for path in written)} into {output}")
     return 0
 
@@ -194,86 +195,10 @@ def _check_arguments(
         )
 
 
-def _separation(
-    no_separation: bool, weights: str | None, backend: str, threads: int | None
-) -> tuple[Separate, dict[str, Any] | None]:
-    from blsgan.jsn.visits import separated, unseparated
-
-    if no_separation:
-        return unseparated, None
-    separator = _separator(weights, backend, threads)
-    file = separator.weights
-    return separated(separator), {
-        "name": file.name,
-        "architecture": file.architecture,
-        "file": file.path.name,
-        "sha256": file.sha256,
-    }
-
-
 def _separator(weights: str | None, backend: str, threads: int | None) -> Separator:
     from blsgan.separation import Separator
 
     return Separator.from_pretrained(weights, backend, threads=threads)
-
-
-def _write_one(result: PairResult, output: Path, inputs: list[Path]) -> list[Path]:
-    import os
-
-    import numpy as np
-    from PIL import Image
-
-    from blsgan.io.atomic import atomic_paths
-    from blsgan.io.results import residual_to_uint16
-    from blsgan.jsn.picture import draw_measurement
-    from blsgan.jsn.quantification import residual_maps
-
-    targets = [output / name for name in (*RESIDUAL_NAMES, PICTURE_NAME, RECORD_NAME)]
-    for target in targets:
-        if os.path.realpath(target) in {os.path.realpath(path) for path in inputs}:
-            raise UsageError(
-                f"{target} is an input and would be overwritten; choose another output folder."
-            )
-    picture = draw_measurement(
-        [radiograph.image for radiograph in result.radiographs],
-        result.visits,
-        result.measurement,
-        _summary(result.record),
-    )
-    text = json.dumps(result.record, indent=2, allow_nan=False) + "\n"
-    residuals = residual_maps(result.visits[0], result.visits[1], result.measurement)
-    with atomic_paths(targets) as (*residual_paths, picture_path, record_path):
-        for path, residual in zip(residual_paths, residuals, strict=True):
-            encoded = residual_to_uint16(np.nan_to_num(residual))
-            encoded[np.isnan(residual)] = 0  # no residual has this value
-            Image.fromarray(encoded).save(path, format="PNG")
-        picture.save(picture_path, format="PNG", compress_level=4)
-        record_path.write_text(text, encoding="utf-8")
-    return targets[::-1]
-
-
-def _summary(record: dict[str, Any]) -> list[str]:
-    """The result as lines of text; the first says whether it is one."""
-    narrowing = f"{record['narrowing_px']:+.3f} px"
-    if record["narrowing_mm"] is not None:
-        narrowing += f" = {record['narrowing_mm']:+.4f} mm"
-    if record["mismatch"]:
-        first = f"mismatch ({'; '.join(record['problems'])}): {narrowing} is no measurement"
-    else:
-        first = (
-            f"narrowing {narrowing}, quality {record['quality']:.3f}, there and back "
-            f"{record['disagreement_px']:.3f} px apart"
-        )
-    lines = [first]
-    spaces = record["joint_space_width"]
-    for visit, name in (("baseline", "baseline"), ("followup", "follow-up")):
-        width = spaces[visit]
-        if width is not None:
-            text = f"{width['mean_px']:.2f} px mean, {width['minimum_px']:.2f} px minimal"
-            if width["mean_mm"] is not None:
-                text += f" ({width['mean_mm']:.3f} and {width['minimum_mm']:.3f} mm)"
-            lines.append(f"joint space width, {name}: {text}")
-    return lines + [f"note: {note}" for note in record["notes"] if "touches" not in note]
 
 
 def _measure_list(
@@ -288,83 +213,31 @@ def _measure_list(
     from rich.console import Console
     from rich.progress import track
 
-    from blsgan.jsn.visits import check_same_joint, load_pairs, measure_pair, read_visit
+    from blsgan.jsn.visits import load_pairs
+    from blsgan.pipeline.measure import measure_list
 
     listed, repeated = load_pairs(pairs)
-    read = lru_cache(maxsize=_VISITS_KEPT)(read_visit)
-    rows: list[dict[str, Any]] = []
-    failures: list[str] = []
     status = Console(stderr=True)
-    for pair in track(listed, "measuring", console=status, disable=not status.is_terminal):
-        names = {
-            "joint": pair.joint,
-            "baseline": pair.baseline.image.name,
-            "followup": pair.followup.image.name,
-        }
-        try:
-            check_same_joint(pair.baseline.image, pair.followup.image)
-            visits = [read(visit, options) for visit in (pair.baseline, pair.followup)]
-            result = measure_pair(visits[0], visits[1], separate, described, fit_scale=fit_scale)
-        except OutputError:
-            raise
-        except BlsganError as error:
-            failures.append(f"{pair.joint}: {error}")
-            rows.append({**names, "mismatch": True, "problems": str(error)})
-        except MemoryError:
-            failures.append(f"{pair.joint}: {names['baseline']} does not fit into memory; crop it.")
-            rows.append({**names, "mismatch": True, "problems": "out of memory"})
-        else:
-            rows.append({**names, **_row(result.record)})
-        if len(rows) % _SAVE_EVERY == 0:
-            _write_rows(rows, output)
-    path = _write_rows(rows, output)
-    mismatches = sum(row["mismatch"] for row in rows) - len(failures)
+    done = measure_list(
+        listed,
+        output,
+        options,
+        separate,
+        described,
+        fit_scale=fit_scale,
+        track=lambda pairs: track(
+            pairs, "measuring", console=status, disable=not status.is_terminal
+        ),
+    )
     again = f" ({repeated} repeated entries left out)" if repeated else ""
+    rows, failures, mismatches = done.rows, done.failures, done.mismatches
     click.echo(
         f"{len(rows)} pairs{again}: {len(rows) - mismatches - len(failures)} measured, "
-        f"{mismatches} mismatches, {len(failures)} failed; wrote {path}"
+        f"{mismatches} mismatches, {len(failures)} failed; wrote {done.path}"
     )
     for failure in failures:
         click.echo(f"failed: {failure}", err=True)
     return 1 if failures else 0
-
-
-def _row(record: dict[str, Any]) -> dict[str, Any]:
-    """A record as one line of a table."""
-    spaces = record["joint_space_width"]
-    row: dict[str, Any] = {
-        key: record[key]
-        for key in (
-            "narrowing_px",
-            "narrowing_mm",
-            "sideways_px",
-            "mismatch",
-            "quality",
-            "disagreement_px",
-        )
-    }
-    for bone, found in record["bones"].items():
-        row |= {
-            f"{bone}_{key}": found[key]
-            for key in ("correlation", "coverage", "rotation_deg", "scale", "pixels", "converged")
-        }
-    for visit in ("baseline", "followup"):
-        for key in ("mean_px", "minimum_px", "mean_mm", "minimum_mm"):
-            row[f"jsw_{visit}_{key}"] = spaces[visit][key] if spaces[visit] else None
-    row["weights_sha256"] = record["weights"]["sha256"] if record["weights"] else None
-    row["problems"] = "; ".join(record["problems"])
-    row["notes"] = "; ".join(record["notes"])
-    return row
-
-
-def _write_rows(rows: list[dict[str, Any]], output: Path) -> Path:
-    from blsgan.evaluation.results import write_csv
-    from blsgan.io.atomic import atomic_path
-
-    path = output / PAIRS_NAME
-    with atomic_path(path) as temporary:
-        write_csv(temporary, rows)
-    return path
 
 
 @command.command("study")
@@ -436,7 +309,7 @@ def study_command(
     from rich.console import Console
     from rich.progress import track
 
-    from blsgan.data.layout import load_root
+    from blsgan.data.dataset import load_root
     from blsgan.data.splits import select
     from blsgan.evaluation.methods import from_separator
     from blsgan.io.atomic import check_writable_folder

@@ -3,77 +3,21 @@
 from __future__ import annotations
 
 import functools
-import os
-import platform
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import click
-import numpy as np
 
-from blsgan import __version__, backends
-from blsgan.cli import segment
-from blsgan.cli.batch import attempt, run_all, work_list
-from blsgan.errors import InputError, UsageError
-from blsgan.geometry import bounding_box
+from blsgan import backends
+from blsgan.cli.batch import run_all
+from blsgan.errors import UsageError
 from blsgan.io import results
 from blsgan.io.atomic import check_writable_folder
-from blsgan.io.files import read_file
 from blsgan.io.listing import DEFAULT_MASK_PATTERN, Item
-from blsgan.io.masks import BONES, decode_masks
-from blsgan.io.panel import draw_panel
-from blsgan.io.predicted import prediction_of
-from blsgan.io.radiograph import (
-    Radiograph,
-    anonymous_name,
-    decode_radiograph,
-    is_path_private,
-)
 from blsgan.io.spacing import user_spacing
+from blsgan.pipeline.separate import SeparationOptions, separate_item
+from blsgan.pipeline.worklist import Outcome, attempt, work_list
 from blsgan.segmentation import Segmenter
 from blsgan.separation import Separation, Separator
-
-
-@dataclass(frozen=True)
-class Options:
-    """What decides the content of the results, besides inputs and weights."""
-
-    file_format: str = "png"
-    bit_depth: int | None = None
-    invert: bool = False
-    pixel_spacing_mm: tuple[float, float] | None = None
-    mirrored: bool = False
-
-    def record(self) -> dict[str, Any]:
-        spacing = self.pixel_spacing_mm
-        return {
-            "format": self.file_format,
-            "bit_depth": self.bit_depth,
-            "invert": self.invert,
-            "pixel_spacing_mm": None if spacing is None else list(spacing),
-            "mirrored": self.mirrored,
-        }
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one joint.
-
-    ``separation`` is None where the result had been finished before; ``renamed`` says that its name
-    is not the input's.
-    """
-
-    files: list[Path]
-    record: dict[str, Any]
-    separation: Separation | None
-    renamed: bool = False
-
-    @property
-    def fresh(self) -> bool:
-        return self.separation is not None
 
 
 @click.command()
@@ -180,13 +124,13 @@ def command(
         need_masks=require_masks,
     )
     check_writable_folder(output)
-    options = Options(file_format, bit_depth, invert, spacing, mirrored)
+    options = SeparationOptions(file_format, bit_depth, invert, spacing, mirrored)
     if ray_workers is not None and not on_ray:
         raise UsageError("--ray-workers was given without --ray; give both.")
     if on_ray:
         if single:
             raise UsageError(f"{image} is one radiograph; --ray is for a folder or a list.")
-        from blsgan.cli.separate_ray import separate_on_ray
+        from blsgan.pipeline.on_ray import separate_on_ray
 
         attempts = separate_on_ray(
             items,
@@ -209,7 +153,7 @@ def command(
             segmenter, "auto" if backend in backends.ENGINES else backend, threads=threads
         )
 
-    def work(item: Item) -> Outcome:
+    def work(item: Item) -> Outcome[Separation]:
         return separate_item(
             separator,
             item,
@@ -231,152 +175,11 @@ def command(
     )
 
 
-def separate_item(
-    separator: Separator,
-    item: Item,
-    output: Path,
-    options: Options,
-    *,
-    overwrite: bool = False,
-    segmenter: Callable[[], Segmenter] | None = None,
-) -> Outcome:
-    """Read, separate and write one joint; every error names its file.
-
-    The result lands in ``output / item.folder``; that of a DICOM file, whose path may tell who the
-    patient is, in ``output`` itself under a name made of hashes. An up to date result is left
-    alone, and ``separation`` is None, unless ``overwrite``. Where the item has neither mask,
-    ``segmenter`` gives what predicts and writes them; without it that is an error.
-    """
-    started = time.perf_counter()
-    if item.upper is None and item.lower is None and segmenter is not None:
-        masks_options = segment.Options(options.bit_depth, options.invert)
-        predicted = segment.segment_item(
-            segmenter(), item, output, masks_options, overwrite=overwrite
-        )
-        item = replace(item, upper=predicted.files[0], lower=predicted.files[1])
-    upper, lower = _require_masks(item)
-    image_file = read_file(item.image, what="image")
-    mask_files = (read_file(upper, what="mask"), read_file(lower, what="mask"))
-    described = {
-        "blsgan": __version__,
-        "inputs": {
-            "image": {"sha256": image_file.sha256},
-            "upper_mask": {"sha256": mask_files[0].sha256},
-            "lower_mask": {"sha256": mask_files[1].sha256},
-        },
-        "options": options.record(),
-        "weights": segment.weights_record(separator.weights),
-    }
-    folder, name = output / item.folder, item.name
-    file_name: str | None = item.image.name
-    private = is_path_private(image_file)
-    if private:
-        folder, file_name = output, None
-        name = anonymous_name(image_file.sha256, (mask_files[0].sha256, mask_files[1].sha256))
-    if not overwrite and results.is_finished(folder, name, options.file_format, described):
-        files = [folder / file for file in results.result_names(name, options.file_format)]
-        return Outcome(files, described, None, private)
-
-    radiograph = decode_radiograph(
-        image_file,
-        bit_depth=options.bit_depth,
-        invert=options.invert,
-        pixel_spacing_mm=options.pixel_spacing_mm,
-    )
-    height, width = radiograph.pixels.shape
-    masks = decode_masks(*mask_files, (height, width)).masks
-    _protect_inputs(folder, name, options.file_format, (item.image, upper, lower))
-
-    read = time.perf_counter()
-    try:
-        separation = separator(radiograph.pixels, masks)
-    except InputError as error:
-        raise InputError(f"{item.image}: {error}") from error
-    separated = time.perf_counter()
-    error_mse = _reconstruction_mse(separation, masks)
-    panel = draw_panel(
-        radiograph.pixels,
-        masks,
-        separation.upper,
-        separation.lower,
-        separation.reconstruction,
-        separation.residual,
-        pixel_mm=radiograph.pixel_spacing.column_mm if radiograph.pixel_spacing else None,
-        caption=_caption(radiograph, separation, error_mse),
-    )
-    prediction = prediction_of(*mask_files)
-    record = {
-        "schema": results.SCHEMA,
-        "name": name,
-        **described,
-        "masks": _masks_record(prediction),
-        "image": {
-            "file": file_name,
-            "format": radiograph.format,
-            "bit_depth": radiograph.bits,
-            "height_px": height,
-            "width_px": width,
-        },
-        "pixel_spacing_mm": _spacing_record(radiograph),
-        "soft_tissue": separation.soft_tissue if separation.overlap.any() else None,
-        "overlap": _overlap_record(radiograph, separation),
-        "reconstruction_error": {
-            "mse": error_mse,
-            "max_abs": float(np.abs(separation.residual).max()),
-            "region": "union of the masks",
-        },
-        "working_scale": separation.scale,
-        "residual_encoding": None if options.file_format == "npz" else results.RESIDUAL_ENCODING,
-        "backend": {"name": separator.backend.name, "version": separator.backend.version},
-        "versions": {"python": platform.python_version(), "numpy": np.__version__},
-        "times_ms": {
-            "read": _milliseconds(started, read),
-            "separate": _milliseconds(read, separated),
-            "draw": _milliseconds(separated, time.perf_counter()),
-        },
-        "notes": [*radiograph.notes, *_masks_notes(prediction), *separation.notes],
-    }
-    files = results.write_result(
-        folder,
-        name,
-        {plane: getattr(separation, plane) for plane in results.PLANES},
-        panel,
-        record,
-        file_format=options.file_format,
-        arrays=_arrays(radiograph, separation),
-        pixel_spacing=radiograph.pixel_spacing,
-    )
-    return Outcome(files, record, separation, private)
-
-
-def _require_masks(item: Item) -> tuple[Path, Path]:
-    if item.upper is None or item.lower is None:
-        missing = " and ".join(
-            bone for bone, path in zip(BONES, (item.upper, item.lower), strict=True) if path is None
-        )
-        raise InputError(
-            f"{item.image} has no {missing} mask beside it; add it or say how masks are named with "
-            "--mask-pattern."
-        )
-    return item.upper, item.lower
-
-
-def _protect_inputs(folder: Path, name: str, file_format: str, inputs: Iterable[Path]) -> None:
-    """Refuse to write a result over one of its own inputs (a mask called NAME_upper.png)."""
-    targets = {os.path.realpath(folder / file) for file in results.result_names(name, file_format)}
-    for path in inputs:
-        if os.path.realpath(path) in targets:
-            raise UsageError(
-                f"{path} is an input and would be overwritten by a result of that name; choose "
-                "another output folder."
-            )
-
-
-def _report_one(item: Item, outcome: Outcome) -> None:
+def _report_one(item: Item, outcome: Outcome[Separation]) -> None:
     record, panel = outcome.record, outcome.files[-2]
     if outcome.renamed:
         click.echo(f"{item.image} became {panel}")
-    if outcome.separation is None:
+    if outcome.found is None:
         click.echo(f"{panel} and the rest are up to date (--overwrite separates again)")
         return
     overlap, k = record["overlap"], record["soft_tissue"]
@@ -392,71 +195,3 @@ def _report_one(item: Item, outcome: Outcome) -> None:
         if k is not None or "do not overlap" not in note:
             click.echo(f"note: {note}")
     click.echo(f"wrote {panel} and {len(outcome.files) - 1} more files")
-
-
-def _masks_record(prediction: dict[str, Any] | None) -> dict[str, Any]:
-    """Whether the masks were given or predicted, and how far they can be trusted."""
-    if prediction is None:
-        return {"source": "given"}
-    fields = ("weights", "confidence", "doubtful", "doubts")
-    return {"source": "predicted", **{name: prediction.get(name) for name in fields}}
-
-
-def _masks_notes(prediction: dict[str, Any] | None) -> list[str]:
-    if prediction is None:
-        return []
-    doubts = [f"doubtful masks: {why}" for why in prediction.get("doubts") or ()]
-    return ["the masks were predicted, nobody drew them", *doubts]
-
-
-def _reconstruction_mse(separation: Separation, masks: np.ndarray) -> float:
-    pixels = np.count_nonzero(masks[0] | masks[1])
-    return float(np.square(separation.residual, dtype=np.float64).sum() / pixels)
-
-
-def _spacing_record(radiograph: Radiograph) -> dict[str, Any] | None:
-    spacing = radiograph.pixel_spacing
-    if spacing is None:
-        return None
-    return {"row": spacing.row_mm, "column": spacing.column_mm, "source": spacing.source}
-
-
-def _overlap_record(radiograph: Radiograph, separation: Separation) -> dict[str, Any]:
-    pixels = int(np.count_nonzero(separation.overlap))
-    spacing = radiograph.pixel_spacing
-    box = None
-    if pixels:
-        top, left, bottom, right = bounding_box(separation.overlap)
-        box = {"top": top, "left": left, "bottom": bottom, "right": right}
-    return {
-        "area_px": pixels,
-        "area_mm2": None if spacing is None else pixels * spacing.area_mm2,
-        "bounding_box_px": box,
-    }
-
-
-def _arrays(radiograph: Radiograph, separation: Separation) -> dict[str, Any]:
-    arrays: dict[str, Any] = {
-        "overlap": separation.overlap,
-        "soft_tissue": np.float32(separation.soft_tissue),
-    }
-    if radiograph.pixel_spacing is not None:
-        spacing = radiograph.pixel_spacing
-        arrays["pixel_spacing_mm"] = np.array([spacing.row_mm, spacing.column_mm])
-    return arrays
-
-
-def _caption(radiograph: Radiograph, separation: Separation, error_mse: float) -> str:
-    pixels = int(np.count_nonzero(separation.overlap))
-    if not pixels:
-        return "no overlap: each layer is the image inside its mask"
-    spacing = radiograph.pixel_spacing
-    area = "" if spacing is None else f" = {pixels * spacing.area_mm2:.2f} sq mm"
-    return (
-        f"overlap {pixels} px{area}     soft tissue k = {separation.soft_tissue:.3f}     "
-        f"reconstruction MSE {error_mse:.1e}"
-    )
-
-
-def _milliseconds(start: float, stop: float) -> float:
-    return round(1000 * (stop - start), 1)

@@ -134,7 +134,7 @@ def command(
 
 
 def _describe(config: TrainingConfig, root: Path, device: str) -> None:
-    from blsgan.data.layout import load_root
+    from blsgan.data.dataset import load_root
     from blsgan.training.estimate import estimate
 
     load_root(root)  # refused here, though only stages of epochs read it

@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
@@ -24,14 +24,22 @@ from blsgan.io.files import read_file
 from blsgan.io.masks import threshold
 from blsgan.io.raster import decode_raster
 
-if TYPE_CHECKING:
-    from blsgan.data.packed import PackedDataset
-
 LIST_FILES = ("LS_K1_all_train", "LS_K1_overlap_train", "LS_K1_nonoverlap_train")
 IMAGE_FOLDER = "Dataset_cases_anonymization"
 # An image counts as overlapped from this many pixels of mask intersection on (the paper's lists).
 MIN_OVERLAP_PX = 20
 _SHOWN = 4  # sizes in a message
+
+
+class JointStore(Protocol):
+    """What holds images in place of files of their own: :class:`blsgan.data.packed.PackedDataset`.
+
+    The methods are those of this module's functions, for an image of the store.
+    """
+
+    def size(self, joint: JointImage) -> tuple[int, int]: ...
+    def content_hashes(self, joint: JointImage) -> tuple[str, str, str, str]: ...
+    def read(self, joint: JointImage) -> JointArrays: ...
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ class JointImage:
     upper: Path
     lower: Path
     background: Path | None
-    packed: PackedDataset | None = field(default=None, compare=False, repr=False)
+    packed: JointStore | None = field(default=None, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -114,29 +122,6 @@ def list_files(root: Path) -> list[Path]:
             "; give the folder that contains them"
         )
     return lists
-
-
-def load_root(root: str | Path) -> list[JointImage]:
-    """Every image of a dataset, once, sorted by name.
-
-    Args:
-        root: the folder that holds the list files, or a file that ``blsgan data pack`` wrote of it.
-
-    Raises:
-        InputError: ``root`` is neither, or a list cannot be read.
-    """
-    root = Path(root)
-    if root.is_file() and root.name.startswith(("LS_", "DR_")):
-        raise InputError(
-            f"{root}: is a list file of the dataset; give the folder that holds it, {root.parent}"
-        )
-    if root.is_file():
-        from blsgan.data.packed import PackedDataset
-
-        return PackedDataset(root).images()
-    lists = list_files(root)
-    found = {image.name: image for path in lists for image in load_list(path)}
-    return [found[name] for name in sorted(found)]
 
 
 def listed_pair_path(root: Path, name: str) -> Path:

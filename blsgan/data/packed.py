@@ -232,7 +232,7 @@ class PackedDataset:
             )
 
     def images(self) -> list[JointImage]:
-        """Every image, sorted by name, as :func:`blsgan.data.layout.load_root` gives them."""
+        """Every image, sorted by name, as :func:`blsgan.data.dataset.load_root` gives them."""
         images = []
         for row in self._rows.values():
             image = self.path / row.joint / row.image

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from blsgan.data.layout import MIN_OVERLAP_PX, JointImage, load_root, overlap_px, read_joint
+from blsgan.data.dataset import load_root
+from blsgan.data.layout import MIN_OVERLAP_PX, JointImage, overlap_px, read_joint
 from blsgan.data.splits import select
 from blsgan.errors import InputError
 from blsgan.geometry import bounding_box

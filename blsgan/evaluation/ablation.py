@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blsgan.data.layout import JointImage, check_complete, content_digest, load_root
+from blsgan.data.dataset import load_root
+from blsgan.data.layout import JointImage, check_complete, content_digest
 from blsgan.data.splits import select
 from blsgan.data.truths import cached_visit_truths
 from blsgan.data.visits import PROTOCOL, TRAINING

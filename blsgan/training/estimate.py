@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from blsgan.data.layout import load_root
+from blsgan.data.dataset import load_root
 from blsgan.training.config import LARGE_CROP_EVERY, DataConfig, Stage, TrainingConfig
 from blsgan.training.loop import Trainer
 from blsgan.training.pairs import PairBatch

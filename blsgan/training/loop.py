@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from blsgan.backends import WeightsFile
-from blsgan.data.layout import JointImage, check_complete, load_root
+from blsgan.data.dataset import load_root
+from blsgan.data.layout import JointImage, check_complete
 from blsgan.errors import BlsganError, InputError, UsageError
 from blsgan.models import build_generator, load_generator, save_weights
 from blsgan.models.backbones import BackboneGenerator

@@ -25,7 +25,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor, nn
 
 from blsgan.backends import SEGMENTATION
-from blsgan.data.layout import JointImage, check_complete, load_root
+from blsgan.data.dataset import load_root
+from blsgan.data.layout import JointImage, check_complete
 from blsgan.data.splits import select
 from blsgan.errors import InputError, UsageError
 from blsgan.models.segmenter import SegmenterNetwork

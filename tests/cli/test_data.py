@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from blsgan.cli import main
 from blsgan.cli.data import command
 from blsgan.cli.evaluate import command as evaluate
-from blsgan.data.layout import load_root
+from blsgan.data.dataset import load_root
 from blsgan.errors import InputError, UsageError
 
 

@@ -228,7 +228,7 @@ class TestFolder:
         assert "1 separated, 2 already finished, 0 failed" in stdout
 
     def test_a_bug_stops_nothing_and_is_named(self, separate, folder, tmp_path, monkeypatch):
-        from blsgan.cli import separate as module
+        from blsgan.pipeline import separate as module
 
         real, calls = module.decode_masks, []
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from blsgan.cli import main
-from blsgan.cli.separate_ray import SeparateJoints
 from blsgan.io import results
+from blsgan.pipeline.on_ray import SeparateJoints
 
 COUNT = 40
 

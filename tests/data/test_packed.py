@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blsgan.data.layout import content_digest, load_root, missing_files, read_joint
+from blsgan.data.dataset import load_root
+from blsgan.data.layout import content_digest, missing_files, read_joint
 from blsgan.data.packed import PackedDataset, pack
 from blsgan.data.truths import registration_key
 from blsgan.errors import InputError, OutputError

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from blsgan.data.layout import by_joint, joints_of, load_list, load_root, overlap_px, read_joint
+from blsgan.data.dataset import load_root
+from blsgan.data.layout import by_joint, joints_of, load_list, overlap_px, read_joint
 from blsgan.data.splits import is_validation, select
 from blsgan.errors import InputError, UsageError
 

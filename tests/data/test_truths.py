@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from blsgan.data import truths
-from blsgan.data.layout import load_root
+from blsgan.data.dataset import load_root
 from blsgan.data.truths import cached_visit_truths, registration_key
 from blsgan.errors import InputError
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blsgan.data.layout import load_root
+from blsgan.data.dataset import load_root
 from blsgan.data.splits import is_validation
 from blsgan.data.verify import verify
 from blsgan.errors import InputError

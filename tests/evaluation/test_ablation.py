@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from blsgan.cli.ablate import _DEFAULT_STEPS
 from blsgan.cli.ablate import command as ablate
-from blsgan.data.layout import load_root
+from blsgan.data.dataset import load_root
 from blsgan.data.packed import pack
 from blsgan.errors import InputError, UsageError
 from blsgan.evaluation import ablation

@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from blsgan.cli.evaluate import command
-from blsgan.data.layout import content_digest, load_root
+from blsgan.data.dataset import load_root
+from blsgan.data.layout import content_digest
 from blsgan.data.splits import is_validation
 from blsgan.errors import BlsganError, InputError, OutputError, UsageError
 from blsgan.evaluation.figures import draw_by_size

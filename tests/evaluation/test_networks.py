@@ -145,7 +145,7 @@ def test_the_supervisors_opinion_is_recorded(images):
 
 @pytest.mark.slow
 def test_a_runs_supervisor_judges_what_it_was_trained_on(dataset, phantom, tmp_path):
-    from blsgan.data.layout import load_root
+    from blsgan.data.dataset import load_root
     from blsgan.training.config import load_config
     from blsgan.training.loop import train
 

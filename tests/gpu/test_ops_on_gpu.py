@@ -242,7 +242,7 @@ def test_a_failed_launch_names_the_op():
 
 def test_training_pairs_are_the_same_on_the_gpu(dataset):
     """The host's random numbers, so the same pairs; made without the host waiting."""
-    from blsgan.data.layout import load_root
+    from blsgan.data.dataset import load_root
     from blsgan.training.config import DataConfig
     from blsgan.training.pairs import RealOverlaps, SyntheticPairs
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from blsgan.data.layout import JointImage, load_root, overlap_px, read_joint
+from blsgan.data.dataset import load_root
+from blsgan.data.layout import JointImage, overlap_px, read_joint
 from blsgan.errors import InputError
 from blsgan.synthesis.overlap import synthesize_overlap
 from blsgan.training.images import Deck, WholeImages, protocol_shifts

@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from blsgan.backends import create
-from blsgan.data.layout import content_digest, load_root
+from blsgan.data.dataset import load_root
+from blsgan.data.layout import content_digest
 from blsgan.errors import InputError, UsageError, WeightsError
 from blsgan.models import load_generator
 from blsgan.training import loop, precision, run_folder

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from blsgan.data.layout import load_root, read_joint
+from blsgan.data.dataset import load_root
+from blsgan.data.layout import read_joint
 from blsgan.data.visits import TRAINING, visit_truths
 from blsgan.errors import InputError
 from blsgan.training.config import DataConfig

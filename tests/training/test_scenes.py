@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from blsgan.data.layout import load_root
+from blsgan.data.dataset import load_root
 from blsgan.geometry import GRID_PX
 from blsgan.training import scenes
 from blsgan.training.scenes import BORDER_PX, Scenes

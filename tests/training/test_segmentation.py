@@ -8,7 +8,7 @@ import torch
 
 from blsgan import backends
 from blsgan.cli import main
-from blsgan.data.layout import load_root
+from blsgan.data.dataset import load_root
 from blsgan.errors import InputError, UsageError, WeightsError
 from blsgan.models.weights import safetensors_bytes
 from blsgan.training import segmentation

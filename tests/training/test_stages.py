@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 
-from blsgan.data.layout import load_root
+from blsgan.data.dataset import load_root
 from blsgan.errors import InputError, UsageError, WeightsError
 from blsgan.models import load_generator
 from blsgan.training import loop
@@ -326,7 +326,7 @@ def test_dry_run_counts_networks_and_times_a_step(dataset, staged_changes, tmp_p
 
 def test_dry_run_counts_epochs_of_crops_as_the_run_does(dataset, tiny):
     """Visits count as well; they may be what a stage has most of."""
-    from blsgan.data.layout import load_root
+    from blsgan.data.dataset import load_root
     from blsgan.training.estimate import estimate
     from blsgan.training.sources import load_sources
 

@@ -21,12 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blsgan import backends
-from blsgan.cli.batch import Attempt, attempt
-from blsgan.cli.separate import Options, Outcome, separate_item
 from blsgan.errors import BackendError, UsageError
 from blsgan.io.listing import Item
+from blsgan.pipeline.separate import SeparationOptions, separate_item
+from blsgan.pipeline.worklist import Attempt, Outcome, attempt
 from blsgan.segmentation import Segmenter
-from blsgan.separation import Separator
+from blsgan.separation import Separation, Separator
 
 JOINTS_PER_TASK = 8
 """What a worker takes at once, and tries again when it was killed."""
@@ -54,7 +54,7 @@ class SeparateJoints:
     def __init__(
         self,
         output: os.PathLike[str] | str,
-        options: Options | None = None,
+        options: SeparationOptions | None = None,
         *,
         overwrite: bool = False,
         weights: str | None = None,
@@ -64,7 +64,7 @@ class SeparateJoints:
         threads: int = 1,
     ) -> None:
         self._output = Path(output)
-        self._options = options or Options()
+        self._options = options or SeparationOptions()
         self._overwrite = overwrite
         self._separator = Separator.from_pretrained(
             weights, backend, threads=threads, mirrored=self._options.mirrored
@@ -79,7 +79,7 @@ class SeparateJoints:
             )
         )
 
-    def _separate(self, item: Item) -> Outcome:
+    def _separate(self, item: Item) -> Outcome[Separation]:
         return separate_item(
             self._separator,
             item,
@@ -109,7 +109,7 @@ class SeparateJoints:
 def separate_on_ray(
     items: Sequence[Item],
     output: Path,
-    options: Options,
+    options: SeparationOptions,
     *,
     overwrite: bool = False,
     weights: str | None = None,

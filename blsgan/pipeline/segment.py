@@ -1,0 +1,150 @@
+"""Segment one radiograph from file to files: masks of both bones, an overlay and a record."""
+
+from __future__ import annotations
+
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blsgan import __version__, backends
+from blsgan.errors import InputError, UsageError
+from blsgan.io import results
+from blsgan.io.files import read_file
+from blsgan.io.listing import Item
+from blsgan.io.panel import draw_masks
+from blsgan.io.predicted import predicted_names, write_predicted
+from blsgan.io.radiograph import anonymous_name, decode_radiograph, is_path_private
+from blsgan.pipeline.worklist import Outcome
+from blsgan.segmentation import Segmentation, Segmenter
+
+
+@dataclass(frozen=True)
+class SegmentationOptions:
+    """What decides the masks, besides the image and the weights."""
+
+    bit_depth: int | None = None
+    invert: bool = False
+
+    def record(self) -> dict[str, Any]:
+        return {"bit_depth": self.bit_depth, "invert": self.invert}
+
+
+def segment_item(
+    segmenter: Segmenter,
+    item: Item,
+    output: Path,
+    options: SegmentationOptions,
+    *,
+    overwrite: bool = False,
+) -> Outcome[Segmentation]:
+    """Read one picture, predict its masks and write them; every error names its file.
+
+    The result lands in ``output / item.folder``; that of a DICOM file in ``output`` itself, under a
+    name made of its hash. An up to date result is left alone unless ``overwrite``. Mask files that
+    were drawn, or changed after they were predicted, are never written over.
+
+    Raises:
+        NoJointError: the picture shows no joint.
+        InputError: it cannot be read or used.
+        UsageError: masks of that name are there that no prediction wrote.
+        OutputError: the result cannot be written.
+    """
+    started = time.perf_counter()
+    image_file = read_file(item.image, what="image")
+    described = {
+        "kind": "masks",
+        "blsgan": __version__,
+        "inputs": {"image": {"sha256": image_file.sha256}},
+        "options": options.record(),
+        "weights": weights_record(segmenter.weights),
+    }
+    folder, name = output / item.folder, item.name
+    file_name: str | None = item.image.name
+    private = is_path_private(image_file)
+    if private:
+        folder, file_name, name = output, None, anonymous_name(image_file.sha256)
+    files = [folder / file for file in predicted_names(name)]
+    if not overwrite and results.is_complete(files, described):
+        return Outcome(files, results.read_record(files[-1]) or described, None, private)
+    _protect_drawn_masks(files)
+
+    radiograph = decode_radiograph(image_file, bit_depth=options.bit_depth, invert=options.invert)
+    read = time.perf_counter()
+    try:
+        segmentation = segmenter(radiograph.pixels)
+    except InputError as error:
+        raise type(error)(f"{item.image}: {error}") from error
+    segmented = time.perf_counter()
+    height, width = radiograph.pixels.shape
+    record = {
+        "schema": results.SCHEMA,
+        "name": name,
+        **described,
+        "image": {
+            "file": file_name,
+            "format": radiograph.format,
+            "bit_depth": radiograph.bits,
+            "height_px": height,
+            "width_px": width,
+        },
+        **prediction_record(segmentation),
+        "area_px": {
+            "upper": int(np.count_nonzero(segmentation.upper)),
+            "lower": int(np.count_nonzero(segmentation.lower)),
+            "overlap": int(np.count_nonzero(segmentation.overlap)),
+        },
+        "working_scale": segmentation.scale,
+        "backend": {"name": segmenter.backend.name, "version": segmenter.backend.version},
+        "versions": {"python": platform.python_version(), "numpy": np.__version__},
+        "times_ms": {
+            "read": round(1000 * (read - started), 1),
+            "segment": round(1000 * (segmented - read), 1),
+        },
+        "notes": [*radiograph.notes, *(f"doubtful masks: {why}" for why in segmentation.doubts)],
+    }
+    overlay = draw_masks(radiograph.pixels, segmentation.masks, caption=_caption(segmentation))
+    write_predicted(folder, name, segmentation.masks, overlay, record)
+    return Outcome(files, record, segmentation, private)
+
+
+def weights_record(weights: backends.WeightsFile) -> dict[str, str]:
+    """What a record says about the weights."""
+    return {
+        "name": weights.name,
+        "architecture": weights.architecture,
+        "file": weights.path.name,
+        "sha256": weights.sha256,
+    }
+
+
+def prediction_record(segmentation: Segmentation) -> dict[str, Any]:
+    """What a record says about predicted masks: the figures of confidence, and the doubts."""
+    return {
+        "confidence": segmentation.confidence.record(),
+        "doubtful": bool(segmentation.doubts),
+        "doubts": list(segmentation.doubts),
+    }
+
+
+def _protect_drawn_masks(files: list[Path]) -> None:
+    outputs = (results.read_record(files[-1]) or {}).get("outputs")
+    known = outputs if isinstance(outputs, dict) else {}
+    for path in files[:2]:
+        if path.is_file() and results.hash_file(path) != known.get(path.name):
+            raise UsageError(
+                f"{path} is a mask that was not predicted, or was changed since; it is left alone: "
+                "choose another output folder."
+            )
+
+
+def _caption(segmentation: Segmentation) -> str:
+    confidence = segmentation.confidence
+    text = (
+        f"predicted masks     confidence {confidence.score:.2f}     flip agreement "
+        f"{confidence.flip_agreement:.3f}     border entropy {confidence.border_entropy:.2f} bits"
+    )
+    return f"{text}     DOUBTFUL: {'; '.join(segmentation.doubts)}" if segmentation.doubts else text
