@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blsgan.errors import BackendError, BlsganError, UsageError, WeightsError
-from blsgan.geometry import GRID_PX
+from blsgan.joint.geometry import GRID_PX
 
 Float32 = NDArray[np.float32]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from blsgan import backends
 from blsgan.errors import InputError, NoJointError, WeightsError
-from blsgan.geometry import GRID_PX, bone_width_px, bounding_box
-from blsgan.separation import SAME_SCALE, TYPICAL_BONE_WIDTH_PX, as_unit_interval
+from blsgan.joint.geometry import GRID_PX, bone_width_px, bounding_box
+from blsgan.joint.window import SAME_SCALE, TYPICAL_BONE_WIDTH_PX, Window
+from blsgan.separation import as_unit_interval
 
 Float32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
@@ -110,19 +111,6 @@ class Segmentation:
         return self.masks[0] & self.masks[1]
 
 
-@dataclass(frozen=True)
-class _Window:
-    """A square of the image, in image pixels: first row and column (may be negative), side."""
-
-    top: float
-    left: float
-    side: float
-
-    @property
-    def scale(self) -> float:
-        return GRID_PX / self.side
-
-
 class Segmenter:
     """Predicts the masks of the two bones of a finger joint.
 
@@ -172,7 +160,7 @@ class Segmenter:
             raise NoJointError("the picture is constant; give a radiograph of one finger joint.")
         height, width = image.shape
         side = float(max(height, width))
-        window = _Window((height - side) / 2, (width - side) / 2, side)
+        window = _square((height - side) / 2, (width - side) / 2, side)
         looks = [(window, self._look(image, window))]
         while len(looks) < _MOST_LOOKS:
             closer = _closer_window(looks[-1][1], looks[-1][0])
@@ -193,9 +181,9 @@ class Segmenter:
                 )
         return Segmentation(masks, probabilities, confidence, _doubts(confidence), window.scale)
 
-    def _look(self, image: Float32, window: _Window) -> Float32:
+    def _look(self, image: Float32, window: Window) -> Float32:
         """Logits [2,2,256,256] of a window: as it is, and mirrored (turned back)."""
-        grid = _resample(image, window)
+        grid = _on_grid(image, window)
         batch = np.stack((grid, grid[:, ::-1]))[:, None]
         (logits,) = self.backend.run(np.ascontiguousarray(batch))
         if logits.shape != (2, 2, GRID_PX, GRID_PX) or not np.isfinite(logits).all():
@@ -206,36 +194,30 @@ class Segmenter:
         return np.stack((logits[0], logits[1, :, :, ::-1]))
 
 
-def _resample(image: Float32, window: _Window) -> Float32:
-    """The window on the grid, float32 [256,256]; what lies outside the image is 0."""
+def _square(top: float, left: float, side: float) -> Window:
+    """A square of the image, in image pixels, on the grid."""
+    return Window(top, left, GRID_PX, GRID_PX, GRID_PX / side)
+
+
+def _side(window: Window) -> float:
+    """Of a square in image pixels; whole numbers survive the division by the scale."""
+    return round(GRID_PX / window.scale, 6)
+
+
+def _on_grid(image: Float32, window: Window) -> Float32:
+    """The window, float32 [256,256] in [0,1]; what lies outside the image is 0."""
     from PIL import Image
 
-    factor = int(window.side // (_FINEST * GRID_PX))
+    factor = int(_side(window) // (_FINEST * GRID_PX))
     if factor > 1:  # a square around a long picture would take more memory than the picture
         image = np.asarray(Image.fromarray(image).reduce(factor), dtype=np.float32)
-        window = _Window(window.top / factor, window.left / factor, window.side / factor)
-    height, width = image.shape
-    top, left = math.floor(window.top), math.floor(window.left)
-    bottom = math.ceil(window.top + window.side)
-    right = math.ceil(window.left + window.side)
-    if (top, left, bottom, right) == (0, 0, GRID_PX, GRID_PX) and image.shape == (GRID_PX, GRID_PX):
-        return image
-    padded = np.zeros((bottom - top, right - left), dtype=np.float32)
-    inside = image[max(top, 0) : min(bottom, height), max(left, 0) : min(right, width)]
-    y, x = max(-top, 0), max(-left, 0)
-    padded[y : y + inside.shape[0], x : x + inside.shape[1]] = inside
-    box = (
-        window.left - left,
-        window.top - top,
-        min(window.left - left + window.side, padded.shape[1]),
-        min(window.top - top + window.side, padded.shape[0]),
-    )
-    # Pillow widens its triangle when it shrinks, so nothing aliases.
-    resized = Image.fromarray(padded).resize((GRID_PX, GRID_PX), Image.Resampling.BILINEAR, box=box)
-    return np.clip(np.asarray(resized, dtype=np.float32), 0, 1)
+        window = replace(
+            window, top=window.top / factor, left=window.left / factor, scale=window.scale * factor
+        )
+    return np.clip(window.resample(image), 0, 1)
 
 
-def _closer_window(logits: Float32, window: _Window) -> _Window | None:
+def _closer_window(logits: Float32, window: Window) -> Window | None:
     """Where to look again, or None where the joint has about the size that the network knows."""
     masks = logits.mean(axis=0) > 0
     if min(np.count_nonzero(mask) for mask in masks) < 16:
@@ -247,10 +229,10 @@ def _closer_window(logits: Float32, window: _Window) -> _Window | None:
     upper, lower = (bounding_box(mask) for mask in masks)
     row = (upper[2] + lower[0]) / 2
     left, right = min(upper[1], lower[1]), max(upper[3], lower[3])
-    side = window.side * ratio
+    side = _side(window) * ratio
     centre_y = window.top + row / window.scale
     centre_x = window.left + (left + right) / 2 / window.scale
-    return _Window(centre_y - side / 2, centre_x - side / 2, side)
+    return _square(centre_y - side / 2, centre_x - side / 2, side)
 
 
 def _judge(logits: Float32) -> Confidence:
@@ -378,37 +360,17 @@ def _clean(mask: Bool) -> Bool:
     return np.asarray(ndimage.binary_fill_holes(mask), dtype=np.bool_)
 
 
-def _at_full_resolution(looks: list[tuple[_Window, Float32]], shape: tuple[int, int]) -> Float32:
+def _at_full_resolution(looks: list[tuple[Window, Float32]], shape: tuple[int, int]) -> Float32:
     """Logits [2,H,W] of the image: later looks replace earlier ones inside their window."""
-    from PIL import Image
-
     height, width = shape
     full = np.full((2, height, width), -20, dtype=np.float32)
     for window, logits in looks:
+        side = _side(window)
         top, left = max(math.ceil(window.top), 0), max(math.ceil(window.left), 0)
-        bottom = min(math.floor(window.top + window.side), height)
-        right = min(math.floor(window.left + window.side), width)
-        if bottom <= top or right <= left:
-            continue
-        if (
-            window.scale == 1.0
-            and (window.top, window.left) == (0, 0)
-            and shape == (GRID_PX, GRID_PX)
-        ):
-            full[:] = logits
-            continue
-        box = (
-            (left - window.left) * window.scale,
-            (top - window.top) * window.scale,
-            min((right - window.left) * window.scale, GRID_PX),
-            min((bottom - window.top) * window.scale, GRID_PX),
-        )
-        for plane, target in zip(logits, full, strict=True):
-            target[top:bottom, left:right] = np.asarray(
-                Image.fromarray(np.ascontiguousarray(plane)).resize(
-                    (right - left, bottom - top), Image.Resampling.BILINEAR, box=box
-                )
-            )
+        bottom = min(math.floor(window.top + side), height)
+        right = min(math.floor(window.left + side), width)
+        if top < bottom and left < right:
+            full[:, top:bottom, left:right] = window.restore(logits, (top, left, bottom, right))
     return full
 
 

@@ -19,35 +19,13 @@ from numpy.typing import NDArray
 
 from blsgan import backends
 from blsgan.errors import BlsganError, InputError, WeightsError
-from blsgan.geometry import bone_width_px, bounding_box, doubtful_masks
+from blsgan.joint.geometry import bounding_box, doubtful_masks
+from blsgan.joint.window import MAX_AREA_PX, Window, around_overlap
 
 Float32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
 
-TYPICAL_BONE_WIDTH_PX = 165.0
-"""Width of a bone across the joint's axis in the public dataset's 256x256 images: median over 1194
-images of the two bones' geometric mean (90th percentile of the chords); the range is 124 to 223."""
-
-SAME_SCALE = (0.70, 1.45)
-"""Bones whose width is within these multiples of the typical one are not resampled; the dataset's
-own images lie between 0.75 and 1.35."""
-
-MAX_SCALE = 4.0
-"""A smaller picture is enlarged at most this much: there is no detail to be had from more."""
-
-CONTEXT_PX = 12
-"""Surroundings of the overlap that the network sees, in pixels at working scale.
-
-Measured with the shipped weights on synthetic overlaps of validation joints (PSNR of the layers):
-33.14 dB at 8 px, 33.22 at 12 and 16, 33.24 at 24; smaller crops are faster."""
-
-CROP_MULTIPLE = 8
-"""The network halves its grid three times."""
-
-MAX_CROP_AREA_PX = 512 * 512
-"""Crops are kept below this by a smaller working scale, so memory is bounded whatever the masks."""
-
-_BATCH_AREA_PX = 2 * MAX_CROP_AREA_PX  # pixels that go through the network at once
+_BATCH_AREA_PX = 2 * MAX_AREA_PX  # pixels that go through the network at once
 
 
 @dataclass(frozen=True)
@@ -218,10 +196,10 @@ class Separator:
         joints = [_Joint.check(image, pair) for image, pair in zip(images, masks, strict=True)]
         groups: dict[tuple[int, int], list[int]] = {}
         for index, joint in enumerate(joints):
-            if joint.crop is not None:
-                groups.setdefault((joint.crop.height, joint.crop.width), []).append(index)
+            if joint.window is not None:
+                groups.setdefault((joint.window.height, joint.window.width), []).append(index)
         results: list[Separation | None] = [
-            joint.without_overlap() if joint.crop is None else None for joint in joints
+            joint.without_overlap() if joint.window is None else None for joint in joints
         ]
         for (height, width), members in groups.items():
             step = max(1, _BATCH_AREA_PX // (height * width))
@@ -271,30 +249,13 @@ class Separator:
 
 
 @dataclass(frozen=True)
-class _Crop:
-    """The part of an image the network sees.
-
-    ``top`` and ``left`` are in image pixels (whole numbers where ``scale`` is 1), may be negative;
-    ``height`` and ``width`` are in working pixels; ``box`` is the overlap's bounding box (top,
-    left, bottom, right) in image pixels.
-    """
-
-    box: tuple[int, int, int, int]
-    scale: float
-    top: float
-    left: float
-    height: int
-    width: int
-
-
-@dataclass(frozen=True)
 class _Joint:
-    """One checked image and its masks, with the plan for its overlap (none: ``crop`` is None)."""
+    """One checked image and its masks, with the window around its overlap (None without one)."""
 
     image: Float32
     masks: Bool
     overlap: Bool
-    crop: _Crop | None
+    window: Window | None
     notes: tuple[str, ...]
 
     @classmethod
@@ -318,10 +279,14 @@ class _Joint:
                 f"the image is constant ({values[0]:g}) under the bones; there is nothing to "
                 "separate."
             )
-        overlap = masks[0] & masks[1]
-        crop = _plan(masks, overlap)
         doubt = doubtful_masks(masks)
-        return cls(image, masks, overlap, crop, (*notes, doubt) if doubt else notes)
+        return cls(
+            image,
+            masks,
+            masks[0] & masks[1],
+            around_overlap(masks),
+            (*notes, doubt) if doubt else notes,
+        )
 
     def without_overlap(self) -> Separation:
         """The separation of bones that do not overlap: each layer is the image inside its mask."""
@@ -340,40 +305,44 @@ class _Joint:
         )
 
     def network_input(self) -> tuple[Float32, Float32]:
-        """Image [1,h,w] and masks [2,h,w] of the crop at working scale, float32."""
-        crop = self._planned()
-        image = _resample(self.image, crop)
-        masks = np.stack([_resample(mask.view(np.uint8), crop) for mask in self.masks])
+        """Image [1,h,w] and masks [2,h,w] of the window at working scale, float32."""
+        window = self._planned()
+        image = window.resample(self.image)
+        masks = np.stack([window.resample(mask.view(np.uint8)) for mask in self.masks])
         working = masks >= 0.5
         if not (working[0] & working[1]).any():  # an overlap thinner than a working pixel
             working = masks > 0
         return image[None], working.astype(np.float32)
 
     def split(self, logits: Float32, soft_tissue: float, working_masks: Float32) -> Separation:
-        """The layers, from share logits [2,h,w] on the crop and k."""
+        """The layers, from share logits [2,h,w] on the window and k."""
         from blsgan.ops import native
 
-        crop = self._planned()
-        top, left, bottom, right = crop.box
-        window = np.s_[top:bottom, left:right]
-        inside = self.overlap[window]
+        window = self._planned()
+        if not window.aligned:
+            # The network answers for the overlap only; interpolation must not take in what lies
+            # outside.
+            logits = _extend(logits, (working_masks[0] * working_masks[1]).astype(np.bool_))
+        top, left, bottom, right = box = bounding_box(self.overlap)
+        part = np.s_[top:bottom, left:right]
+        inside = self.overlap[part]
         masks = np.ascontiguousarray(self.masks[:, top:bottom, left:right])[None]
         k = np.array([soft_tissue], dtype=np.float32)
         layers = native.split_attenuation(
-            _at_full_resolution(logits, crop, working_masks)[None],
-            np.ascontiguousarray(self.image[window])[None, None],
+            window.restore(logits, box)[None],
+            np.ascontiguousarray(self.image[part])[None, None],
             masks,
             k,
         )
         composed = native.compose_layers(layers, masks, k)[0, 0]
 
         upper, lower, reconstruction = self._masked()
-        original = reconstruction[window][inside]
-        upper[window][inside] = layers[0, 0][inside]
-        lower[window][inside] = layers[0, 1][inside]
-        reconstruction[window][inside] = composed[inside]
+        original = reconstruction[part][inside]
+        upper[part][inside] = layers[0, 0][inside]
+        lower[part][inside] = layers[0, 1][inside]
+        reconstruction[part][inside] = composed[inside]
         residual = np.zeros_like(reconstruction)
-        residual[window][inside] = original - composed[inside]
+        residual[part][inside] = original - composed[inside]
         return Separation(
             upper,
             lower,
@@ -381,7 +350,7 @@ class _Joint:
             residual,
             float(k[0]),
             self.overlap,
-            crop.scale,
+            window.scale,
             self.notes,
         )
 
@@ -390,9 +359,9 @@ class _Joint:
         upper, lower = (np.where(mask, self.image, zero) for mask in self.masks)
         return upper, lower, np.where(self.masks[0] | self.masks[1], self.image, zero)
 
-    def _planned(self) -> _Crop:
-        assert self.crop is not None, "only joints with an overlap go through the network"
-        return self.crop
+    def _planned(self) -> Window:
+        assert self.window is not None, "only joints with an overlap go through the network"
+        return self.window
 
 
 def _as_masks(masks: NDArray[Any]) -> Bool:
@@ -437,105 +406,6 @@ def as_unit_interval(image: NDArray[Any]) -> tuple[Float32, tuple[str, ...]]:
             f"image has values from {low:g} to {high:g}, outside [0,1]; scale it first."
         )
     return image, ()
-
-
-def working_scale(masks: Bool) -> float:
-    """Working pixels per image pixel for masks [2,H,W]: 1 for bones of about the dataset's size."""
-    ratio = bone_width_px(masks) / TYPICAL_BONE_WIDTH_PX
-    if SAME_SCALE[0] <= ratio <= SAME_SCALE[1]:
-        return 1.0
-    return min(1.0 / ratio, MAX_SCALE)
-
-
-def _plan(masks: Bool, overlap: Bool) -> _Crop | None:
-    if not overlap.any():
-        return None
-    top, left, bottom, right = box = bounding_box(overlap)
-    scale = working_scale(masks)
-    height, width = _crop_size(bottom - top, scale), _crop_size(right - left, scale)
-    while height * width > MAX_CROP_AREA_PX:
-        scale *= 0.9
-        height, width = _crop_size(bottom - top, scale), _crop_size(right - left, scale)
-    image_height, image_width = overlap.shape
-    return _Crop(
-        box,
-        scale,
-        _origin(top, bottom, height / scale, image_height, whole=scale == 1.0),
-        _origin(left, right, width / scale, image_width, whole=scale == 1.0),
-        height,
-        width,
-    )
-
-
-def _crop_size(extent_px: int, scale: float) -> int:
-    wanted = extent_px * scale + 2 * CONTEXT_PX
-    return math.ceil(wanted / CROP_MULTIPLE) * CROP_MULTIPLE
-
-
-def _origin(start: int, stop: int, size: float, limit: int, *, whole: bool) -> float:
-    """First pixel of a crop of ``size`` around start..stop, inside the image where it fits."""
-    origin = (start + stop - size) / 2
-    origin = min(max(origin, 0.0), limit - size) if size <= limit else (limit - size) / 2
-    return float(math.floor(origin)) if whole else origin
-
-
-def _resample(plane: NDArray[Any], crop: _Crop) -> Float32:
-    """Float32 [h,w] of the crop from ``plane`` [H,W]; 0 outside the image."""
-    extent_y, extent_x = crop.height / crop.scale, crop.width / crop.scale
-    top, left = math.floor(crop.top), math.floor(crop.left)
-    bottom, right = math.ceil(crop.top + extent_y), math.ceil(crop.left + extent_x)
-    padded = np.zeros((bottom - top, right - left), dtype=np.float32)
-    height, width = plane.shape
-    inside = plane[max(top, 0) : min(bottom, height), max(left, 0) : min(right, width)]
-    y, x = max(-top, 0), max(-left, 0)
-    padded[y : y + inside.shape[0], x : x + inside.shape[1]] = inside
-    if crop.scale == 1.0:
-        return padded
-    offset_y, offset_x = crop.top - top, crop.left - left
-    box = (
-        offset_x,
-        offset_y,
-        min(offset_x + extent_x, right - left),
-        min(offset_y + extent_y, bottom - top),
-    )
-    return _resize(padded, crop.height, crop.width, box)
-
-
-def _at_full_resolution(logits: Float32, crop: _Crop, working_masks: Float32) -> Float32:
-    """Share logits [2,h,w] of the crop as [2,H',W'] on the overlap's bounding box."""
-    top, left, bottom, right = crop.box
-    if crop.scale == 1.0:
-        y, x = top - int(crop.top), left - int(crop.left)
-        return np.ascontiguousarray(logits[:, y : y + bottom - top, x : x + right - left])
-    # The network answers for the overlap only; interpolation must not take in what lies outside.
-    known = (working_masks[0] * working_masks[1]).astype(np.bool_)
-    filled = _extend(logits, known)
-    box = (
-        max((left - crop.left) * crop.scale, 0.0),
-        max((top - crop.top) * crop.scale, 0.0),
-        min((right - crop.left) * crop.scale, float(crop.width)),
-        min((bottom - crop.top) * crop.scale, float(crop.height)),
-    )
-    return np.stack([_resize(plane, bottom - top, right - left, box) for plane in filled])
-
-
-def _resize(
-    plane: Float32, height: int, width: int, box: tuple[float, float, float, float]
-) -> Float32:
-    """Float32 [height,width] from the part of ``plane`` in ``box`` (left, top, right, bottom).
-
-    Pillow widens its triangle when it shrinks, so nothing aliases; the box may be fractional. Which
-    direction Pillow goes through first depends on its version, and with it the last bit: it is
-    asked for one at a time, as csrc/runner/resample.cpp does.
-    """
-    from PIL import Image
-
-    left, top, right, bottom = box
-    triangle = Image.Resampling.BILINEAR
-    rows = Image.fromarray(plane)
-    rows = rows.resize((width, rows.height), triangle, box=(left, 0, right, rows.height))
-    resized = rows.resize((width, height), triangle, box=(0, top, width, bottom))
-    return np.asarray(resized, dtype=np.float32)
 
 
 def _extend(planes: Float32, known: Bool, reach_px: int = 4) -> Float32:

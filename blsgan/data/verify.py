@@ -20,10 +20,10 @@ import numpy as np
 from blsgan.data.layout import MIN_OVERLAP_PX, list_files, listed_pair_path, overlap_px
 from blsgan.data.splits import is_validation
 from blsgan.errors import InputError
-from blsgan.geometry import doubtful_masks
 from blsgan.io.files import read_file
 from blsgan.io.masks import BONES, threshold
 from blsgan.io.raster import decode_raster
+from blsgan.joint.geometry import doubtful_masks
 
 SCHEMA = 1
 ERROR, WARNING = "error", "warning"

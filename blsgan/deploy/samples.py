@@ -16,7 +16,8 @@ from blsgan.data.dataset import load_root
 from blsgan.data.layout import MIN_OVERLAP_PX, JointImage, overlap_px, read_joint
 from blsgan.data.splits import select
 from blsgan.errors import InputError
-from blsgan.geometry import bounding_box
+from blsgan.joint.geometry import bounding_box
+from blsgan.joint.window import cut, interval
 from blsgan.synthesis.overlap import protocol_overlap
 from blsgan.synthesis.phantoms import joint_phantom
 
@@ -126,16 +127,12 @@ def _around_overlap(
     """Image [1,h,w], masks [2,h,w] and layers [2,h,w] of the crop; 0 outside the picture."""
     top, left, bottom, right = bounding_box(masks[0] & masks[1])
     centre = (top + bottom) // 2, (left + right) // 2
-    source, target = [], []
-    for middle, wanted, there in zip(centre, size, image.shape, strict=True):
-        start = min(max(middle - wanted // 2, 0), max(there - wanted, 0))
-        count = min(wanted, there)
-        source.append(slice(start, start + count))
-        target.append(slice(0, count))
-    stacked = np.zeros((5, *size), np.float32)
-    stacked[:, target[0], target[1]] = np.concatenate(
-        (image[None], masks.astype(np.float32), layers)
-    )[:, source[0], source[1]]
+    y, x = (
+        interval(middle, side, limit)[0]
+        for middle, side, limit in zip(centre, size, image.shape, strict=True)
+    )
+    planes = np.concatenate((image[None], masks, layers), dtype=np.float32)
+    stacked = cut(planes, (y, x, y + size[0], x + size[1]))
     return stacked[:1], stacked[1:3], stacked[3:]
 
 

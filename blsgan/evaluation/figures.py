@@ -27,6 +27,7 @@ from blsgan.evaluation.results import (
     Evaluation,
 )
 from blsgan.io.atomic import atomic_path
+from blsgan.joint.geometry import bounding_box
 from blsgan.synthesis.overlap import as_unit, protocol_overlap
 
 if TYPE_CHECKING:
@@ -287,10 +288,10 @@ def draw_real_panel(
 
 
 def _around(region: np.ndarray) -> tuple[slice, slice]:
-    rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
+    top, left, bottom, right = bounding_box(region)
     return (
-        slice(max(rows[0] - _MARGIN_PX, 0), rows[-1] + _MARGIN_PX + 1),
-        slice(max(columns[0] - _MARGIN_PX, 0), columns[-1] + _MARGIN_PX + 1),
+        slice(max(top - _MARGIN_PX, 0), bottom + _MARGIN_PX),
+        slice(max(left - _MARGIN_PX, 0), right + _MARGIN_PX),
     )
 
 

@@ -22,6 +22,7 @@ from scipy.linalg import eigh
 
 from blsgan.errors import BackendError, InputError
 from blsgan.io.files import read_file
+from blsgan.joint.window import cut
 
 PATCH_PX = 8
 PATCHES = 64  # of each bone, spread evenly over the overlap
@@ -290,9 +291,8 @@ def bone_crop(layer: np.ndarray, mask: np.ndarray, bone: int) -> np.ndarray:
         top = int(rows[0]) - (CROP_PX - INSIDE_PX)
         inside = mask[int(rows[0]) : int(rows[0]) + INSIDE_PX]
     left = round(float(np.nonzero(inside)[1].mean())) - CROP_PX // 2
-    padded = np.pad(np.where(mask, layer, 0).astype(np.float32), CROP_PX)
-    top, left = top + CROP_PX, left + CROP_PX
-    return np.ascontiguousarray(padded[top : top + CROP_PX, left : left + CROP_PX])
+    bone_alone = np.where(mask, layer, 0).astype(np.float32)
+    return cut(bone_alone, (top, left, top + CROP_PX, left + CROP_PX))
 
 
 @dataclass

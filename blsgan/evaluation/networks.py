@@ -11,8 +11,9 @@ import numpy as np
 from blsgan.backends import Weights, find_weights
 from blsgan.errors import BackendError, UsageError
 from blsgan.evaluation.methods import Answer, Method, Sample, from_separator
-from blsgan.geometry import bounding_box
-from blsgan.separation import CONTEXT_PX, CROP_MULTIPLE, Separator
+from blsgan.joint.geometry import bounding_box
+from blsgan.joint.window import CONTEXT_PX, SIZE_MULTIPLE, around, cut
+from blsgan.separation import Separator
 
 if TYPE_CHECKING:
     from blsgan.evaluation.protocol import Supervise
@@ -53,7 +54,7 @@ def from_weights(
     plain = weights.onnx is not None and weights.architecture in (None, DEFAULT_ARCHITECTURE)
     if not plain and weights.safetensors is not None:
         generator, sha256 = _generator(weights)
-        if not generator.exports or CROP_MULTIPLE % generator.size_multiple:
+        if not generator.exports or SIZE_MULTIPLE % generator.size_multiple:
             if backend not in ("auto", "torch"):
                 raise UsageError(
                     f"{weights.safetensors}: runs in PyTorch alone; leave out --backend {backend}"
@@ -119,7 +120,7 @@ def from_generator(
     def run(sample: Sample) -> Answer:
         overlap = sample.masks.sum(axis=0) >= 2
         layers = np.where(overlap, 0, sample.image * sample.masks).astype(np.float32)
-        window = (slice(None), slice(None))
+        box = (0, 0, *overlap.shape)
         if crop is not None:
             if not overlap.any():
                 return Answer(layers)
@@ -128,9 +129,10 @@ def from_generator(
                 max(crop[0], bottom - top + 2 * CONTEXT_PX),
                 max(crop[1], right - left + 2 * CONTEXT_PX),
             )
-            window = window_around(((top + bottom) // 2, (left + right) // 2), size, overlap.shape)
-        image = (sample.image * sample.masks.any(axis=0))[window]
-        masks = np.stack([mask[window] for mask in sample.masks])
+            box = around(((top + bottom) / 2, (left + right) / 2), size, overlap.shape)
+        window = np.s_[box[0] : box[2], box[1] : box[3]]
+        image = cut(sample.image * sample.masks.any(axis=0), box)
+        masks = cut(sample.masks, box)
         height, width = image.shape
         multiple = generator.size_multiple
         pad = ((0, -height % multiple), (0, -width % multiple))
@@ -194,10 +196,10 @@ def load_supervisor(run: str | Path) -> Supervise | None:
     def supervise(layers: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if size is not None:
             top, left, bottom, right = bounding_box(masks[0] & masks[1])
-            centre = (top + bottom) // 2, (left + right) // 2
+            centre = (top + bottom) / 2, (left + right) / 2
             window = max(size[0], bottom - top), max(size[1], right - left)
-            rows, columns = window_around(centre, window, masks.shape[1:])
-            layers, masks = layers[:, rows, columns], masks[:, rows, columns]
+            box = around(centre, window, masks.shape[1:])
+            layers, masks = cut(layers, box), cut(masks, box)
         height, width = layers.shape[1:]
         pad = ((0, 0), (0, -height % multiple), (0, -width % multiple))
         with torch.inference_mode():
@@ -206,14 +208,3 @@ def load_supervisor(run: str | Path) -> Supervise | None:
         return probabilities.cpu().numpy(), masks
 
     return supervise
-
-
-def window_around(
-    centre: tuple[int, int], size: tuple[int, int], whole: tuple[int, ...]
-) -> tuple[slice, slice]:
-    """The window of at most ``size`` px around ``centre`` that lies inside a picture ``whole``."""
-    starts = [
-        min(max(middle - length // 2, 0), max(limit - length, 0))
-        for middle, length, limit in zip(centre, size, whole, strict=True)
-    ]
-    return slice(starts[0], starts[0] + size[0]), slice(starts[1], starts[1] + size[1])

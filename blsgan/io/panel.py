@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blsgan.geometry import bounding_box, interval, joint_window
+from blsgan.joint.geometry import bounding_box
+from blsgan.joint.window import around, joint_window
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
@@ -165,13 +166,11 @@ def draw_masks(
 
 def _overlap_view(overlap: NDArray[np.bool_], joint: _View) -> _View:
     top, left, bottom, right = bounding_box(overlap)
-    height, width = overlap.shape
     pad = 0.12 * (joint.right - joint.left)
     extent_x = (right - left) + pad
     extent_y = max((bottom - top) + pad, 0.55 * extent_x)
-    y0, y1 = interval((top + bottom) / 2, extent_y, height)
-    x0, x1 = interval((left + right) / 2, extent_x, width)
-    return _fit(y0, x0, y1, x1, _TILE_PX)
+    centre = (top + bottom) / 2, (left + right) / 2
+    return _fit(*around(centre, (extent_y, extent_x), overlap.shape), _TILE_PX)
 
 
 def _magnification(joint: _View, zoom: _View) -> float:

@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blsgan.geometry import bone_width_px
 from blsgan.io.panel import LOWER_COLOUR, UPPER_COLOUR, spectrum
+from blsgan.joint.geometry import bone_width_px
+from blsgan.joint.window import around, cut
 from blsgan.jsn.quantification import Measurement, Visit, residual_maps
 from blsgan.jsn.registration import Float
 
@@ -104,13 +105,7 @@ def draw_measurement(
 def _window(masks: NDArray[np.bool_], reference: Float) -> tuple[int, int, int, int]:
     """A square around the joint, 1.3 bones wide, inside the picture where it fits."""
     side = round(max(1.3 * bone_width_px(masks), 32))
-    edges = []
-    for centre, limit in zip(reference, masks.shape[1:], strict=True):
-        size = min(side, limit)
-        start = min(max(round(float(centre) - size / 2), 0), limit - size)
-        edges.append((start, start + size))
-    (top, bottom), (left, right) = edges
-    return top, left, bottom, right
+    return around((float(reference[0]), float(reference[1])), (side, side), masks.shape[1:])
 
 
 def _shifted(window: tuple[int, int, int, int], by: Float) -> tuple[int, int, int, int]:
@@ -119,26 +114,14 @@ def _shifted(window: tuple[int, int, int, int], by: Float) -> tuple[int, int, in
     return top + rows, left + columns, bottom + rows, right + columns
 
 
-def _cut(plane: NDArray[Any], window: tuple[int, int, int, int], fill: float) -> NDArray[Any]:
-    """The window of ``plane``, filled where it reaches beyond."""
-    top, left, bottom, right = window
-    cut = np.full((bottom - top, right - left), fill, dtype=np.float64)
-    height, width = plane.shape
-    y0, y1 = max(top, 0), min(bottom, height)
-    x0, x1 = max(left, 0), min(right, width)
-    if y0 < y1 and x0 < x1:
-        cut[y0 - top : y1 - top, x0 - left : x1 - left] = plane[y0:y1, x0:x1]
-    return cut
-
-
 def _grey(
     image: NDArray[Any], window: tuple[int, int, int, int], size: tuple[int, int]
 ) -> Image.Image:
     from PIL import Image
 
-    cut = _cut(image, window, 0.0)
-    white = max(float(cut.max()), 1e-6)
-    grey = Image.fromarray(np.rint(np.clip(cut / white, 0, 1) * 255).astype(np.uint8))
+    seen = cut(image.astype(np.float64), window)
+    white = max(float(seen.max()), 1e-6)
+    grey = Image.fromarray(np.rint(np.clip(seen / white, 0, 1) * 255).astype(np.uint8))
     return grey.resize(size, Image.Resampling.BICUBIC).convert("RGB")
 
 
@@ -147,9 +130,9 @@ def _residual(
 ) -> Image.Image:
     from PIL import Image
 
-    cut = _cut(residual, window, np.nan)
-    colours = spectrum(np.nan_to_num(cut) / (2 * RESIDUAL_REACH) + 0.5)
-    colours[np.isnan(cut)] = _EMPTY
+    seen = cut(residual.astype(np.float64), window, np.nan)
+    colours = spectrum(np.nan_to_num(seen) / (2 * RESIDUAL_REACH) + 0.5)
+    colours[np.isnan(seen)] = _EMPTY
     return Image.fromarray(colours).resize(size, Image.Resampling.NEAREST)
 
 

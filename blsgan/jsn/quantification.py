@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy import ndimage, signal
 
 from blsgan.errors import InputError
-from blsgan.geometry import bone_width_px, joint_axis
 from blsgan.io.masks import BONES
+from blsgan.joint.geometry import bone_width_px, joint_axis
 from blsgan.jsn.registration import (
     Float,
     Focus,

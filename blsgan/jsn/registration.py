@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from blsgan.errors import InputError
-from blsgan.geometry import bounding_box
+from blsgan.joint.geometry import bounding_box
 
 Float = NDArray[np.float64]
 Bool = NDArray[np.bool_]

@@ -30,8 +30,8 @@ from blsgan.data.layout import (
 from blsgan.errors import InputError
 from blsgan.evaluation.methods import COPY, Method, Sample
 from blsgan.evaluation.results import Table, write_csv
-from blsgan.geometry import joint_axis
 from blsgan.io.atomic import atomic_paths
+from blsgan.joint.geometry import joint_axis
 from blsgan.jsn.agreement import MISMATCH_PX, Agreement, agreement, bland_altman
 from blsgan.jsn.quantification import (
     SEPARATED_TRUST,

@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 
 from blsgan.errors import WeightsError
-from blsgan.geometry import GRID_PX
 from blsgan.io.atomic import atomic_paths
+from blsgan.joint.geometry import GRID_PX
 from blsgan.models.segmenter import SegmenterNetwork
 from blsgan.models.weights import safetensors_bytes, split_safetensors, traced
 

@@ -14,7 +14,6 @@ import numpy as np
 
 from blsgan import __version__
 from blsgan.errors import InputError, UsageError
-from blsgan.geometry import bounding_box
 from blsgan.io import results
 from blsgan.io.files import read_file
 from blsgan.io.listing import Item
@@ -27,6 +26,7 @@ from blsgan.io.radiograph import (
     decode_radiograph,
     is_path_private,
 )
+from blsgan.joint.geometry import bounding_box
 from blsgan.pipeline.segment import SegmentationOptions, segment_item, weights_record
 from blsgan.pipeline.worklist import Outcome
 from blsgan.segmentation import Segmenter

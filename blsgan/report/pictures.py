@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blsgan.errors import InputError
-from blsgan.geometry import joint_window
 from blsgan.io.files import read_file
 from blsgan.io.panel import LOWER_COLOUR, RESIDUAL_FLOOR, UPPER_COLOUR, spectrum
 from blsgan.io.radiograph import decode_radiograph
 from blsgan.io.stored import StoredResult
+from blsgan.joint.window import joint_window
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -25,10 +25,11 @@ from numpy.typing import NDArray
 
 from blsgan import __version__
 from blsgan.errors import InputError, UsageError
-from blsgan.geometry import bounding_box
 from blsgan.io.atomic import atomic_paths
 from blsgan.io.masks import BONES
 from blsgan.io.stored import StoredResult, find_results
+from blsgan.joint.geometry import bounding_box
+from blsgan.joint.window import cut
 from blsgan.report.templating import render
 
 SCHEMA = 1
@@ -211,13 +212,7 @@ def _cut_bone(candidate: _Candidate) -> _Cut | None:
     if candidate.bone == 1:
         layer, bottom = layer[::-1], layer.shape[0] - top
     first_row, column = bottom - round(_SURFACE * side), left - _MARGIN_PX
-    window = np.zeros((side, side), np.float32)
-    rows = slice(max(first_row, 0), min(first_row + side, layer.shape[0]))
-    columns = slice(max(column, 0), min(column + side, layer.shape[1]))
-    window[
-        rows.start - first_row : rows.stop - first_row,
-        columns.start - column : columns.stop - column,
-    ] = layer[rows, columns]
+    window = cut(layer, (first_row, column, first_row + side, column + side))
     return _Cut(candidate, window, reach)
 
 

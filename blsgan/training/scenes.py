@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blsgan.data.layout import MIN_OVERLAP_PX, JointImage, overlap_px, read_joint
-from blsgan.geometry import GRID_PX
+from blsgan.joint.geometry import GRID_PX
 from blsgan.synthesis.hand import hand_phantom
 from blsgan.synthesis.overlap import CROP_PX, synthesize_overlap
 from blsgan.synthesis.phantoms import joint_phantom

@@ -1,5 +1,5 @@
-// blsgan/separation.py without Python: the crop plan of one joint, what the network gets, and the
-// layers from what it answers. The same arithmetic in the same order, so the same bits.
+// blsgan/joint/window.py and blsgan/separation.py without Python: the window around one overlap, what
+// the network gets, and the layers from what it answers. The same arithmetic in the same order, so the same bits.
 
 #pragma once
 
@@ -46,7 +46,7 @@ struct Layers {
   std::vector<float> upper, lower, reconstruction, residual;
 };
 
-// Median width of the bones in blsgan's training images and what else blsgan/separation.py names.
+// Median width of the bones in blsgan's training images and what else blsgan/joint/window.py names.
 constexpr double kTypicalBoneWidthPx = 165.0;
 constexpr double kSameScaleLow = 0.70, kSameScaleHigh = 1.45;
 constexpr double kMaxScale = 4.0;
@@ -91,7 +91,7 @@ class Joint {
   std::vector<std::string> notes_;
 };
 
-// Geometric mean of the bones' widths across the joint's axis, in pixels (blsgan/geometry.py).
+// Geometric mean of the bones' widths across the joint's axis, in pixels (blsgan/joint/geometry.py).
 double bone_width_px(const std::vector<uint8_t>& upper, const std::vector<uint8_t>& lower,
                      int64_t height, int64_t width);
 

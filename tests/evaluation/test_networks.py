@@ -16,10 +16,9 @@ from blsgan.evaluation.networks import (
     load_supervisor,
     run_of,
     trained_crop,
-    window_around,
 )
 from blsgan.evaluation.protocol import evaluate_real
-from blsgan.geometry import bounding_box
+from blsgan.joint.geometry import bounding_box
 
 
 class Even:
@@ -76,22 +75,6 @@ def test_nothing_overlaps_nothing_is_asked(weights, phantom):
     answer = from_generator(weights, generator, "ab", (48, 160))(Sample(phantom.image, masks))
     assert generator.shapes == []
     np.testing.assert_array_equal(answer.layers, phantom.image * masks)
-
-
-@pytest.mark.parametrize(
-    ("centre", "expected"),
-    [
-        ((50, 50), (slice(40, 60), slice(35, 65))),
-        ((2, 99), (slice(0, 20), slice(70, 100))),
-    ],
-)
-def test_windows_stay_inside(centre, expected):
-    assert window_around(centre, (20, 30), (100, 100)) == expected
-
-
-def test_windows_larger_than_the_picture_are_all_of_it():
-    rows, columns = window_around((5, 5), (20, 30), (10, 40))
-    assert np.zeros((10, 40))[rows, columns].shape == (10, 30)
 
 
 @pytest.mark.parametrize(

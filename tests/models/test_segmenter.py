@@ -8,7 +8,7 @@ import torch
 
 from blsgan import backends
 from blsgan.errors import WeightsError
-from blsgan.geometry import GRID_PX
+from blsgan.joint.geometry import GRID_PX
 from blsgan.models.segmenter import SegmenterNetwork
 from blsgan.models.segmenter_files import load_segmenter, save_segmenter
 from blsgan.models.weights import safetensors_bytes

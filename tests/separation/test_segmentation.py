@@ -11,7 +11,7 @@ from blsgan import segmentation
 from blsgan.backends import WeightsFile
 from blsgan.errors import InputError, NoJointError, WeightsError
 from blsgan.evaluation.segmentation import dice
-from blsgan.geometry import GRID_PX
+from blsgan.joint.geometry import GRID_PX
 from blsgan.segmentation import Segmenter
 from blsgan.synthesis.hand import hand_phantom
 from blsgan.synthesis.phantoms import joint_phantom
@@ -265,7 +265,7 @@ def test_images_that_cannot_be_used(segmenter, image, message):
 
 def test_full_resolution_is_where_the_grid_says():
     """A window whose grid pixels are 4x4 image pixels: a border between grid pixels stays put."""
-    window = segmentation._Window(0, 0, 4 * GRID_PX)
+    window = segmentation._square(0, 0, 4 * GRID_PX)
     planes = np.full((2, GRID_PX, GRID_PX), -1, np.float32)
     planes[:, :100, 50:] = 1
     full = segmentation._at_full_resolution([(window, planes)], (4 * GRID_PX, 4 * GRID_PX)) > 0

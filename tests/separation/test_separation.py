@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 import blsgan
 from blsgan.errors import InputError, WeightsError
-from blsgan.geometry import bone_width_px, bounding_box
-from blsgan.separation import (
-    CROP_MULTIPLE,
-    MAX_CROP_AREA_PX,
+from blsgan.joint.geometry import bone_width_px, bounding_box
+from blsgan.joint.window import (
+    MAX_AREA_PX,
+    SIZE_MULTIPLE,
     TYPICAL_BONE_WIDTH_PX,
-    Separator,
-    _plan,
+    around_overlap,
     working_scale,
 )
+from blsgan.separation import Separator
 from blsgan.synthesis.phantoms import joint_phantom
 
 
@@ -275,7 +275,7 @@ class TestScale:
         """A share that follows the pixel's position must come back at that position."""
         image, masks = phantom_of_size(size)
         top, left, _, _ = bounding_box(masks[0] & masks[1])
-        crop = _plan(masks, masks[0] & masks[1])
+        crop = around_overlap(masks)
 
         def gradient(logits, soft_tissue):
             height, width = logits.shape[2:]
@@ -300,9 +300,9 @@ class TestScale:
         masks = np.zeros((2, 1500, 3000), bool)
         masks[0, 10:1490, 5:2990] = True
         masks[1, 20:1500, :2980] = True
-        crop = _plan(masks, masks[0] & masks[1])
-        assert crop.height * crop.width <= MAX_CROP_AREA_PX
-        assert crop.height % CROP_MULTIPLE == crop.width % CROP_MULTIPLE == 0
+        crop = around_overlap(masks)
+        assert crop.height * crop.width <= MAX_AREA_PX
+        assert crop.height % SIZE_MULTIPLE == crop.width % SIZE_MULTIPLE == 0
 
     def test_several_disjoint_overlaps_share_one_crop(self, separator):
         masks = np.zeros((2, 256, 256), bool)

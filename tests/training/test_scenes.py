@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from blsgan.data.dataset import load_root
-from blsgan.geometry import GRID_PX
+from blsgan.joint.geometry import GRID_PX
 from blsgan.training import scenes
 from blsgan.training.scenes import BORDER_PX, Scenes
 

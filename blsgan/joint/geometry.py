@@ -69,32 +69,3 @@ def bone_width_px(masks: Bool) -> float:
         chords = np.bincount(along - along.min())
         widths.append(float(np.percentile(chords[chords > 0], 90)) * step)
     return math.sqrt(widths[0] * widths[1])
-
-
-def joint_window(masks: Bool) -> tuple[int, int, int, int]:
-    """A square around the joint, 1.6 bones wide, inside the picture: top, left, bottom, right.
-
-    It is centred on the overlap of masks [2,H,W] and holds all of it, or on the middle between the
-    bones' facing ends where there is none.
-    """
-    overlap = masks[0] & masks[1]
-    if overlap.any():
-        top, left, bottom, right = bounding_box(overlap)
-        centre = ((top + bottom) / 2, (left + right) / 2)
-        extent = max(bottom - top, right - left)
-    else:
-        boxes = [bounding_box(mask) for mask in masks]
-        centre = ((boxes[0][2] + boxes[1][0]) / 2, (boxes[0][1] + boxes[0][3]) / 2)
-        extent = 0
-    side = max(1.6 * bone_width_px(masks), 1.3 * extent, 16.0)
-    (top, bottom), (left, right) = (
-        interval(middle, side, limit) for middle, limit in zip(centre, overlap.shape, strict=True)
-    )
-    return top, left, bottom, right
-
-
-def interval(centre: float, extent: float, limit: int) -> tuple[int, int]:
-    """First and past-the-last of about ``extent`` pixels around ``centre`` that lie in 0..limit."""
-    size = min(max(round(extent), 1), limit)
-    start = min(max(round(centre - size / 2), 0), limit - size)
-    return start, start + size
