@@ -340,8 +340,12 @@ struct RowShift {
   BLSGAN_HD static RowShift of(double shift, int64_t height) {
     const double limit = static_cast<double>(height) + 1.0;
     if (!(shift > -limit && shift < limit)) return {height + 1, T(0)};
-    const double whole = ::floor(shift);
-    return {static_cast<int64_t>(whole), static_cast<T>(shift - whole)};
+    const double floor = ::floor(shift);
+    const auto whole = static_cast<int64_t>(floor);
+    const auto fraction = static_cast<T>(shift - floor);
+    // -1e-9 is a whole row up and, in float32, a whole row down.
+    if (fraction < T(1)) return {whole, fraction};
+    return {whole + 1, T(0)};
   }
 
   // The interpolated value; the second row does not count, NaN or not, where its weight is 0.
@@ -378,14 +382,6 @@ constexpr int kRimBefore = 2, kRimBehind = 1;
 // Reach of everything that decides about a pixel's rim: Sobel, the comparison, the square.
 constexpr int kRimHaloBefore = kRimBefore + 2, kRimHaloBehind = kRimBehind + 2;
 
-// The soft tissue is the clamped mean of the background over the overlap: what each of its pixels
-// gets of the soft tissue's gradient.
-BLSGAN_HD double mean_gradient_share(double grad_soft_tissue, double background_sum,
-                                     double overlap_sum) {
-  if (overlap_sum == 0.0 || !soft_tissue_has_gradient(background_sum / overlap_sum)) return 0.0;
-  return grad_soft_tissue / overlap_sum;
-}
-
 template <typename T>
 BLSGAN_HD T clamp_unit(T value) {
   return value < T(0) ? T(0) : (value > T(1) ? T(1) : value);
@@ -398,16 +394,6 @@ BLSGAN_HD int64_t mirrored(int64_t position, int64_t offset, int64_t size) {
   if (to >= 0 && to < size) return to;
   const int64_t back = position - offset;
   return back >= 0 && back < size ? back : position;
-}
-
-// How much pixel `to` of an axis counts in the smoothed pixel `from` beside it (or itself): the
-// kernel (1, 2, 1) / 4, mirrored.
-BLSGAN_HD double smoothing_weight(int64_t from, int64_t to, int64_t size) {
-  double weight = from == to ? 0.5 : 0.0;
-  for (int64_t offset = -1; offset <= 1; offset += 2) {
-    if (mirrored(from, offset, size) == to) weight += 0.25;
-  }
-  return weight;
 }
 
 }  // namespace blsgan

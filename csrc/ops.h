@@ -174,18 +174,6 @@ struct SynthesizeOverlap {
   double* partials;  // max(synthesis_items, item_count) * kSynthesisSums
   uint8_t* planes;   // CUDA only: 2 * batch * pixels, the overlap and its edge
 };
-// From the layers and masks that the forward pass gave: the gradients of image and background, each
-// where it is wanted. Masks and shifts have none.
-constexpr int kSynthesisBackwardSums = 3;
-struct SynthesizeOverlapBackward {
-  Shape shape;
-  View grad_composed, grad_layers, grad_soft_tissue;
-  View layers, shifted_masks, soft_tissue, background, shift_upper, shift_lower;
-  MutableView grad_image, grad_background;
-  double* partials;  // max(synthesis_items, item_count) * kSynthesisBackwardSums
-  double* shares;    // batch: the background's gradient at each pixel of the overlap
-  uint8_t* planes;   // CUDA only: 3 * batch * pixels, the overlap, its edge and the rim
-};
 BLSGAN_HD int64_t synthesis_blocks(const Shape& shape) {
   return (shape.height + kSynthesisRows - 1) / kSynthesisRows;
 }
@@ -204,7 +192,6 @@ void run_cpu(const LayerLossBackward&, const CpuContext&);
 void run_cpu(const SupervisorLoss&, const CpuContext&);
 void run_cpu(const SupervisorLossBackward&, const CpuContext&);
 void run_cpu(const SynthesizeOverlap&, const CpuContext&);
-void run_cpu(const SynthesizeOverlapBackward&, const CpuContext&);
 
 // Throw std::runtime_error with the op's name when a launch fails.
 void run_cuda(const ComposeLayers&, const CudaContext&);
@@ -218,7 +205,6 @@ void run_cuda(const LayerLossBackward&, const CudaContext&);
 void run_cuda(const SupervisorLoss&, const CudaContext&);
 void run_cuda(const SupervisorLossBackward&, const CudaContext&);
 void run_cuda(const SynthesizeOverlap&, const CudaContext&);
-void run_cuda(const SynthesizeOverlapBackward&, const CudaContext&);
 
 // Name of the instruction set the CPU kernels dispatch to on this machine.
 const char* cpu_dispatch_level();

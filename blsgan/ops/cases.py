@@ -219,9 +219,9 @@ CASES = (
         "synthesize_overlap",
         "synthesize_overlap",
         lambda joint: (joint.image, joint.apart, joint.background, *joint.shifts),
-        (0, 2),
-        (0,),
-        lambda n, f, m: (3 * f + n * f + 2 * n * m, 2 * f + 2 * n * f + n * m),
+        (),
+        (),
+        lambda n, f, m: (3 * f + n * f + 2 * n * m, 0),
     ),
 )
 BY_NAME = {case.name: case for case in CASES}

@@ -122,7 +122,10 @@ def _move_rows(planes: Tensor, shift: Tensor) -> Tensor:
     """[B,1,H,W] moved down by shift[B] rows with linear interpolation; rows from outside are 0."""
     batch, _, height, width = planes.shape
     whole = shift.floor()
-    fraction = (shift - whole).view(batch, 1, 1, 1).to(planes.dtype)
+    fraction = (shift - whole).to(planes.dtype)
+    rounded_up = fraction == 1  # -1e-9 in float32: a whole row up and a whole row down
+    whole = torch.where(rounded_up, whole + 1, whole)
+    fraction = torch.where(rounded_up, 0.0, fraction).view(batch, 1, 1, 1)
     first = torch.arange(height, device=planes.device).view(1, height) - whole.view(batch, 1).long()
 
     def rows(index: Tensor) -> Tensor:

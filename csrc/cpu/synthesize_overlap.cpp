@@ -19,9 +19,10 @@ BLSGAN_HD RowBlock block_of(const Shape& shape, int64_t item) {
   return {item / blocks, begin, std::min<int64_t>(begin + kSynthesisRows, shape.height)};
 }
 
-// The shifts of one image's layers, of `a`, the forward or the backward pass.
-template <typename T, typename Args>
-BLSGAN_HD void load_shifts(const Args& a, int64_t batch, std::vector<RowShift<T>>& shifts) {
+// The shifts of one image's layers.
+template <typename T>
+BLSGAN_HD void load_shifts(const SynthesizeOverlap& a, int64_t batch,
+                           std::vector<RowShift<T>>& shifts) {
   for (size_t i = 0; i < shifts.size(); ++i) {
     const double shift = i == 0   ? cpu::load_scalar<double>(a.shift_upper, batch)
                          : i == 1 ? -cpu::load_scalar<double>(a.shift_lower, batch)
@@ -445,235 +446,6 @@ BLSGAN_INDEPENDENT
   }
 }
 
-// ---- Backward. The composed image's gradient goes back through the rim's smoothing, the clamp and
-// the composition to the layers, and by the shifts to the image; the soft tissue's gradient goes to
-// the background under the overlap. Every output row gathers what it needs, so nothing of image
-// size is kept between.
-
-// Rows of the gradient with respect to the composition before its clamp, and the composition.
-template <typename T>
-class CompositionGradient {
- public:
-  CompositionGradient(const SynthesizeOverlapBackward& a, int64_t rows)
-      : a_(a),
-        width_(a.shape.width),
-        height_(a.shape.height),
-        overlap_(rows + 2, width_, height_),
-        any_(rows + 2 + kRimHaloBefore + kRimHaloBehind, width_),
-        work_(3, width_),
-        values_(static_cast<size_t>((4 + a.shape.layers) * width_)),
-        composed_(width_) {}
-
-  // Prepares rows [first, last] of one image.
-  BLSGAN_HD void start(int64_t batch, int64_t first, int64_t last) {
-    batch_ = batch;
-    const T k = clamp_soft_tissue(cpu::load_scalar<T>(a_.soft_tissue, batch));
-    inverse_soft = T(1) / (T(1) - k);
-    // A row's gradient takes from the rows beside it.
-    const int64_t begin = first - 1, end = last + 2;
-    first_ = begin - kRimHaloBefore;
-    overlap_.start(begin);
-    for (int64_t y = std::max<int64_t>(begin - kRimHaloBefore, 0);
-         y < std::min(end + kRimHaloBehind, height_); ++y) {
-      overlap_.load(a_.shifted_masks, a_.shape.layers, batch, y, any_[y - first_], work_[0]);
-    }
-    any_overlap_ = overlap_.any(begin - kRimHaloBefore, end + kRimHaloBehind - 1);
-    if (any_overlap_) overlap_.find_edges(begin - kRimBefore - 1, end + kRimBehind);
-  }
-
-  BLSGAN_HD bool shares(int64_t y) { return overlap_.any(y, y); }
-  BLSGAN_HD const uint8_t* shared(int64_t y) { return overlap_.overlap(y); }
-  BLSGAN_HD const uint8_t* mask(int64_t layer, int64_t y) {
-    return mask_row(a_.shifted_masks, batch_, layer, y, width_, work_[1]);
-  }
-  BLSGAN_HD const T* layer(int64_t index, int64_t y) {
-    return cpu::load_tile(a_.layers, batch_, index, y * width_, static_cast<int>(width_),
-                          row(4 + index));
-  }
-
-  // Row y of the gradient; `composition` holds the row's composition afterwards.
-  BLSGAN_HD const T* gradient(int64_t y) {
-    composed_.start();
-    for (int64_t i = 0; i < a_.shape.layers; ++i) {
-      composed_.add(layer(i, y), mask(i, y), inverse_soft);
-    }
-    T* __restrict result = row(0);
-    if (!any_overlap_ || !overlap_.any(y - 1 - kRimHaloBefore, y + 1 + kRimHaloBehind)) {
-      const T* __restrict grad = composed_gradient(y);
-BLSGAN_INDEPENDENT
-      for (int64_t x = 0; x < width_; ++x) result[x] = grad[x];
-    } else {
-      smoothed_gradient(y, result);
-    }
-BLSGAN_INDEPENDENT
-    for (int64_t x = 0; x < width_; ++x) {
-      const T value = composed_.at(x).value();
-      result[x] = keep_if(!(value < T(0)) & !(value > T(1)), result[x]);
-    }
-    return result;
-  }
-  BLSGAN_HD Composition<T> composition(int64_t x) { return composed_.at(x); }
-
-  T inverse_soft = T(1);
-
- private:
-  BLSGAN_HD T* row(int64_t index) { return values_.data() + index * width_; }
-  BLSGAN_HD const T* composed_gradient(int64_t y) {
-    return cpu::load_tile(a_.grad_composed, batch_, 0, y * width_, static_cast<int>(width_),
-                          row(1));
-  }
-
-  // The transpose of the rim's smoothing: a pixel on the rim gives its gradient to the pixels that
-  // it was smoothed from, mirrored at the image's ends as they were.
-  BLSGAN_HD void smoothed_gradient(int64_t y, T* __restrict result) {
-    T *__restrict given = row(2), *__restrict across = row(3);
-    for (int64_t x = 0; x < width_; ++x) {
-      result[x] = T(0);
-      given[x] = T(0);
-    }
-    for (int64_t from = std::max<int64_t>(y - 1, 0); from <= std::min(y + 1, height_ - 1);
-         ++from) {
-      const T weight = static_cast<T>(smoothing_weight(from, y, height_));
-      uint8_t* __restrict rim = work_[2];
-      overlap_.rim(from, any_[from - first_], rim);
-      const T* __restrict grad = composed_gradient(from);
-BLSGAN_INDEPENDENT
-      for (int64_t x = 0; x < width_; ++x) given[x] += keep_if(rim[x] != 0, weight * grad[x]);
-      if (from == y) {
-BLSGAN_INDEPENDENT
-        for (int64_t x = 0; x < width_; ++x) result[x] = keep_if(rim[x] == 0, grad[x]);
-      }
-    }
-    for (int64_t x = 0; x < width_; ++x) {
-      const T left = x > 0 ? given[x - 1] : T(0), right = x + 1 < width_ ? given[x + 1] : T(0);
-      across[x] = T(0.5) * given[x] + T(0.25) * (left + right);
-    }
-    across[mirrored(0, -1, width_)] += T(0.25) * given[0];
-    across[mirrored(width_ - 1, 1, width_)] += T(0.25) * given[width_ - 1];
-BLSGAN_INDEPENDENT
-    for (int64_t x = 0; x < width_; ++x) result[x] += across[x];
-  }
-
-  const SynthesizeOverlapBackward& a_;
-  int64_t width_, height_, batch_ = 0, first_ = 0;
-  OverlapRows overlap_;
-  ByteRows any_, work_;
-  std::vector<T> values_;
-  ComposedRow<T> composed_;
-  bool any_overlap_ = false;
-};
-
-template <typename T>
-BLSGAN_HD void image_gradient(const SynthesizeOverlapBackward& a, int64_t begin, int64_t end) {
-  const int64_t width = a.shape.width, height = a.shape.height, layers = a.shape.layers;
-  const auto row_size = static_cast<size_t>(width);
-  const int row_count = static_cast<int>(width);
-  CompositionGradient<T> rows(a, kSynthesisRows + 1);
-  std::vector<T> result(row_size * kSynthesisRows), moved(row_size), buffer(row_size);
-  std::vector<RowShift<T>> shifts(static_cast<size_t>(layers));
-  for (int64_t item = begin; item < end; ++item) {
-    const RowBlock block = block_of(a.shape, item);
-    load_shifts(a, block.batch, shifts);
-    std::fill(result.begin(), result.end(), T(0));
-    for (int64_t i = 0; i < layers; ++i) {
-      // Rows of the layer that were mixed from rows of this block.
-      const RowShift<T> shift = shifts[static_cast<size_t>(i)];
-      const int64_t first = std::max<int64_t>(block.begin + shift.whole, 0);
-      const int64_t last = std::min<int64_t>(
-          block.end - 1 + shift.whole + (shift.fraction > T(0) ? 1 : 0), height - 1);
-      if (first > last) continue;
-      rows.start(block.batch, first, last);
-      for (int64_t y = first; y <= last; ++y) {
-        const T* __restrict grad = rows.gradient(y);
-        const T* __restrict grad_layer =
-            cpu::load_tile(a.grad_layers, block.batch, i, y * width, row_count, buffer.data());
-        for (int64_t x = 0; x < width; ++x) moved[x] = T(1);
-        for (int64_t j = 0; j < layers; ++j) {
-          if (j == i) continue;
-          const T* __restrict other = rows.layer(j, y);
-          const uint8_t* __restrict mask = rows.mask(j, y);
-BLSGAN_INDEPENDENT
-          for (int64_t x = 0; x < width; ++x) moved[x] *= T(1) - keep_if(mask[x] != 0, other[x]);
-        }
-        const uint8_t* __restrict mask = rows.mask(i, y);
-BLSGAN_INDEPENDENT
-        for (int64_t x = 0; x < width; ++x) {
-          const T slope = moved[x] * rows.composition(x).correction;
-          moved[x] = keep_if(mask[x] != 0, grad_layer[x] + grad[x] * slope);
-        }
-        const auto give = [&](int64_t row, T weight) __attribute__((always_inline)) {
-          if (row < block.begin || row >= block.end) return;
-          T* __restrict target = result.data() + (row - block.begin) * width;
-BLSGAN_INDEPENDENT
-          for (int64_t x = 0; x < width; ++x) target[x] += weight * moved[x];
-        };
-        give(y - shift.whole, T(1) - shift.fraction);
-        if (shift.fraction > T(0)) give(y - shift.whole - 1, shift.fraction);
-      }
-    }
-    for (int64_t y = block.begin; y < block.end; ++y) {
-      cpu::store_tile(a.grad_image, block.batch, 0, y * width, row_count,
-                      result.data() + (y - block.begin) * width);
-    }
-  }
-}
-
-// What the soft tissue's gradient is made of: that of the composition, and the mean it was.
-template <typename T>
-BLSGAN_HD void soft_tissue_sums(const SynthesizeOverlapBackward& a, int64_t begin, int64_t end) {
-  const int64_t width = a.shape.width;
-  CompositionGradient<T> rows(a, kSynthesisRows);
-  std::vector<T> buffer(static_cast<size_t>(width));
-  for (int64_t item = begin; item < end; ++item) {
-    const RowBlock block = block_of(a.shape, item);
-    rows.start(block.batch, block.begin, block.end - 1);
-    double slope_sum = 0.0, background_sum = 0.0, overlap_sum = 0.0;
-    for (int64_t y = block.begin; y < block.end; ++y) {
-      if (!rows.shares(y)) continue;
-      const T* __restrict grad = rows.gradient(y);
-      const uint8_t* __restrict shared = rows.shared(y);
-      const T* __restrict background = cpu::load_tile(
-          a.background, block.batch, 0, y * width, static_cast<int>(width), buffer.data());
-      for (int64_t x = 0; x < width; ++x) {
-        if (shared[x] == 0) continue;
-        const T slope = rows.composition(x).soft_tissue_gradient(rows.inverse_soft);
-        slope_sum += static_cast<double>(grad[x] * slope);
-        background_sum += static_cast<double>(background[x]);
-        overlap_sum += 1.0;
-      }
-    }
-    double* sums = a.partials + item * kSynthesisBackwardSums;
-    sums[0] = slope_sum;
-    sums[1] = background_sum;
-    sums[2] = overlap_sum;
-  }
-}
-
-template <typename T>
-BLSGAN_HD void background_gradient(const SynthesizeOverlapBackward& a, int64_t begin,
-                                   int64_t end) {
-  const int64_t width = a.shape.width;
-  ByteRows work(3, width);
-  std::vector<T> result(static_cast<size_t>(width));
-  for (int64_t item = begin; item < end; ++item) {
-    const RowBlock block = block_of(a.shape, item);
-    const T share = static_cast<T>(a.shares[block.batch]);
-    for (int64_t y = block.begin; y < block.end; ++y) {
-      uint8_t *__restrict any = work[1], *__restrict shared = work[2];
-      std::memset(any, 0, static_cast<size_t>(width));
-      std::memset(shared, 0, static_cast<size_t>(width));
-      for (int64_t i = 0; i < a.shape.layers; ++i) {
-        cpu::add_cover(mask_row(a.shifted_masks, block.batch, i, y, width, work[0]), width, any,
-                       shared);
-      }
-BLSGAN_INDEPENDENT
-      for (int64_t x = 0; x < width; ++x) result[x] = keep_if(shared[x] != 0, share);
-      cpu::store_tile(a.grad_background, block.batch, 0, y * width, static_cast<int>(width),
-                      result.data());
-    }
-  }
-}
-
 BLSGAN_CLONES void move_masks_narrow(const SynthesizeOverlap& a, int64_t begin, int64_t end) {
   move_masks<float>(a, begin, end);
 }
@@ -685,31 +457,6 @@ BLSGAN_CLONES void compose_narrow(const SynthesizeOverlap& a, int64_t begin, int
 }
 BLSGAN_CLONES void compose_wide(const SynthesizeOverlap& a, int64_t begin, int64_t end) {
   compose<double>(a, begin, end);
-}
-
-BLSGAN_CLONES void image_gradient_narrow(const SynthesizeOverlapBackward& a, int64_t begin,
-                                         int64_t end) {
-  image_gradient<float>(a, begin, end);
-}
-BLSGAN_CLONES void image_gradient_wide(const SynthesizeOverlapBackward& a, int64_t begin,
-                                       int64_t end) {
-  image_gradient<double>(a, begin, end);
-}
-BLSGAN_CLONES void soft_tissue_sums_narrow(const SynthesizeOverlapBackward& a, int64_t begin,
-                                           int64_t end) {
-  soft_tissue_sums<float>(a, begin, end);
-}
-BLSGAN_CLONES void soft_tissue_sums_wide(const SynthesizeOverlapBackward& a, int64_t begin,
-                                         int64_t end) {
-  soft_tissue_sums<double>(a, begin, end);
-}
-BLSGAN_CLONES void background_gradient_narrow(const SynthesizeOverlapBackward& a, int64_t begin,
-                                              int64_t end) {
-  background_gradient<float>(a, begin, end);
-}
-BLSGAN_CLONES void background_gradient_wide(const SynthesizeOverlapBackward& a, int64_t begin,
-                                            int64_t end) {
-  background_gradient<double>(a, begin, end);
 }
 
 }  // namespace
@@ -731,30 +478,6 @@ void run_cpu(const SynthesizeOverlap& args, const CpuContext& context) {
     cpu::store_scalar(args.soft_tissue, b, count > 0.0 ? clamp_soft_tissue(sum / count) : 0.0);
   }
   cpu::for_items(synthesis_items(shape), context, args, compose_narrow, compose_wide);
-}
-
-void run_cpu(const SynthesizeOverlapBackward& args, const CpuContext& context) {
-  const Shape& shape = args.shape;
-  const int64_t items = synthesis_items(shape), plane = shape.batch * shape.pixels();
-  if (args.grad_image.data != nullptr) {
-    cpu::advise_large_pages(args.grad_image, plane);
-    cpu::for_items(items, context, args, image_gradient_narrow, image_gradient_wide);
-  }
-  if (args.grad_background.data == nullptr) return;
-  cpu::advise_large_pages(args.grad_background, plane);
-  cpu::for_items(items, context, args, soft_tissue_sums_narrow, soft_tissue_sums_wide);
-  const int64_t blocks = synthesis_blocks(shape);
-  for (int64_t b = 0; b < shape.batch; ++b) {
-    double sums[kSynthesisBackwardSums] = {};
-    for (int64_t item = b * blocks; item < (b + 1) * blocks; ++item) {
-      for (int k = 0; k < kSynthesisBackwardSums; ++k) {
-        sums[k] += args.partials[item * kSynthesisBackwardSums + k];
-      }
-    }
-    args.shares[b] = mean_gradient_share(
-        sums[0] + cpu::load_scalar<double>(args.grad_soft_tissue, b), sums[1], sums[2]);
-  }
-  cpu::for_items(items, context, args, background_gradient_narrow, background_gradient_wide);
 }
 
 }  // namespace blsgan

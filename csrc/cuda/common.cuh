@@ -337,19 +337,49 @@ inline void check(cudaError_t error, const char* op) {
   }
 }
 
+// Makes `device` current for as long as it lives.
+class OnDevice {
+ public:
+  OnDevice(int device, const char* op) : device_(device) {
+    check(cudaGetDevice(&previous_), op);
+    if (previous_ != device_) check(cudaSetDevice(device_), op);
+  }
+  ~OnDevice() {
+    if (previous_ != device_) cudaSetDevice(previous_);
+  }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+
+ private:
+  int device_, previous_ = 0;
+};
+
+// The current device must be the context's. Reports the error of this launch alone, not what an
+// earlier one of anybody's has left behind.
+template <typename Args>
+void launch_blocks(void (*kernel)(Args), const Args& args, int64_t blocks,
+                   const CudaContext& context, const char* op) {
+  constexpr int64_t kMostBlocks = 0x7fffffff;
+  if (blocks > kMostBlocks) check(cudaErrorInvalidConfiguration, op);
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(kThreads);
+  config.stream = static_cast<cudaStream_t>(context.stream);
+  check(cudaLaunchKernelEx(&config, kernel, args), op);
+}
+
 // Launches `kernel` over all work items with as many blocks as the device holds at once (the
 // kernels stride over the items); allocates nothing and never waits.
 template <typename Args>
 void launch(void (*kernel)(Args), const Args& args, int64_t items, const CudaContext& context,
             const char* op) {
   if (items == 0) return;
+  const OnDevice here(context.device, op);
   int processors = 0, resident = 0;
   check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, context.device), op);
   check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, kThreads, 0), op);
   const int64_t grid = std::min<int64_t>(items, int64_t{processors} * std::max(resident, 1));
-  kernel<<<static_cast<unsigned>(grid), kThreads, 0, static_cast<cudaStream_t>(context.stream)>>>(
-      args);
-  check(cudaGetLastError(), op);
+  launch_blocks(kernel, args, grid, context, op);
 }
 
 // Launches a second-stage kernel: one block for each group of rows.
@@ -357,9 +387,8 @@ template <typename Args>
 void launch_finish(void (*kernel)(Args), const Args& args, int64_t blocks,
                    const CudaContext& context, const char* op) {
   if (blocks == 0) return;
-  kernel<<<static_cast<unsigned>(blocks), kThreads, 0,
-           static_cast<cudaStream_t>(context.stream)>>>(args);
-  check(cudaGetLastError(), op);
+  const OnDevice here(context.device, op);
+  launch_blocks(kernel, args, blocks, context, op);
 }
 
 // The second stage of the gradient of soft tissue: one block for each image.

@@ -67,9 +67,9 @@ __device__ __forceinline__ View as_input(const MutableView& output) {
           output.dtype};
 }
 
-// Of the forward or the backward pass.
-template <typename T, typename Args>
-__device__ __forceinline__ RowShift<T> shift_of(const Args& a, int64_t batch, int64_t layer) {
+template <typename T>
+__device__ __forceinline__ RowShift<T> shift_of(const SynthesizeOverlap& a, int64_t batch,
+                                                int64_t layer) {
   double shift = 0.0;
   if (layer == 0) shift = load_scalar<double>(a.shift_upper, batch);
   if (layer == 1) shift = -load_scalar<double>(a.shift_lower, batch);
@@ -266,173 +266,6 @@ __global__ void __launch_bounds__(kThreads, 2) compose(SynthesizeOverlap a) {
   }
 }
 
-// ---- Backward: every pixel of the result gathers what it needs.
-
-// The overlap of the moved masks.
-__global__ void __launch_bounds__(kThreads) mark_overlap(SynthesizeOverlapBackward a) {
-  const int64_t items = item_count(a.shape), per_image = chunks_per_image(a.shape);
-  const Planes planes{a.shape, a.planes};
-  for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
-    const int64_t batch = item / per_image, begin = item % per_image * kChunkPixels;
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const int64_t p = begin + lane * kThreads + threadIdx.x;
-      if (p >= a.shape.pixels()) break;
-      int coverage = 0;
-      for (int64_t i = 0; i < a.shape.layers; ++i) {
-        coverage += mask_at(a.shifted_masks, batch, i, p) ? 1 : 0;
-      }
-      planes.of(0, batch)[p] = coverage > 1 ? 1 : 0;
-    }
-  }
-}
-
-// Which pixels were smoothed.
-__global__ void __launch_bounds__(kThreads) mark_rim(SynthesizeOverlapBackward a) {
-  const int64_t items = item_count(a.shape), per_image = chunks_per_image(a.shape);
-  const Planes planes{a.shape, a.planes};
-  for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
-    const int64_t batch = item / per_image, begin = item % per_image * kChunkPixels;
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const int64_t p = begin + lane * kThreads + threadIdx.x;
-      if (p >= a.shape.pixels()) break;
-      bool covered = false;
-      for (int64_t i = 0; i < a.shape.layers && !covered; ++i) {
-        covered = mask_at(a.shifted_masks, batch, i, p);
-      }
-      const bool rim = covered && on_rim(planes, batch, p / a.shape.width, p % a.shape.width);
-      planes.of(2, batch)[p] = rim ? 1 : 0;
-    }
-  }
-}
-
-template <typename T>
-__device__ __forceinline__ Composition<T> composition_at(const SynthesizeOverlapBackward& a,
-                                                         int64_t batch, int64_t p,
-                                                         T inverse_soft) {
-  Composition<T> pixel = Composition<T>::empty();
-  for (int64_t i = 0; i < a.shape.layers; ++i) {
-    if (mask_at(a.shifted_masks, batch, i, p)) {
-      pixel.add(value_at<T>(a.layers, batch, i, p), T(1), inverse_soft);
-    }
-  }
-  return pixel;
-}
-
-// The gradient with respect to the composition at (y, x), before its clamp.
-template <typename T>
-__device__ __forceinline__ T composition_gradient(const SynthesizeOverlapBackward& a,
-                                                  int64_t batch, int64_t y, int64_t x,
-                                                  const Composition<T>& pixel) {
-  const T value = pixel.value();
-  if (value < T(0) || value > T(1)) return T(0);
-  const int64_t height = a.shape.height, width = a.shape.width;
-  const uint8_t* rim = Planes{a.shape, a.planes}.of(2, batch);
-  T grad = rim[y * width + x] != 0 ? T(0) : value_at<T>(a.grad_composed, batch, 0, y * width + x);
-  for (int64_t v = y - 1; v <= y + 1; ++v) {
-    if (v < 0 || v >= height) continue;
-    for (int64_t u = x - 1; u <= x + 1; ++u) {
-      if (u < 0 || u >= width || rim[v * width + u] == 0) continue;
-      const double weight = smoothing_weight(v, y, height) * smoothing_weight(u, x, width);
-      grad += static_cast<T>(weight) * value_at<T>(a.grad_composed, batch, 0, v * width + u);
-    }
-  }
-  return grad;
-}
-
-template <typename T>
-__device__ __forceinline__ T inverse_soft_of(const SynthesizeOverlapBackward& a, int64_t batch) {
-  return T(1) / (T(1) - clamp_soft_tissue(load_scalar<T>(a.soft_tissue, batch)));
-}
-
-// The gradient with respect to moved layer i at (y, x); 0 where it is not covered.
-template <typename T>
-__device__ __forceinline__ T layer_gradient(const SynthesizeOverlapBackward& a, int64_t batch,
-                                            int64_t i, int64_t y, int64_t x, T inverse_soft) {
-  if (y < 0 || y >= a.shape.height) return T(0);
-  const int64_t p = y * a.shape.width + x;
-  if (!mask_at(a.shifted_masks, batch, i, p)) return T(0);
-  T others = T(1);
-  for (int64_t j = 0; j < a.shape.layers; ++j) {
-    if (j != i && mask_at(a.shifted_masks, batch, j, p)) {
-      others *= T(1) - value_at<T>(a.layers, batch, j, p);
-    }
-  }
-  const Composition<T> pixel = composition_at<T>(a, batch, p, inverse_soft);
-  return value_at<T>(a.grad_layers, batch, i, p) +
-         composition_gradient<T>(a, batch, y, x, pixel) * others * pixel.correction;
-}
-
-template <typename T>
-__global__ void __launch_bounds__(kThreads, 2) image_gradient(SynthesizeOverlapBackward a) {
-  const int64_t items = item_count(a.shape), per_image = chunks_per_image(a.shape);
-  for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
-    const int64_t batch = item / per_image, begin = item % per_image * kChunkPixels;
-    const T inverse_soft = inverse_soft_of<T>(a, batch);
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const int64_t p = begin + lane * kThreads + threadIdx.x;
-      if (p >= a.shape.pixels()) break;
-      const int64_t y = p / a.shape.width, x = p % a.shape.width;
-      T result = T(0);
-      for (int64_t i = 0; i < a.shape.layers; ++i) {
-        const RowShift<T> shift = shift_of<T>(a, batch, i);
-        const int64_t to = y + shift.whole;
-        result += (T(1) - shift.fraction) * layer_gradient<T>(a, batch, i, to, x, inverse_soft);
-        if (shift.fraction > T(0)) {
-          result += shift.fraction * layer_gradient<T>(a, batch, i, to + 1, x, inverse_soft);
-        }
-      }
-      write_at(a.grad_image, batch, 0, p, result);
-    }
-  }
-}
-
-template <typename T>
-__global__ void __launch_bounds__(kThreads, 2) soft_tissue_sums(SynthesizeOverlapBackward a) {
-  const int64_t items = item_count(a.shape), per_image = chunks_per_image(a.shape);
-  for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
-    const int64_t batch = item / per_image, begin = item % per_image * kChunkPixels;
-    const uint8_t* overlap = Planes{a.shape, a.planes}.of(0, batch);
-    const T inverse_soft = inverse_soft_of<T>(a, batch);
-    T sums[kSynthesisBackwardSums] = {};
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const int64_t p = begin + lane * kThreads + threadIdx.x;
-      if (p >= a.shape.pixels()) break;
-      if (overlap[p] == 0) continue;
-      const Composition<T> pixel = composition_at<T>(a, batch, p, inverse_soft);
-      sums[0] += composition_gradient<T>(a, batch, p / a.shape.width, p % a.shape.width, pixel) *
-                 pixel.soft_tissue_gradient(inverse_soft);
-      sums[1] += value_at<T>(a.background, batch, 0, p);
-      sums[2] += T(1);
-    }
-    store_partials<kSynthesisBackwardSums>(a.partials, item, sums);
-  }
-}
-
-__global__ void __launch_bounds__(kThreads) finish_shares(SynthesizeOverlapBackward a) {
-  const int64_t chunks = chunks_per_image(a.shape), batch = blockIdx.x;
-  double sums[kSynthesisBackwardSums];
-  sum_partials<kSynthesisBackwardSums>(a.partials, batch * chunks, (batch + 1) * chunks, sums);
-  if (threadIdx.x == 0) {
-    a.shares[batch] = mean_gradient_share(
-        sums[0] + load_scalar<double>(a.grad_soft_tissue, batch), sums[1], sums[2]);
-  }
-}
-
-template <typename T>
-__global__ void __launch_bounds__(kThreads) background_gradient(SynthesizeOverlapBackward a) {
-  const int64_t items = item_count(a.shape), per_image = chunks_per_image(a.shape);
-  for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
-    const int64_t batch = item / per_image, begin = item % per_image * kChunkPixels;
-    const uint8_t* overlap = Planes{a.shape, a.planes}.of(0, batch);
-    const T share = static_cast<T>(a.shares[batch]);
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const int64_t p = begin + lane * kThreads + threadIdx.x;
-      if (p >= a.shape.pixels()) break;
-      write_at(a.grad_background, batch, 0, p, overlap[p] != 0 ? share : T(0));
-    }
-  }
-}
-
 }  // namespace
 
 void run_cuda(const SynthesizeOverlap& args, const CudaContext& context) {
@@ -441,23 +274,6 @@ void run_cuda(const SynthesizeOverlap& args, const CudaContext& context) {
   launch_finish(finish, args, args.shape.batch, context, kOp);
   launch(find_edges, Planes{args.shape, args.planes}, items, context, kOp);
   launch(context.wide ? compose<double> : compose<float>, args, items, context, kOp);
-}
-
-void run_cuda(const SynthesizeOverlapBackward& args, const CudaContext& context) {
-  const int64_t items = item_count(args.shape);
-  launch(mark_overlap, args, items, context, kOp);
-  launch(find_edges, Planes{args.shape, args.planes}, items, context, kOp);
-  launch(mark_rim, args, items, context, kOp);
-  if (args.grad_image.data != nullptr) {
-    launch(context.wide ? image_gradient<double> : image_gradient<float>, args, items, context,
-           kOp);
-  }
-  if (args.grad_background.data == nullptr) return;
-  launch(context.wide ? soft_tissue_sums<double> : soft_tissue_sums<float>, args, items, context,
-         kOp);
-  launch_finish(finish_shares, args, args.shape.batch, context, kOp);
-  launch(context.wide ? background_gradient<double> : background_gradient<float>, args, items,
-         context, kOp);
 }
 
 }  // namespace blsgan

@@ -93,69 +93,6 @@ void check_size(int64_t height, int64_t width, float upper, float lower) {
   }
 }
 
-// The gradients of a weighted sum of all results against differences of it, in float64.
-void check_gradients(int64_t height, int64_t width, float upper, float lower) {
-  const Shape shape{1, 2, height, width};
-  const int64_t pixels = shape.pixels();
-  Array<double> image(1, 1, pixels), background(1, 1, pixels), composed(1, 1, pixels),
-      layers(1, 2, pixels), on_composed(1, 1, pixels), on_layers(1, 2, pixels),
-      on_image(1, 1, pixels), on_background(1, 1, pixels);
-  Array<uint8_t> masks(1, 2, pixels), moved(1, 2, pixels);
-  Array<double> soft(1, 1, 1), on_soft(1, 1, 1);
-  Random random;
-  for (auto& v : image.values) v = random(0.3, 0.9);
-  for (auto& v : background.values) v = random(0.05, 0.2);
-  for (auto& v : on_composed.values) v = random(-1, 1);
-  for (auto& v : on_layers.values) v = random(-1, 1);
-  on_soft.values[0] = 0.7;
-  for (int64_t p = 0; p < pixels; ++p) {
-    const int64_t y = p / width;
-    const bool inside = width == 1 || p % width > 0;
-    masks.at(0, 0, p) = y >= height / 8 && y < 3 * height / 8;
-    masks.at(0, 1, p) = y >= 5 * height / 8 && y < 7 * height / 8 && inside;
-  }
-  std::vector<float> up{upper}, low{lower};
-  const auto items = static_cast<size_t>(std::max(synthesis_items(shape), item_count(shape)));
-  std::vector<double> partials(items * kSynthesisBackwardSums), shares(1);
-  CpuContext context;
-  context.wide = true;
-  context.parallel_for = backwards_for;
-  const View scalar{soft.values.data(), 1, 0, 1, DType::kFloat64};
-  const auto total = [&]() {
-    run_cpu(SynthesizeOverlap{shape, image.view(), masks.view(), background.view(),
-                              vector_view(up), vector_view(low), composed.out(), moved.out(),
-                              layers.out(), soft.out(), partials.data(), nullptr},
-            context);
-    double sum = on_soft.values[0] * soft.values[0];
-    for (int64_t p = 0; p < pixels; ++p) {
-      sum += on_composed.at(0, 0, p) * composed.at(0, 0, p);
-      for (int64_t i = 0; i < 2; ++i) sum += on_layers.at(0, i, p) * layers.at(0, i, p);
-    }
-    return sum;
-  };
-  total();
-  CHECK(soft.values[0] > 0.0);
-  run_cpu(SynthesizeOverlapBackward{shape, on_composed.view(), on_layers.view(), on_soft.view(),
-                                    layers.view(), moved.view(), scalar, background.view(),
-                                    vector_view(up), vector_view(low), on_image.out(),
-                                    on_background.out(), partials.data(), shares.data(), nullptr},
-          context);
-  const auto check = [&](Array<double>& input, Array<double>& gradient) {
-    for (int64_t p = 0; p < pixels; p += 7) {
-      const double value = input.at(0, 0, p), step = 1e-6;
-      input.at(0, 0, p) = value + step;
-      const double above = total();
-      input.at(0, 0, p) = value - step;
-      const double below = total();
-      input.at(0, 0, p) = value;
-      CHECK_NEAR(gradient.at(0, 0, p), (above - below) / (2 * step), 1e-6);
-      if (failures > 20) return;
-    }
-  };
-  check(image, on_image);
-  check(background, on_background);
-}
-
 // One edge of each kind, by hand.
 void check_canny_rule() {
   const CannyNeighbours none{0, 0, 0, 0, 0, 0, 0, 0};
@@ -177,8 +114,5 @@ int main() {
   check_size(64, 600, 0.0f, 0.0f);
   check_size(1, 1, 1.0f, 1.0f);
   check_size(5, 3, 100.0f, -100.0f);
-  check_gradients(24, 13, 4.25f, 5.5f);
-  check_gradients(70, 5, 11.0f, 12.75f);  // shifts across the borders of work items
-  check_gradients(16, 1, 3.5f, 3.0f);
   return report("synthesis");
 }

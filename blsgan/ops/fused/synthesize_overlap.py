@@ -64,15 +64,12 @@ def synthesize_overlap(
     Returns:
         ``SyntheticPairs``; image and layers have the dtype of ``image``.
 
-    Gradients flow from image, layers and soft tissue to ``image`` and, through k, to
-    ``soft_tissue_background`` (zero where k is clamped). Masks are decisions and have none. Nor
-    have the shifts: a row further a bone covers other pixels, and what the pixels between two rows
-    change by is not what the pair changes by; a shift that asks for a gradient is refused.
+    Nothing has a gradient: pairs are training data, and an argument that asks for one is refused.
     ``vmap`` folds into the batch. During export the reference implementation is traced.
 
     Raises:
         TypeError: an argument is not a dense tensor of an allowed dtype.
-        ValueError: shapes or devices do not fit together, or a shift requires a gradient.
+        ValueError: shapes or devices do not fit together, or an argument requires a gradient.
     """
     batch, _, height, width = _library.check_masks(_OP, masks)
     _library.check_float(_OP, "image", image)
@@ -92,13 +89,15 @@ def synthesize_overlap(
         shift_upper_px=shift_upper_px,
         shift_lower_px=shift_lower_px,
     )
-    for name, shift in (("shift_upper_px", shift_upper_px), ("shift_lower_px", shift_lower_px)):
-        if shift.requires_grad and torch.is_grad_enabled():
-            raise ValueError(f"{_OP}: {name} has no gradient: pass {name}.detach()")
     args = (image, masks, soft_tissue_background, shift_upper_px, shift_lower_px)
+    if torch.is_grad_enabled():
+        names = ("image", "masks", "soft_tissue_background", "shift_upper_px", "shift_lower_px")
+        for name, arg in zip(names, args, strict=True):
+            if arg.requires_grad:
+                raise ValueError(f"{_OP}: {name} has no gradient: pass {name}.detach()")
     if torch.compiler.is_exporting():
         return SyntheticPairs(*reference.synthesize_overlap(*args))
-    return SyntheticPairs(*_call(*args))
+    return SyntheticPairs(*torch.ops.blsgan.synthesize_overlap(*args))
 
 
 @torch.library.register_fake("blsgan::synthesize_overlap")
@@ -118,64 +117,10 @@ def _fake(
     )
 
 
-@torch.library.register_fake("blsgan::synthesize_overlap_backward")
-def _fake_backward(
-    grad_image: Tensor,
-    grad_layers: Tensor,
-    grad_soft_tissue: Tensor,
-    masks: Tensor,
-    layers: Tensor,
-    soft_tissue: Tensor,
-    soft_tissue_background: Tensor,
-    shift_upper_px: Tensor,
-    shift_lower_px: Tensor,
-    need_grad_image: bool,
-    need_grad_background: bool,
-) -> tuple[Tensor, Tensor]:
-    batch, _, height, width = masks.shape
-    return (
-        layers.new_empty((batch, 1, height, width) if need_grad_image else (0,)),
-        soft_tissue_background.new_empty(
-            soft_tissue_background.shape if need_grad_background else (0,)
-        ),
-    )
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, _, background, shift_upper_px, shift_lower_px = inputs
-    _, masks, layers, soft_tissue = output
-    ctx.mark_non_differentiable(masks)
-    # The results are the caller's anyway; the image is not needed again.
-    ctx.save_for_backward(masks, layers, soft_tissue, background, shift_upper_px, shift_lower_px)
-
-
-def _backward(
-    ctx: Any, grad_image: Tensor, grad_masks: Any, grad_layers: Tensor, grad_soft_tissue: Tensor
-) -> tuple[Tensor | None, ...]:
-    need_image, _, need_background = ctx.needs_input_grad[:3]
-    on_image, on_background = _call_backward(
-        grad_image, grad_layers, grad_soft_tissue, *ctx.saved_tensors, need_image, need_background
-    )
-    return (
-        on_image if need_image else None,
-        None,
-        on_background if need_background else None,
-        None,
-        None,
-    )
-
-
 def _vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
     folded, size = _library.fold_batch(info, in_dims, args)
     results = torch.ops.blsgan.synthesize_overlap(*folded)
     return tuple(_library.unfold_batch(result, size) for result in results), (0, 0, 0, 0)
 
 
-def _vmap_backward(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
-    folded, size = _library.fold_batch(info, in_dims, args)
-    results = torch.ops.blsgan.synthesize_overlap_backward(*folded)
-    return tuple(_library.unfold_batch(result, size) for result in results), (0, 0)
-
-
-_call = _library.differentiable(_OP, _setup_context, _backward, _vmap)
-_call_backward = _library.first_order(_OP, _vmap_backward)
+torch.library.register_vmap("blsgan::synthesize_overlap", _vmap)
