@@ -16,6 +16,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from blsgan.privacy import stop_telemetry
+
+stop_telemetry()
+
 __version__ = "0.1.0"
 
 __all__ = ["Segmentation", "Segmenter", "Separation", "Separator", "__version__"]

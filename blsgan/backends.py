@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from blsgan.errors import BackendError, BlsganError, UsageError, WeightsError
 from blsgan.joint.geometry import GRID_PX
+from blsgan.onnx_model import refuse_external_data
 
 Float32 = NDArray[np.float32]
 
@@ -198,7 +199,7 @@ class OnnxBackend:
         self, weights: Weights, threads: int | None = None, task: Task = SEPARATION
     ) -> None:
         self._task = task
-        self.weights = weights.load(_onnx_file(weights))
+        self.weights = _load_onnx(weights)
         onnxruntime = _import("onnxruntime", self.name)
         self.version = str(onnxruntime.__version__)
         options = onnxruntime.SessionOptions()
@@ -232,7 +233,7 @@ class OpenVinoBackend:
         self, weights: Weights, threads: int | None = None, task: Task = SEPARATION
     ) -> None:
         self._task = task
-        self.weights = weights.load(_onnx_file(weights))
+        self.weights = _load_onnx(weights)
         openvino = _import("openvino", self.name)
         self.version = str(openvino.__version__).split("-", maxsplit=1)[0]
         core = openvino.Core()
@@ -457,13 +458,15 @@ def _import(module: str, name: str) -> Any:
         raise BackendError(f"backend {name!r} cannot run here: {reason}.") from error
 
 
-def _onnx_file(weights: Weights) -> Path:
+def _load_onnx(weights: Weights) -> WeightsFile:
     if weights.onnx is None:
         raise WeightsError(
             f"weights {weights.name!r} have no .onnx file; use --backend torch or export them "
             "first."
         )
-    return weights.onnx
+    file = weights.load(weights.onnx)
+    refuse_external_data(file.path, file.data)
+    return file
 
 
 def _unloadable(weights: WeightsFile, error: Exception) -> WeightsError:

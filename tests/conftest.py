@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+import blsgan  # noqa: F401  (before any test can load a runtime: it stops their telemetry)
+
 # The same examples in every run: a change is judged by what it changes. To search further:
 # pytest --hypothesis-profile=default
 settings.register_profile("same-examples", derandomize=True)
@@ -178,8 +180,19 @@ def images(dataset):
 @pytest.fixture(scope="session")
 def fakes():
     """The module tests/fakes.py: stand-ins for TensorRT and for CUDA, which say so."""
-    spec = importlib.util.spec_from_file_location("fakes", Path(__file__).with_name("fakes.py"))
+    return _neighbour("fakes")
+
+
+@pytest.fixture
+def watched_machine(tmp_path_factory):
+    """A machine with an empty home folder whose connections are seen (tests/watching.py)."""
+    return _neighbour("watching").WatchedMachine(tmp_path_factory.mktemp("machine"))
+
+
+def _neighbour(name: str):
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
 

@@ -27,6 +27,7 @@ from blsgan.backends import find_weights
 from blsgan.deploy.parity import OnnxRuntime, overlap_psnr_db
 from blsgan.deploy.samples import Sample, phantom_sample
 from blsgan.errors import BackendError, WeightsError
+from blsgan.onnx_model import refuse_external_data
 
 Float32 = NDArray[np.float32]
 Separate = Callable[[Float32, Float32], Float32]
@@ -346,7 +347,9 @@ def _load_openvino(job: dict[str, Any]) -> Separate:
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": job["threads"],
     }
-    graph = core.read_model(job["graph"])
+    data = Path(job["graph"]).read_bytes()
+    refuse_external_data(job["graph"], data)
+    graph = core.read_model(data, b"")
     batch, height, width = job["size"]
     graph.reshape({"image": [batch, 1, height, width], "masks": [batch, 2, height, width]})
     model = core.compile_model(graph, "CPU", settings)

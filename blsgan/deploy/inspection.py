@@ -9,6 +9,7 @@ from typing import Any
 
 from blsgan.errors import BackendError, InputError, WeightsError
 from blsgan.io.files import read_file
+from blsgan.onnx_model import refuse_external_data
 
 
 def inspect_file(path: Path) -> dict[str, Any]:
@@ -117,6 +118,7 @@ def _onnx(path: Path, data: bytes) -> dict[str, Any]:
         raise InputError(
             f"{path} is not a whole ONNX model ({reason}); export or copy it again."
         ) from error
+    refuse_external_data(path, data)
     if not _is_ours(facts):
         raise InputError(
             f"{path} is an ONNX model of something else (it maps {', '.join(facts['inputs'])} to "

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from blsgan.deploy.samples import Sample
 from blsgan.errors import BackendError, InputError
 from blsgan.evaluation.metrics import psnr_db, region_mse
+from blsgan.onnx_model import refuse_external_data
 
 Outputs = Mapping[str, NDArray[Any]]
 
@@ -33,6 +34,7 @@ class OnnxRuntime:
 
         from blsgan.backends import usable_cores
 
+        refuse_external_data(what, model)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or usable_cores()
         options.inter_op_num_threads = 1

@@ -18,6 +18,7 @@ from typing import Any
 from blsgan.errors import BackendError, InputError, UsageError
 from blsgan.io.atomic import atomic_paths
 from blsgan.io.files import read_file
+from blsgan.onnx_model import refuse_external_data
 
 MAX_BATCH = 32
 MAX_DELAY_US = 2000
@@ -150,6 +151,7 @@ def _describe_onnx(path: Path) -> tuple[Served, bytes]:
     except Exception as error:  # protobuf's, and the checker's own
         reason = (str(error).splitlines() or [""])[0][:120]
         raise InputError(f"{path} is not an ONNX model ({reason}); export it again.") from error
+    refuse_external_data(path, data)
     facts = {entry.key: entry.value for entry in model.metadata_props}
     return Served(
         "onnxruntime_onnx",

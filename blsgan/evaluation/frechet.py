@@ -23,6 +23,7 @@ from scipy.linalg import eigh
 from blsgan.errors import BackendError, InputError
 from blsgan.io.files import read_file
 from blsgan.joint.window import cut
+from blsgan.onnx_model import refuse_external_data
 
 PATCH_PX = 8
 PATCHES = 64  # of each bone, spread evenly over the overlap
@@ -189,6 +190,7 @@ def _picture(crop: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
 def _onnx(path: Path, data: bytes) -> Callable[[np.ndarray], np.ndarray]:
     import onnxruntime
 
+    refuse_external_data(path, data)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:

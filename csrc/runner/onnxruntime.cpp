@@ -12,6 +12,7 @@
 
 #include "failure.h"
 #include "network.h"
+#include "onnx_model.h"
 
 namespace blsgan::runner {
 namespace {
@@ -31,6 +32,8 @@ int usable_cores() {
 class Library {
  public:
   explicit Library(const std::string& name) {
+    // From 1.29 on the library reports to its maker unless this is set when it is loaded.
+    setenv("ORT_DISABLE_TELEMETRY", "1", 1);
     const char* variable = std::getenv("BLSGAN_ONNXRUNTIME");
     std::string wanted = !name.empty() ? name : variable != nullptr ? variable : "";
     void* handle = nullptr;
@@ -109,6 +112,7 @@ class OnnxRuntime final : public Network {
         env_(library_),
         session_(library_),
         memory_(library_) {
+    refuse_external_data(weights_);
     Owned<SessionOptions, ReleaseSessionOptions> options(library_);
     try {
       library_.check<CreateEnv>(kFatal, "blsgan-infer", env_.out());

@@ -517,3 +517,33 @@ def test_damaged_files_never_crash_it(runner, library, network, write_joint, tmp
         assert done.stderr.count("\n") == done.returncode
         statuses.add(done.returncode)
     assert 1 in statuses
+
+
+def test_weights_in_another_file_are_refused(infer, network, write_joint, tmp_path):
+    import onnx
+
+    model = onnx.load(network)
+    onnx.external_data_helper.set_external_data(model.graph.initializer[0], "/etc/hostname")
+    model.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    joint = png_masks(write_joint(tmp_path))
+    done = infer(
+        joint.image, *masks_of(joint), "--output", tmp_path / "out", weights=tmp_path / "m.onnx"
+    )
+    assert done.returncode == 1
+    assert "m.onnx keeps tensors in other files" in done.stderr
+
+
+def test_the_runner_tells_nobody(runner, library, network, watched_machine, write_joint, tmp_path):
+    joint = write_joint(tmp_path)
+    picture = write_pgm(tmp_path / "j.pgm", joint.pixels)
+    upper, lower = (
+        write_pgm(tmp_path / f"{bone}.pgm", mask.astype(np.uint8) * 255)
+        for bone, mask in zip(("upper", "lower"), joint.masks, strict=True)
+    )
+    done = watched_machine.run(
+        runner, "--format", "pgm", "--weights", network, "--onnxruntime", library, picture,
+        "--upper-mask", upper, "--lower-mask", lower, "--output", tmp_path / "out",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    watched_machine.left_alone()
