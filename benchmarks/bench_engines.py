@@ -21,9 +21,9 @@ from blsgan import __version__
 from blsgan.deploy.build import Request, build_engine
 from blsgan.deploy.export import export
 from blsgan.deploy.precision import PRECISIONS
-from blsgan.engines.libraries import load
 from blsgan.errors import BlsganError
 from blsgan.io.atomic import atomic_path
+from blsgan.runtimes.libraries import load
 
 COLUMNS = (
     "backend", "backend_version", "compute_capability", "precision", "engine_mb", "onnx_mb",

@@ -26,8 +26,10 @@ import click
 import numpy as np
 from PIL import Image
 
-from blsgan import Separator, __version__, backends
+from blsgan import Separator, __version__
+from blsgan.errors import WeightsError
 from blsgan.io.atomic import atomic_path
+from blsgan.runtimes.session import available
 from blsgan.synthesis.phantoms import joint_phantom
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -194,13 +196,13 @@ def main(
     phantom = joint_phantom(seed)
     measurements: dict[str, tuple[Callable[[], object], int]] = {}
     default = ""
-    for name, reason in {"auto": None, **backends.available()}.items():
+    for name, reason in {"auto": None, **available()}.items():
         if reason is not None:
             click.echo(f"skipped backend {name}: {reason}", err=True)
             continue
         try:
             separator = Separator.from_pretrained(weights, backend=name, threads=threads)
-        except backends.WeightsError as error:  # no file for this backend beside the weights
+        except WeightsError as error:  # no file for this backend beside the weights
             if name == "auto":
                 raise
             click.echo(f"skipped backend {name}: {error}", err=True)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from blsgan.privacy import stop_telemetry
+from blsgan.runtimes.privacy import stop_telemetry
 
 stop_telemetry()
 
@@ -25,14 +25,14 @@ __version__ = "0.1.0"
 __all__ = ["Segmentation", "Segmenter", "Separation", "Separator", "__version__"]
 
 if TYPE_CHECKING:
-    from blsgan.segmentation import Segmentation, Segmenter
-    from blsgan.separation import Separation, Separator
+    from blsgan.tasks.segmentation import Segmentation, Segmenter
+    from blsgan.tasks.separation import Separation, Separator
 
 _LAZY = {
-    "Segmentation": "blsgan.segmentation",
-    "Segmenter": "blsgan.segmentation",
-    "Separation": "blsgan.separation",
-    "Separator": "blsgan.separation",
+    "Segmentation": "blsgan.tasks.segmentation",
+    "Segmenter": "blsgan.tasks.segmentation",
+    "Separation": "blsgan.tasks.separation",
+    "Separator": "blsgan.tasks.separation",
 }
 
 

@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blsgan import __version__
-from blsgan.engines import libraries
 from blsgan.errors import BlsganError
+from blsgan.runtimes import libraries, session
+from blsgan.tasks import task
 
 if TYPE_CHECKING:
-    from blsgan.backends import Weights
+    from blsgan.tasks.task import Weights
 
 PROBE_TIMEOUT_S = 120
 """A probe that takes longer is reported as hanging; importing torch from a cold disk takes 20 s."""
@@ -38,7 +39,7 @@ PACKAGES = (
 # One joint of two bones, through the real thing: weights, network, split, composition.
 _SEPARATE = """
 import json, sys, numpy as np
-from blsgan.separation import Separator
+from blsgan.tasks.separation import Separator
 image = np.full((96, 96), 0.1, np.float32)
 image[16:80, 24:72] = np.linspace(0.3, 0.6, 64, dtype=np.float32)[:, None]
 masks = np.zeros((2, 96, 96), bool)
@@ -87,7 +88,7 @@ print(json.dumps({"version": module.__version__, "capabilities": found}))
 
 _GPU = """
 import dataclasses, json
-from blsgan.engines.gpu import this_gpu
+from blsgan.runtimes.gpu import this_gpu
 print(json.dumps(dataclasses.asdict(this_gpu())))
 """
 
@@ -272,16 +273,12 @@ def _torch(probe: _Probe | None, build: dict[str, Any]) -> tuple[dict[str, Any],
 
 
 def _backend_names() -> list[str]:
-    from blsgan import backends
-
-    return [name for name in backends.NAMES if name != "auto" and name not in backends.ENGINES]
+    return [name for name in session.NAMES if name not in session.ENGINES]
 
 
 def _separating_backend(name: str) -> Check:
     """Separate a small joint with one backend, in a process of its own."""
-    from blsgan import backends
-
-    if reason := backends.available()[name]:
+    if reason := session.available()[name]:
         return Check(name, False, reason=reason)
     probe = _probe(_SEPARATE, name)
     if not probe.lines or probe.reason:
@@ -295,11 +292,9 @@ def _separating_backend(name: str) -> Check:
 
 def _engines() -> list[Check]:
     """TensorRT and TensorRT-RTX: what each could do here, running engines or only building them."""
-    from blsgan import backends
-
     checks = []
-    for name in backends.ENGINES:
-        reason = backends.available()[name]
+    for name in session.ENGINES:
+        reason = session.available()[name]
         module = libraries.FLAVOURS[name].module
         if libraries.missing(name) is not None:
             checks.append(Check(name, False, reason=reason))
@@ -328,16 +323,14 @@ def _weights() -> tuple[dict[str, Any], list[str]]:
     Those of separation decide ``reason``; without a whole segmenter only masks cannot be predicted,
     which is a note.
     """
-    from blsgan import backends
-
     try:
-        weights = backends.find_weights()
+        weights = task.find_weights()
     except BlsganError as error:
-        return {"name": backends.DEFAULT_WEIGHTS, "files": [], "reason": str(error)}, []
+        return {"name": task.SEPARATION.weights, "files": [], "reason": str(error)}, []
     files, notes = _weights_files(weights)
     reason = next((f["reason"] for f in files if f["reason"]), None)
     try:
-        segmenter, more = _weights_files(backends.find_weights(task=backends.SEGMENTATION))
+        segmenter, more = _weights_files(task.find_weights(task=task.SEGMENTATION))
     except BlsganError as error:
         segmenter, more = [], [f"masks cannot be predicted: {error}"]
     more += [f"masks cannot be predicted: {f['reason']}" for f in segmenter if f["reason"]]

@@ -205,7 +205,7 @@ def fake_machine(fakes, monkeypatch):
         cuda = fakes.FakeCuda(**gpu)
         module = fakes.fake_tensorrt(generation, cuda)
         monkeypatch.setitem(sys.modules, "tensorrt", module)
-        for user in ("blsgan.engines.gpu", "blsgan.engines.runtime"):
+        for user in ("blsgan.runtimes.gpu", "blsgan.runtimes.engine"):
             monkeypatch.setattr(f"{user}.cuda_runtime", lambda: cuda)
         return module, cuda
 

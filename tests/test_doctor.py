@@ -10,10 +10,12 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from blsgan import backends, doctor
+from blsgan import doctor
 from blsgan.cli.doctor import command as doctor_command
 from blsgan.cli.info import command as info_command
 from blsgan.doctor import Check, Report, _Probe
+from blsgan.runtimes import session
+from blsgan.tasks import task
 
 
 def report(**changes) -> Report:
@@ -132,7 +134,7 @@ class TestTorch:
 class TestWeights:
     @pytest.fixture
     def folder(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(backends, "WEIGHTS_FOLDER", tmp_path)
+        monkeypatch.setattr(task, "WEIGHTS_FOLDER", tmp_path)
         for name in ("lite", "segmenter"):
             hashes = {}
             for file in (f"{name}.onnx", f"{name}.safetensors"):
@@ -218,15 +220,13 @@ class TestKernels:
 
 class TestBackends:
     def test_one_that_is_not_installed(self, monkeypatch):
-        monkeypatch.setattr(
-            backends, "available", lambda: {"openvino": "openvino is not installed"}
-        )
+        monkeypatch.setattr(session, "available", lambda: {"openvino": "openvino is not installed"})
         assert doctor._separating_backend("openvino") == Check(
             "openvino", False, reason="openvino is not installed"
         )
 
     def test_one_that_does_not_invert_is_not_called_working(self, monkeypatch):
-        monkeypatch.setattr(backends, "available", lambda: {"onnx": None})
+        monkeypatch.setattr(session, "available", lambda: {"onnx": None})
         answer = _Probe([{"version": "1.20", "error": float("nan")}], None)
         monkeypatch.setattr(doctor, "_probe", lambda *_: answer)
         assert not doctor._separating_backend("onnx").works
@@ -244,8 +244,8 @@ class TestEngines:
         def collect(library, gpu, reason=None):
             answers = {doctor._ENGINE_LIBRARY: library, doctor._GPU: gpu}
             monkeypatch.setattr(doctor, "_probe", lambda code, *_: answers[code])
-            reasons = dict.fromkeys(backends.ENGINES, reason)
-            monkeypatch.setattr(backends, "available", lambda: reasons)
+            reasons = dict.fromkeys(session.ENGINES, reason)
+            monkeypatch.setattr(session, "available", lambda: reasons)
             monkeypatch.setattr(doctor.libraries, "missing", lambda name: None)
             return doctor._engines()[1]
 

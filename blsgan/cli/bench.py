@@ -454,8 +454,8 @@ def inference(
         TimeElapsedColumn,
     )
 
-    from blsgan.backends import usable_cores
     from blsgan.deploy import benchmark
+    from blsgan.runtimes.session import usable_cores
 
     if output is not None and output.suffix != ".csv":
         raise UsageError(f"{output} must end in .csv; the table goes to the same name with .md")

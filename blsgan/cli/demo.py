@@ -7,14 +7,14 @@ from pathlib import Path
 import click
 import numpy as np
 
-from blsgan import backends
 from blsgan.io.atomic import atomic_path, check_writable_folder
 from blsgan.io.listing import Item
 from blsgan.io.results import to_uint16
 from blsgan.pipeline.separate import SeparationOptions, separate_item
 from blsgan.pipeline.worklist import Outcome
-from blsgan.separation import Separation, Separator
 from blsgan.synthesis.phantoms import Phantom, joint_phantom
+from blsgan.tasks.backend import CHOICES
+from blsgan.tasks.separation import Separation, Separator
 
 _NAME = "phantom"
 
@@ -39,7 +39,7 @@ _NAME = "phantom"
 @click.option("--weights", help="Name or file of the weights.  [default: lite]")
 @click.option(
     "--backend",
-    type=click.Choice(backends.NAMES),
+    type=click.Choice(CHOICES),
     default="auto",
     show_default=True,
     help="Runtime.",

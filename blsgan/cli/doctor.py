@@ -6,8 +6,8 @@ import textwrap
 
 import click
 
-from blsgan import backends
 from blsgan.doctor import Check, Report, collect
+from blsgan.runtimes.session import ENGINES
 
 
 def _line(works: bool, name: str, detail: str, reason: str | None) -> str:
@@ -52,8 +52,7 @@ def command(context: click.Context) -> None:
     _section("Compiled", report.compiled)
     _weights(report)
     _section("Backends", report.backends)
-    engines = backends.ENGINES
-    working = [check.name for check in report.backends if check.works and check.name not in engines]
+    working = [check.name for check in report.backends if check.works and check.name not in ENGINES]
     if report.can_separate:
         click.secho(f"blsgan separate works here, on {working[0]}.", fg="green")
         return

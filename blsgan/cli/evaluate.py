@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from blsgan import backends
 from blsgan.cli.tables import print_tables
 from blsgan.errors import InputError, UsageError
+from blsgan.tasks.backend import CHOICES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,7 +52,7 @@ def _parse_parts(context: click.Context, parameter: click.Parameter, value: str)
 )
 @click.option(
     "--backend",
-    type=click.Choice(backends.NAMES),
+    type=click.Choice(CHOICES),
     default="auto",
     show_default=True,
     help="What runs the network.",

@@ -172,7 +172,7 @@ def _is_model(path: Path) -> bool:
 
 
 def _print(done: Exported, *, kept: bool) -> None:
-    from blsgan.engines.manifest import gate_line
+    from blsgan.runtimes.manifest import gate_line
 
     cases = done.report["cases"]
     worst = {

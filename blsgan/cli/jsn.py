@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from blsgan import backends
 from blsgan.errors import InputError, UsageError
 from blsgan.io.listing import DEFAULT_MASK_PATTERN, check_mask_pattern
+from blsgan.tasks.backend import CHOICES
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from blsgan.jsn.study import Study
     from blsgan.jsn.visits import ReadOptions, Separate
-    from blsgan.separation import Separator
+    from blsgan.tasks.separation import Separator
 
 _DEFAULT = "measure"
 
@@ -52,7 +52,7 @@ def _network_options(function: Any) -> Any:
         click.option("--threads", type=click.IntRange(1), help="Threads.  [default: usable cores]"),
         click.option(
             "--backend",
-            type=click.Choice(backends.NAMES),
+            type=click.Choice(CHOICES),
             default="auto",
             show_default=True,
             help="Runtime.",
@@ -196,7 +196,7 @@ def _check_arguments(
 
 
 def _separator(weights: str | None, backend: str, threads: int | None) -> Separator:
-    from blsgan.separation import Separator
+    from blsgan.tasks.separation import Separator
 
     return Separator.from_pretrained(weights, backend, threads=threads)
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from blsgan import backends
 from blsgan.cli.batch import run_all
 from blsgan.errors import UsageError
 from blsgan.io.atomic import check_writable_folder
 from blsgan.io.listing import Item
 from blsgan.pipeline.segment import SegmentationOptions, segment_item
 from blsgan.pipeline.worklist import Outcome, attempt, work_list
-from blsgan.segmentation import Segmentation, Segmenter
+from blsgan.tasks.backend import CHOICES, ENGINES
+from blsgan.tasks.segmentation import Segmentation, Segmenter
 
 
 @click.command()
@@ -25,7 +25,7 @@ from blsgan.segmentation import Segmentation, Segmenter
 @click.option("--weights", help="Name or file of the weights.  [default: segmenter]")
 @click.option(
     "--backend",
-    type=click.Choice([name for name in backends.NAMES if name not in backends.ENGINES]),
+    type=click.Choice([name for name in CHOICES if name not in ENGINES]),
     default="auto",
     show_default=True,
     help="Runtime.",

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from blsgan import backends
 from blsgan.cli.batch import run_all
 from blsgan.errors import UsageError
 from blsgan.io import results
@@ -16,8 +15,9 @@ from blsgan.io.listing import DEFAULT_MASK_PATTERN, Item
 from blsgan.io.spacing import user_spacing
 from blsgan.pipeline.separate import SeparationOptions, separate_item
 from blsgan.pipeline.worklist import Outcome, attempt, work_list
-from blsgan.segmentation import Segmenter
-from blsgan.separation import Separation, Separator
+from blsgan.tasks.backend import CHOICES, ENGINES
+from blsgan.tasks.segmentation import Segmenter
+from blsgan.tasks.separation import Separation, Separator
 
 
 @click.command()
@@ -52,7 +52,7 @@ from blsgan.separation import Separation, Separator
 )
 @click.option(
     "--backend",
-    type=click.Choice(backends.NAMES),
+    type=click.Choice(CHOICES),
     default="auto",
     show_default=True,
     help="Runtime.",
@@ -150,7 +150,7 @@ def command(
     @functools.cache
     def load_segmenter() -> Segmenter:
         return Segmenter.from_pretrained(
-            segmenter, "auto" if backend in backends.ENGINES else backend, threads=threads
+            segmenter, "auto" if backend in ENGINES else backend, threads=threads
         )
 
     def work(item: Item) -> Outcome[Separation]:

@@ -15,5 +15,5 @@
 ``inspection``   what is inside weights, an ONNX model or an engine
 ================ ===============================================================================
 
-Only ``export`` needs torch. What loads and runs an engine is ``blsgan.engines``.
+Only ``export`` needs torch. What loads and runs an engine is ``blsgan.runtimes``.
 """

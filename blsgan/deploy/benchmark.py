@@ -23,15 +23,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blsgan.backends import find_weights
-from blsgan.deploy.parity import OnnxRuntime, overlap_psnr_db
+from blsgan.deploy.parity import overlap_psnr_db
 from blsgan.deploy.samples import Sample, phantom_sample
-from blsgan.errors import BackendError, WeightsError
-from blsgan.onnx_model import refuse_external_data
+from blsgan.errors import BackendError, BlsganError, WeightsError
+from blsgan.runtimes.session import Session
+from blsgan.tasks.task import find_weights
 
 Float32 = NDArray[np.float32]
-Separate = Callable[[Float32, Float32], Float32]
-"""Image and masks to layers [B,2,H,W]."""
 
 SIZE_PX = 256
 BATCHES = (1, 32)
@@ -268,25 +266,28 @@ def work(text: str) -> None:
     """What the measuring process does: load, warm up, time, and print the figures as JSON."""
     job = json.loads(text)
     with np.load(job["inputs"]) as inputs:
-        image, masks = inputs["image"], inputs["masks"]
+        batch = {name: inputs[name] for name in ("image", "masks")}
     started = time.perf_counter()
-    separate = _LOADERS[job["runtime"]](job)
-    layers = separate(image, masks)
+    try:
+        session = _LOADERS[job["runtime"]](job)
+    except BlsganError as error:
+        raise SystemExit(str(error)) from error
+    layers = session.run(batch)["layers"]
     load_s = time.perf_counter() - started
     np.save(job["answer"], layers)
     for _ in range(_WARM_UP - 1):
-        separate(image, masks)
+        session.run(batch)
     times: list[float] = []
     deadline = time.perf_counter() + job["seconds"]
     while len(times) < _LEAST_RUNS or (len(times) < _MOST_RUNS and time.perf_counter() < deadline):
         begin = time.perf_counter()
-        separate(image, masks)
+        session.run(batch)
         times.append(1e3 * (time.perf_counter() - begin))
     figures = {
         "runs": len(times),
         "p50_ms": float(np.percentile(times, 50)),
         "p99_ms": float(np.percentile(times, 99)),
-        "joints_per_s": 1e3 * len(image) * len(times) / sum(times),
+        "joints_per_s": 1e3 * len(layers) * len(times) / sum(times),
         "peak_mb": _peak_mb(),
         "load_s": load_s,
     }
@@ -301,79 +302,51 @@ def _peak_mb() -> float:
     raise BackendError("this system does not say how much memory a process has used.")
 
 
-def _load_torch(job: dict[str, Any]) -> Separate:
+def _load_torch(job: dict[str, Any]) -> Session:
     import torch
 
     from blsgan import ops
     from blsgan.models import load_generator
+    from blsgan.runtimes.torch import TorchSession
 
-    torch.set_num_threads(job["threads"])
     generator = load_generator(job["weights"])
 
     def whole(image: Any, masks: Any) -> Any:
         share_logits, soft_tissue = generator(image, masks)
         return ops.split_attenuation(share_logits, image, masks, soft_tissue)
 
-    run = torch.compile(whole) if job["runtime"] == "torch.compile" else whole
-
-    def separate(image: Float32, masks: Float32) -> Float32:
-        with torch.inference_mode():
-            layers: Float32 = run(torch.from_numpy(image), torch.from_numpy(masks)).numpy()
-        return layers
-
-    return separate
+    network = torch.compile(whole) if job["runtime"] == "torch.compile" else whole
+    return TorchSession(network, ("image", "masks"), ("layers",), threads=job["threads"])
 
 
-def _load_onnxruntime(job: dict[str, Any]) -> Separate:
+def _load_onnxruntime(job: dict[str, Any]) -> Session:
+    from blsgan.runtimes.onnx import OnnxSession
+
     graph = Path(job["graph"])
-    runtime = OnnxRuntime(graph.read_bytes(), graph.name, threads=job["threads"])
-
-    def separate(image: Float32, masks: Float32) -> Float32:
-        return runtime.run(Sample("benchmark", image, masks))["layers"]
-
-    return separate
+    return OnnxSession(graph.read_bytes(), graph.name, threads=job["threads"])
 
 
-def _load_openvino(job: dict[str, Any]) -> Separate:
-    import openvino
+def _load_openvino(job: dict[str, Any]) -> Session:
+    from blsgan.runtimes.openvino import OpenVinoSession
 
-    core = openvino.Core()
-    if job["precision"] == "bf16" and "BF16" not in core.get_property(
-        "CPU", "OPTIMIZATION_CAPABILITIES"
-    ):
-        raise SystemExit("this processor has no bfloat16 arithmetic")
-    settings = {
-        "INFERENCE_PRECISION_HINT": _OPENVINO_HINTS[job["precision"]],
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": job["threads"],
-    }
-    data = Path(job["graph"]).read_bytes()
-    refuse_external_data(job["graph"], data)
-    graph = core.read_model(data, b"")
+    graph = Path(job["graph"])
     batch, height, width = job["size"]
-    graph.reshape({"image": [batch, 1, height, width], "masks": [batch, 2, height, width]})
-    model = core.compile_model(graph, "CPU", settings)
-
-    def separate(image: Float32, masks: Float32) -> Float32:
-        # A copy: the runtime reuses its output memory in the next call.
-        return np.array(model({"image": image, "masks": masks})["layers"])
-
-    return separate
-
-
-def _load_engine(job: dict[str, Any]) -> Separate:
-    from blsgan.engines.runtime import Engine
-
-    engine = Engine(job["graph"])
-
-    def separate(image: Float32, masks: Float32) -> Float32:
-        layers: Float32 = engine.run(image, masks)["layers"]
-        return layers
-
-    return separate
+    return OpenVinoSession(
+        graph.read_bytes(),
+        graph.name,
+        threads=job["threads"],
+        precision=_OPENVINO_HINTS[job["precision"]],
+        shapes={"image": (batch, 1, height, width), "masks": (batch, 2, height, width)},
+    )
 
 
-_LOADERS: dict[str, Callable[[dict[str, Any]], Separate]] = {
+def _load_engine(job: dict[str, Any]) -> Session:
+    from blsgan.runtimes.engine import EngineSession
+
+    return EngineSession(job["graph"])
+
+
+_LOADERS: dict[str, Callable[[dict[str, Any]], Session]] = {
     "torch": _load_torch,
     "torch.compile": _load_torch,
     "ONNX Runtime": _load_onnxruntime,
@@ -384,7 +357,7 @@ _LOADERS: dict[str, Callable[[dict[str, Any]], Separate]] = {
 
 def engine_variant(path: Path) -> Variant:
     """The variant that runs an engine of TensorRT; raises what reading its manifest raises."""
-    from blsgan.engines.manifest import read_manifest
+    from blsgan.runtimes.manifest import read_manifest
 
     manifest = read_manifest(path)
     package = "tensorrt" if manifest.backend == "tensorrt" else "tensorrt_rtx"

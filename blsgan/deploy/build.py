@@ -25,9 +25,12 @@ from blsgan.deploy.lowering import Progress, Samples, Silent, lower, samples_for
 from blsgan.deploy.model import ExportedModel, load_exported
 from blsgan.deploy.precision import layer_precisions, modelopt_missing
 from blsgan.deploy.samples import Sample
-from blsgan.engines.gpu import Gpu, this_gpu
-from blsgan.engines.libraries import Library, load
-from blsgan.engines.manifest import (
+from blsgan.errors import BackendError, BlsganError, UsageError
+from blsgan.io.atomic import atomic_path, atomic_paths, check_writable_folder
+from blsgan.io.files import read_file
+from blsgan.runtimes.gpu import Gpu, this_gpu
+from blsgan.runtimes.libraries import Library, load
+from blsgan.runtimes.manifest import (
     SCHEMA,
     SUFFIX,
     Manifest,
@@ -36,9 +39,6 @@ from blsgan.engines.manifest import (
     manifest_path,
     read_manifest,
 )
-from blsgan.errors import BackendError, BlsganError, UsageError
-from blsgan.io.atomic import atomic_path, atomic_paths, check_writable_folder
-from blsgan.io.files import read_file
 
 MIN_OPT_MAX = tuple[int, int, int]
 DEFAULT_BATCH: MIN_OPT_MAX = (1, 1, 8)

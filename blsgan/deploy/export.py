@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from blsgan import __version__
-from blsgan.backends import WeightsFile, find_weights
 from blsgan.deploy import parity
 from blsgan.deploy.lowering import Progress, lower, samples_for
 from blsgan.deploy.model import parse_exported
@@ -29,6 +28,7 @@ from blsgan.deploy.samples import Sample, phantom_sample, random_sample
 from blsgan.errors import BackendError, ParityError, UsageError, WeightsError
 from blsgan.io.atomic import atomic_paths
 from blsgan.io.files import FileBytes
+from blsgan.tasks.task import WeightsFile, find_weights
 
 OUTPUTS = ("layers", "reconstruction", "soft_tissue", "share_logits")
 OPSET = 20

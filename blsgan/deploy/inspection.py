@@ -9,7 +9,7 @@ from typing import Any
 
 from blsgan.errors import BackendError, InputError, WeightsError
 from blsgan.io.files import read_file
-from blsgan.onnx_model import refuse_external_data
+from blsgan.runtimes.onnx_model import refuse_external_data
 
 
 def inspect_file(path: Path) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def inspect_file(path: Path) -> dict[str, Any]:
 
 
 def _card(path: Path, data: bytes) -> dict[str, Any]:
-    from blsgan.backends import find_weights
+    from blsgan.tasks.task import find_weights
 
     weights = find_weights(path)
     files = {}
@@ -129,7 +129,7 @@ def _onnx(path: Path, data: bytes) -> dict[str, Any]:
 
 def _is_ours(facts: dict[str, Any]) -> bool:
     """Whether it is a network of one of the tasks, or what ``blsgan export`` made of one."""
-    from blsgan.backends import SEGMENTATION, SEPARATION
+    from blsgan.tasks.task import SEGMENTATION, SEPARATION
 
     return "blsgan.signature" in facts["metadata"] or any(
         set(facts["inputs"]) == set(task.inputs) and set(facts["outputs"]) >= set(task.outputs)
@@ -182,7 +182,7 @@ def _port(port: Any) -> dict[str, Any]:
 def _engine(path: Path, data: bytes) -> dict[str, Any]:
     import hashlib
 
-    from blsgan.engines.manifest import read_manifest
+    from blsgan.runtimes.manifest import read_manifest
 
     manifest = read_manifest(path)
     facts = json.loads(manifest.text())

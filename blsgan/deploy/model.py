@@ -10,7 +10,7 @@ from typing import Any
 from blsgan.deploy.samples import Sample, dataset_samples, phantom_sample
 from blsgan.errors import BackendError, InputError
 from blsgan.io.files import FileBytes, read_file
-from blsgan.onnx_model import refuse_external_data
+from blsgan.runtimes.onnx_model import refuse_external_data
 
 CROP_PX = (96, 192)
 """Rows and columns of the crops a model of free size is calibrated and judged on: most overlaps of

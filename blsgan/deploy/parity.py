@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blsgan.deploy.samples import Sample
-from blsgan.errors import BackendError, InputError
+from blsgan.errors import InputError
 from blsgan.evaluation.metrics import psnr_db, region_mse
-from blsgan.onnx_model import refuse_external_data
+from blsgan.runtimes.onnx import OnnxSession
 
 Outputs = Mapping[str, NDArray[Any]]
 
@@ -21,45 +21,21 @@ runtimes of one float32 network; 16-bit pictures have steps of 1.5e-5."""
 
 
 class OnnxRuntime:
-    """An ONNX model on the CPU by ONNX Runtime: ``run(sample)`` gives its outputs by name.
+    """A model of the whole separation by ONNX Runtime; arguments and errors are the session's."""
 
-    ``as_written`` turns the optimiser off: every node then runs as the graph has it. (Version 1.32
-    fuses float8 Q/DQ pairs into something else: 10 dB instead of 53.)
-    """
-
-    def __init__(
-        self, model: bytes, what: str, *, as_written: bool = False, threads: int | None = None
-    ) -> None:
-        import onnxruntime
-
-        from blsgan.backends import usable_cores
-
-        refuse_external_data(what, model)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or usable_cores()
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        if as_written:
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        try:
-            self._session = onnxruntime.InferenceSession(
-                model, options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # ONNX Runtime's exceptions share no base class
-            reason = (str(error).splitlines() or [""])[0][:160]
-            raise BackendError(f"ONNX Runtime cannot load {what}: {reason}.") from error
+    def __init__(self, model: bytes, what: str, **options: Any) -> None:
+        self._session = OnnxSession(model, what, **options)
         self._what = what
-        self.outputs = [port.name for port in self._session.get_outputs()]
 
     def run(self, sample: Sample) -> dict[str, NDArray[Any]]:
+        """Outputs by name; raises :class:`InputError` for a batch that it does not take."""
         try:
-            answers = self._session.run(None, {"image": sample.image, "masks": sample.masks})
-        except Exception as error:
+            return self._session.run({"image": sample.image, "masks": sample.masks})
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
             reason = (str(error).splitlines() or [""])[0][:160]
             raise InputError(
                 f"{self._what} does not run on a batch of {list(sample.masks.shape)}: {reason}."
             ) from error
-        return dict(zip(self.outputs, answers, strict=True))
 
 
 def overlap_psnr_db(

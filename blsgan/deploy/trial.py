@@ -18,9 +18,9 @@ from blsgan.deploy import parity
 from blsgan.deploy.gate import LIMITS_DB
 from blsgan.deploy.model import load_exported
 from blsgan.deploy.samples import Sample, phantom_sample
-from blsgan.engines.manifest import Manifest, read_manifest
-from blsgan.engines.runtime import Engine
 from blsgan.errors import InputError
+from blsgan.runtimes.engine import Engine
+from blsgan.runtimes.manifest import Manifest, read_manifest
 
 _WARM_UP = 5
 

@@ -18,7 +18,7 @@ from typing import Any
 from blsgan.errors import BackendError, InputError, UsageError
 from blsgan.io.atomic import atomic_paths
 from blsgan.io.files import read_file
-from blsgan.onnx_model import refuse_external_data
+from blsgan.runtimes.onnx_model import refuse_external_data
 
 MAX_BATCH = 32
 MAX_DELAY_US = 2000
@@ -187,7 +187,7 @@ def _facts(known: Mapping[str, str], data: bytes) -> dict[str, str]:
 
 def _describe_plan(path: Path) -> tuple[Served, bytes]:
     from blsgan.deploy.export import OUTPUTS
-    from blsgan.engines.manifest import read_manifest, read_plan
+    from blsgan.runtimes.manifest import read_manifest, read_plan
 
     manifest = read_manifest(path)
     data = read_plan(path, manifest)

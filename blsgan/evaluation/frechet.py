@@ -23,7 +23,7 @@ from scipy.linalg import eigh
 from blsgan.errors import BackendError, InputError
 from blsgan.io.files import read_file
 from blsgan.joint.window import cut
-from blsgan.onnx_model import refuse_external_data
+from blsgan.runtimes.onnx import OnnxSession
 
 PATCH_PX = 8
 PATCHES = 64  # of each bone, spread evenly over the overlap
@@ -142,6 +142,7 @@ def load_extractor(path: str | Path, *, inception: bool = False) -> Extractor:
     Raises:
         InputError: the file is missing, no such network, or (``inception``) has other than 2048
             features.
+        WeightsError: an ONNX file that cannot be loaded.
         BackendError: TorchScript without torch.
     """
     path = Path(path)
@@ -188,28 +189,18 @@ def _picture(crop: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
 
 
 def _onnx(path: Path, data: bytes) -> Callable[[np.ndarray], np.ndarray]:
-    import onnxruntime
-
-    refuse_external_data(path, data)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's classes share no base of their own
-        raise InputError(
-            f"{path}: is no ONNX network that can run ({_first_line(error)})"
-        ) from error
-    if len(session.get_inputs()) != 1 or len(session.get_inputs()[0].shape) != 4:
+    session = OnnxSession(data, str(path))
+    shapes = [shape or () for shape in session.inputs.values()]
+    if len(shapes) != 1 or len(shapes[0]) != 4:
         raise InputError(f"{path}: is no feature network, which has one input, pictures [B,3,H,W]")
-    port = session.get_inputs()[0]
-    fixed = [length for length in port.shape[2:] if isinstance(length, int) and length > 0]
-    size = (fixed[0], fixed[1]) if len(fixed) == 2 else None
+    ((name, _),), (_, _, height, width) = session.inputs.items(), shapes[0]
+    size = (height, width) if height and width else None
 
     def run(crop: np.ndarray) -> np.ndarray:
         picture = _picture(crop, size)
         try:
-            return np.asarray(session.run(None, {port.name: picture})[0])
-        except Exception as error:
+            return np.asarray(next(iter(session.run({name: picture}).values())))
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise InputError(
                 f"{path}: takes no picture of shape {picture.shape} ({_first_line(error)})"
             ) from error

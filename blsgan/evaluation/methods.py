@@ -10,7 +10,7 @@ import numpy as np
 
 from blsgan.errors import InputError
 from blsgan.evaluation import baselines
-from blsgan.separation import Separator
+from blsgan.tasks.separation import Separator
 
 K_SYNTHETIC = 0.245  # mean k of the protocol's synthetic overlaps on the public dataset
 K_REAL = 0.55  # what true layers from other visits ask for (docs/explanation/evaluation.md)

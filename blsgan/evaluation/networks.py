@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blsgan.backends import Weights, find_weights
 from blsgan.errors import BackendError, UsageError
 from blsgan.evaluation.methods import Answer, Method, Sample, from_separator
 from blsgan.joint.geometry import bounding_box
-from blsgan.joint.window import CONTEXT_PX, SIZE_MULTIPLE, around, cut
-from blsgan.separation import Separator
+from blsgan.joint.window import Window, around, around_overlap, cut
+from blsgan.tasks.separation import Separator
+from blsgan.tasks.task import Weights, find_weights
 
 if TYPE_CHECKING:
     from blsgan.evaluation.protocol import Supervise
     from blsgan.models.generator import Generator
 
-CONFIG_FILE, WEIGHTS_FOLDER = "config.yaml", "weights"
-DEFAULT_ARCHITECTURE = "lite"
+CONFIG_FILE, WEIGHTS_FOLDER = "config.yaml", "weights"  # of a run, read here without torch
 
 
 def run_of(path_or_name: str | Path | None) -> Path | None:
@@ -34,9 +32,9 @@ def from_weights(
 ) -> Method:
     """The separator of a set of weights, by name, file, folder, or the run that trained them.
 
-    Weights that ``Separator`` does not run (a free head, a network whose sides must be multiples of
-    more than 8) are run in PyTorch on what they were trained on: a window around the overlap, or
-    the whole image. ``mirrored`` is :class:`Separator`'s.
+    Weights that ``Separator`` does not run, a free head, or that were trained on whole images, are
+    run in PyTorch on the window that ``Separator`` would take, or on the whole image. ``mirrored``
+    is :class:`Separator`'s.
 
     Raises:
         WeightsError: there are none, or they are damaged.
@@ -50,11 +48,11 @@ def from_weights(
         if not path_or_name.is_dir():
             raise UsageError(f"{run}: has no weights yet; finish it with `blsgan train --resume`")
     weights = find_weights(path_or_name)
-    # The default architecture with a graph is Separator's, and no torch is imported to see that.
-    plain = weights.onnx is not None and weights.architecture in (None, DEFAULT_ARCHITECTURE)
-    if not plain and weights.safetensors is not None:
+    whole = trained_on_images(weights)
+    # Weights with a graph are Separator's, and no torch is imported to see that.
+    if weights.safetensors is not None and (whole or weights.onnx is None):
         generator, sha256 = _generator(weights)
-        if not generator.exports or SIZE_MULTIPLE % generator.size_multiple:
+        if whole or generator.head != "exact":
             if backend not in ("auto", "torch"):
                 raise UsageError(
                     f"{weights.safetensors}: runs in PyTorch alone; leave out --backend {backend}"
@@ -63,7 +61,7 @@ def from_weights(
                 raise UsageError(
                     f"{weights.safetensors}: runs as it was trained alone; leave out --mirrored"
                 )
-            return from_generator(weights, generator, sha256, trained_crop(weights))
+            return from_generator(weights, generator, sha256, whole=whole)
     return from_separator(
         Separator.from_pretrained(path_or_name, backend=backend, mirrored=mirrored)
     )
@@ -82,27 +80,19 @@ def _generator(weights: Weights) -> tuple[Generator, str]:
     return load_generator(file.path, file.data), file.sha256
 
 
-def trained_crop(weights: Weights) -> tuple[int, int] | None:
-    """Rows and columns of the crops that weights were trained on last; None for whole images.
-
-    The card says so; weights without one are taken to be for whole images.
-    """
-    if weights.safetensors is None:
-        return None
+def trained_on_images(weights: Weights) -> bool:
+    """Whether weights were last trained on whole images and not on crops, as the card says."""
     try:
-        card = json.loads(weights.safetensors.with_suffix(".json").read_text(encoding="utf-8"))
-        config = card["trained"]["config"]
+        config = weights.card["trained"]["config"]
         stages = config.get("stages") or [config]
         made = [stage for stage in stages if stage.get("steps") or stage.get("epochs")]
-        data = (made or stages)[-1]["data"]
-        rows, columns = data["crop"]
-        return None if data.get("pairs") == "images" else (int(rows), int(columns))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
-        return None
+        return bool((made or stages)[-1]["data"].get("pairs") == "images")
+    except (KeyError, TypeError, AttributeError, IndexError):
+        return False
 
 
 def from_generator(
-    weights: Weights, generator: Generator, sha256: str, crop: tuple[int, int] | None = None
+    weights: Weights, generator: Generator, sha256: str, *, whole: bool = False
 ) -> Method:
     """A generator in PyTorch; outside the overlap a layer is the image, as ``Separator``'s.
 
@@ -110,43 +100,35 @@ def from_generator(
         weights: its weights, for the record.
         generator: the network.
         sha256: of its file.
-        crop: rows and columns of the window around the overlap that it sees, enlarged where the
-            overlap is larger; None: the whole image.
-
-    Sides that are no multiples of the generator's are padded with 0 below and on the right.
+        whole: it sees the whole image, padded with 0 below and on the right to a multiple of the
+            generator's sides, instead of the window around the overlap.
     """
     import torch
 
     def run(sample: Sample) -> Answer:
         overlap = sample.masks.sum(axis=0) >= 2
         layers = np.where(overlap, 0, sample.image * sample.masks).astype(np.float32)
-        box = (0, 0, *overlap.shape)
-        if crop is not None:
-            if not overlap.any():
-                return Answer(layers)
-            top, left, bottom, right = bounding_box(overlap)
-            size = (
-                max(crop[0], bottom - top + 2 * CONTEXT_PX),
-                max(crop[1], right - left + 2 * CONTEXT_PX),
-            )
-            box = around(((top + bottom) / 2, (left + right) / 2), size, overlap.shape)
-        window = np.s_[box[0] : box[2], box[1] : box[3]]
-        image = cut(sample.image * sample.masks.any(axis=0), box)
-        masks = cut(sample.masks, box)
-        height, width = image.shape
+        if not overlap.any():
+            return Answer(layers)
         multiple = generator.size_multiple
-        pad = ((0, -height % multiple), (0, -width % multiple))
+        window = around_overlap(sample.masks, multiple)
+        if whole or window is None:
+            height, width = (side + -side % multiple for side in overlap.shape)
+            window = Window(0, 0, height, width)
+        image = window.resample(sample.image * sample.masks.any(axis=0))
+        masks = np.stack([window.resample(mask.astype(np.float32)) for mask in sample.masks])
         with torch.inference_mode():
             separated, soft_tissue = generator.separate(
-                torch.from_numpy(np.pad(image, pad).astype(np.float32))[None, None],
-                torch.from_numpy(np.pad(masks, ((0, 0), *pad)).astype(np.float32))[None],
+                torch.from_numpy(image)[None, None],
+                torch.from_numpy((masks >= 0.5).astype(np.float32))[None],
             )
-        inside = separated[0, :, :height, :width].float().cpu().numpy()
+        top, left, bottom, right = box = bounding_box(overlap)
+        inside = window.restore(separated[0].float().cpu().numpy(), box)
+        part = np.s_[top:bottom, left:right]
         for layer, found in zip(layers, inside, strict=True):
-            layer[window] = np.where(overlap[window], found, layer[window])
+            layer[part] = np.where(overlap[part], found, layer[part])
         return Answer(layers, float(soft_tissue[0]))
 
-    seen = "whole images" if crop is None else f"crops of {crop[0]}x{crop[1]}"
     return Method(
         f"blsgan {weights.name}",
         run,
@@ -155,7 +137,7 @@ def from_generator(
             "weights_file": weights.safetensors.name if weights.safetensors else "",
             "sha256": sha256,
             "architecture": weights.architecture or "unknown",
-            "backend": f"torch, {seen}",
+            "backend": f"torch, {'whole images' if whole else 'window around the overlap'}",
             "backend_version": str(torch.__version__),
         },
     )

@@ -100,7 +100,7 @@ def around_overlap(masks: Bool, size_multiple: int = SIZE_MULTIPLE) -> Window | 
     """What a network sees of the overlap of masks [2,H,W]; None where there is none.
 
     The overlap and its surroundings at working scale, inside the image where that is large enough;
-    both sides are multiples of ``size_multiple``.
+    both sides are multiples of ``size_multiple``, at least twice that.
     """
     overlap = masks[0] & masks[1]
     if not overlap.any():
@@ -110,7 +110,7 @@ def around_overlap(masks: Bool, size_multiple: int = SIZE_MULTIPLE) -> Window | 
 
     def size(extent_px: int) -> int:
         wanted = extent_px * scale + 2 * CONTEXT_PX
-        return math.ceil(wanted / size_multiple) * size_multiple
+        return max(math.ceil(wanted / size_multiple), 2) * size_multiple
 
     while size(bottom - top) * size(right - left) > MAX_AREA_PX:
         scale *= 0.9

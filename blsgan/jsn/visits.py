@@ -24,7 +24,7 @@ from blsgan.io.results import RESIDUAL_ENCODING
 from blsgan.io.spacing import PixelSpacing
 from blsgan.jsn.quantification import JointSpace, Measurement, Visit, measure
 from blsgan.jsn.registration import Registration
-from blsgan.separation import Separator
+from blsgan.tasks.separation import Separator
 
 SCHEMA = 1
 """Version of the record's layout."""

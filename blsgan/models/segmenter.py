@@ -33,6 +33,7 @@ class SegmenterNetwork(nn.Module):
     """
 
     architecture: ClassVar[str] = "segmenter"
+    exports: ClassVar[bool] = True
 
     def __init__(
         self,

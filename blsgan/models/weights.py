@@ -1,9 +1,10 @@
 """Weights' files: safetensors for torch, ONNX for everything else, and a card that binds them.
 
 A set of weights ``NAME`` is ``NAME.safetensors`` (its metadata rebuild the network),
-``NAME.onnx`` (inputs ``image``, ``masks``, outputs ``share_logits``, ``soft_tissue``; batch, height
-and width are free) and ``NAME.json``, the card: name, architecture, the SHA-256 of both files and
-how they were trained. ``blsgan.backends`` reads them without torch.
+``NAME.onnx`` and ``NAME.json``, the card: name, architecture, the SHA-256 of both files and how
+they were trained. The graph of a generator has the inputs ``image``, ``masks``, the outputs
+``share_logits``, ``soft_tissue``, and free batch, height and width; that of a segmenter maps
+``image`` [B,1,256,256] to ``mask_logits`` [B,2,256,256]. ``blsgan.tasks`` reads them without torch.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import json
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from safetensors.torch import save as save_tensors
 
 from blsgan.errors import WeightsError
 from blsgan.io.atomic import atomic_paths
+from blsgan.joint.geometry import GRID_PX
+from blsgan.joint.window import SIZE_MULTIPLE
 from blsgan.models.generator import Generator
 from blsgan.models.registry import build_generator
 from blsgan.models.segmenter import SegmenterNetwork
@@ -42,12 +45,38 @@ def load_generator(path: str | Path, data: bytes | None = None) -> Generator:
         WeightsError: the file is missing, damaged, not a generator's, or its tensors do not fit
             the architecture that its metadata name.
     """
-    path = Path(path)
+    network = _load(Path(path), data, build_generator)
+    assert isinstance(network, Generator)
+    return network
+
+
+def load_segmenter(path: str | Path, data: bytes | None = None) -> SegmenterNetwork:
+    """As :func:`load_generator`, a mask segmenter."""
+
+    def build(architecture: str, configuration: Mapping[str, Any]) -> SegmenterNetwork:
+        if architecture != SegmenterNetwork.architecture:
+            raise WeightsError(
+                f"is of the architecture '{architecture}', not a segmenter; give weights that "
+                "`blsgan train --preset segmenter` wrote"
+            )
+        try:
+            return SegmenterNetwork(**configuration)
+        except (TypeError, ValueError) as error:
+            raise WeightsError(f"its metadata describe no segmenter ({error})") from error
+
+    network = _load(Path(path), data, build)
+    assert isinstance(network, SegmenterNetwork)
+    return network
+
+
+def _load(
+    path: Path, data: bytes | None, build: Callable[[str, Mapping[str, Any]], torch.nn.Module]
+) -> torch.nn.Module:
     try:
         data = path.read_bytes() if data is None else data
         tensors = load_tensors(data)
         metadata = split_safetensors(data)[0].get("__metadata__") or {}
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: is not a readable safetensors file ({error})") from error
     try:
         architecture = metadata["architecture"]
@@ -60,17 +89,17 @@ def load_generator(path: str | Path, data: bytes | None = None) -> Generator:
     if not isinstance(configuration, dict):
         raise WeightsError(f"{path}: its metadata give no configuration of '{architecture}'")
     try:
-        generator = build_generator(architecture, configuration)
+        network = build(architecture, configuration)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
     try:
-        generator.load_state_dict(tensors)
+        network.load_state_dict(tensors)
     except RuntimeError as error:
         raise WeightsError(
             f"{path}: its tensors are not those of the architecture "
             f"'{architecture}' that its metadata name"
         ) from error
-    return generator.eval()
+    return network.eval()
 
 
 def split_safetensors(data: bytes) -> tuple[dict[str, Any], bytes]:
@@ -214,50 +243,59 @@ def traced(
     return model
 
 
-def export_onnx(generator: Generator, path: Path) -> None:
-    """Writes the generator as ONNX with free batch, height and width.
+def export_onnx(network: Generator | SegmenterNetwork, path: Path) -> None:
+    """Writes the network as ONNX: free batch, and a generator's free height and width.
 
     Raises:
         WeightsError: the exporter's packages are not installed.
     """
-    model = to_onnx(
-        generator.eval(), ("share_logits", "soft_tissue"), size_multiple=generator.size_multiple
-    )
+    if isinstance(network, SegmenterNetwork):
+        image = torch.rand(2, 1, GRID_PX, GRID_PX)
+        free = {"image": {0: torch.export.Dim("batch", min=1)}}
+        model = traced(network.eval(), {"image": image}, ["mask_logits"], free)
+    else:
+        outputs = ("share_logits", "soft_tissue")
+        model = to_onnx(network.eval(), outputs, size_multiple=network.size_multiple)
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
 def save_weights(
-    generator: Generator, folder: str | Path, name: str, card: Mapping[str, Any]
+    network: Generator | SegmenterNetwork, folder: str | Path, name: str, card: Mapping[str, Any]
 ) -> Path:
     """Writes ``NAME.safetensors``, ``NAME.onnx`` and ``NAME.json``: all of them or none.
 
     A generator that :attr:`~blsgan.models.generator.Generator.exports` no graph has no ``.onnx``.
 
     Args:
-        generator: a network of the registry.
+        network: with the weights to keep.
         folder: made when missing.
         name: the weights' name.
         card: what to say about them besides name, architecture and hashes.
 
     Returns:
-        The card's path, which ``Separator.from_pretrained`` takes.
+        The card's path, which ``from_pretrained`` of ``Separator`` or ``Segmenter`` takes.
 
     Raises:
         WeightsError: the exporter is not installed.
         OutputError: the folder cannot be written.
     """
     folder = Path(folder)
-    graphs = (".onnx",) if generator.exports else ()
+    own: dict[str, Any] = {"task": "segmentation"}
+    if isinstance(network, Generator):
+        plain = network.size_multiple == SIZE_MULTIPLE
+        own = {} if plain else {"size_multiple": network.size_multiple}
+    graphs = (".onnx",) if network.exports else ()
     targets = [folder / f"{name}{suffix}" for suffix in (".safetensors", *graphs, ".json")]
     with atomic_paths(targets) as (*files, text):
-        files[0].write_bytes(safetensors_bytes(generator))
+        files[0].write_bytes(safetensors_bytes(network))
         for graph in files[1:]:
-            export_onnx(generator, graph)
+            export_onnx(network, graph)
         fields = {
             "name": name,
-            "architecture": generator.architecture,
-            "configuration": generator.configuration(),
-            "parameters": sum(parameter.numel() for parameter in generator.parameters()),
+            **own,
+            "architecture": network.architecture,
+            "configuration": network.configuration(),
+            "parameters": sum(parameter.numel() for parameter in network.parameters()),
             "sha256": {
                 target.name: hashlib.sha256(written.read_bytes()).hexdigest()
                 for target, written in zip(targets[:-1], files, strict=True)

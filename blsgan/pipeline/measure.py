@@ -31,7 +31,7 @@ from blsgan.jsn.visits import (
     unseparated,
 )
 from blsgan.pipeline.segment import weights_record
-from blsgan.separation import Separator
+from blsgan.tasks.separation import Separator
 
 RECORD_NAME, PICTURE_NAME, PAIRS_NAME = "jsn.json", "jsn.png", "jsn.csv"
 RESIDUAL_NAMES = ("jsn_residual_upper.png", "jsn_residual_lower.png")

@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blsgan import backends
 from blsgan.errors import BackendError, UsageError
 from blsgan.io.listing import Item
 from blsgan.pipeline.separate import SeparationOptions, separate_item
 from blsgan.pipeline.worklist import Attempt, Outcome, attempt
-from blsgan.segmentation import Segmenter
-from blsgan.separation import Separation, Separator
+from blsgan.runtimes.session import ENGINES
+from blsgan.tasks.segmentation import Segmenter
+from blsgan.tasks.separation import Separation, Separator
 
 JOINTS_PER_TASK = 8
 """What a worker takes at once, and tries again when it was killed."""
@@ -74,7 +74,7 @@ class SeparateJoints:
             if require_masks
             else functools.cache(
                 lambda: Segmenter.from_pretrained(
-                    segmenter, "auto" if backend in backends.ENGINES else backend, threads=threads
+                    segmenter, "auto" if backend in ENGINES else backend, threads=threads
                 )
             )
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from blsgan import __version__, backends
+from blsgan import __version__
 from blsgan.errors import InputError, UsageError
 from blsgan.io import results
 from blsgan.io.files import read_file
@@ -19,7 +19,8 @@ from blsgan.io.panel import draw_masks
 from blsgan.io.predicted import predicted_names, write_predicted
 from blsgan.io.radiograph import anonymous_name, decode_radiograph, is_path_private
 from blsgan.pipeline.worklist import Outcome
-from blsgan.segmentation import Segmentation, Segmenter
+from blsgan.tasks.segmentation import Segmentation, Segmenter
+from blsgan.tasks.task import WeightsFile
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def segment_item(
     return Outcome(files, record, segmentation, private)
 
 
-def weights_record(weights: backends.WeightsFile) -> dict[str, str]:
+def weights_record(weights: WeightsFile) -> dict[str, str]:
     """What a record says about the weights."""
     return {
         "name": weights.name,

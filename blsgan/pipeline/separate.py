@@ -29,8 +29,8 @@ from blsgan.io.radiograph import (
 from blsgan.joint.geometry import bounding_box
 from blsgan.pipeline.segment import SegmentationOptions, segment_item, weights_record
 from blsgan.pipeline.worklist import Outcome
-from blsgan.segmentation import Segmenter
-from blsgan.separation import Separation, Separator
+from blsgan.tasks.segmentation import Segmenter
+from blsgan.tasks.separation import Separation, Separator
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from blsgan.backends import WeightsFile
 from blsgan.data.dataset import load_root
 from blsgan.data.layout import JointImage, check_complete
 from blsgan.errors import BlsganError, InputError, UsageError
@@ -33,6 +32,7 @@ from blsgan.models.backbones import BackboneGenerator
 from blsgan.models.generator import Generator, layers_from
 from blsgan.models.supervisor import Supervisor
 from blsgan.models.weights import check_exporter
+from blsgan.tasks.task import WeightsFile
 from blsgan.training.board import Board, check_tensorboard
 from blsgan.training.checkpoint import (
     Checkpoint,

@@ -17,11 +17,11 @@ import torch
 
 import blsgan
 from blsgan import __version__
-from blsgan.backends import SEPARATION, Task, WeightsFile, find_weights
 from blsgan.data.layout import JointImage, content_digest
 from blsgan.data.splits import is_validation
 from blsgan.errors import UsageError, WeightsError
 from blsgan.io.atomic import atomic_path, check_writable_folder
+from blsgan.tasks.task import SEPARATION, Task, WeightsFile, find_weights
 
 CONFIG_FILE = "config.yaml"
 ENVIRONMENT_FILE = "environment.json"

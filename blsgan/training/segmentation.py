@@ -24,14 +24,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor, nn
 
-from blsgan.backends import SEGMENTATION
 from blsgan.data.dataset import load_root
 from blsgan.data.layout import JointImage, check_complete
 from blsgan.data.splits import select
 from blsgan.errors import InputError, UsageError
 from blsgan.models.segmenter import SegmenterNetwork
-from blsgan.models.segmenter_files import load_segmenter, save_segmenter
-from blsgan.models.weights import check_exporter
+from blsgan.models.weights import check_exporter, load_segmenter, save_weights
+from blsgan.tasks.task import SEGMENTATION
 from blsgan.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from blsgan.training.config import Positive, Share, Steps, apply_change
 from blsgan.training.loop import DivergedError
@@ -462,7 +461,7 @@ def train_segmenter(
             metrics,
             limits="one upright finger joint in the picture, like those of the training joints",
         )
-        return save_segmenter(trainer.average, run / WEIGHTS, config.name, card)
+        return save_weights(trainer.average, run / WEIGHTS, config.name, card)
 
 
 def _loop(

@@ -1,5 +1,5 @@
-// blsgan/joint/window.py and blsgan/separation.py without Python: the window around one overlap, what
-// the network gets, and the layers from what it answers. The same arithmetic in the same order, so the same bits.
+// blsgan/joint/window.py and blsgan/tasks/separation.py without Python: the window around one overlap,
+// what the network gets, and the layers from what it answers. The same arithmetic in the same order, so the same bits.
 
 #pragma once
 

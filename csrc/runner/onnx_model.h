@@ -1,4 +1,4 @@
-// What an ONNX model may not do: take weights from files other than itself (blsgan/onnx_model.py).
+// What an ONNX model may not do: take weights from files other than itself (blsgan/runtimes/onnx_model.py).
 
 #pragma once
 

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from blsgan.cli import main
-from blsgan.separation import Separator
 from blsgan.synthesis.phantoms import joint_phantom
+from blsgan.tasks.separation import Separator
 
 PLANES = ("upper", "lower", "reconstruction", "residual")
 

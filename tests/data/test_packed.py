@@ -173,7 +173,7 @@ def test_another_file_is_no_packed_dataset(tmp_path, content):
 
 
 def test_weights_and_later_versions_are_no_packed_dataset_of_ours(packed, tmp_path):
-    from blsgan.backends import find_weights
+    from blsgan.tasks.task import find_weights
 
     with pytest.raises(InputError, match="is no packed dataset; give"):
         load_root(find_weights("lite").safetensors)

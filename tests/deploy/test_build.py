@@ -16,10 +16,10 @@ from blsgan.cli.build_engine import command
 from blsgan.deploy import lowering
 from blsgan.deploy.build import Request, build_engine
 from blsgan.deploy.gate import Verdict
-from blsgan.engines.manifest import manifest_path, read_manifest
-from blsgan.engines.runtime import Engine
 from blsgan.errors import BackendError, InputError, OutputError, ParityError, UsageError
-from blsgan.separation import Separator
+from blsgan.runtimes.engine import Engine
+from blsgan.runtimes.manifest import manifest_path, read_manifest
+from blsgan.tasks.separation import Separator
 
 needs_rtx = pytest.mark.skipif(
     find_spec("tensorrt_rtx") is None,
@@ -258,7 +258,7 @@ def test_models_that_are_none(exported, network, tmp_path):
 
 
 def test_without_tensorrt_one_sentence_says_where_it_comes_from(exported, tmp_path, monkeypatch):
-    monkeypatch.setattr("blsgan.engines.libraries.find_spec", lambda name: None)
+    monkeypatch.setattr("blsgan.runtimes.libraries.find_spec", lambda name: None)
     with pytest.raises(BackendError, match=r"tensorrt is not installed \(it comes with JetPack"):
         build_engine(exported.model, tmp_path / "m.engine", Request())
 
@@ -266,7 +266,7 @@ def test_without_tensorrt_one_sentence_says_where_it_comes_from(exported, tmp_pa
 def test_a_library_that_does_not_load(monkeypatch):
     from types import ModuleType
 
-    from blsgan.engines import libraries
+    from blsgan.runtimes import libraries
 
     monkeypatch.setattr(libraries, "find_spec", lambda name: True)
     monkeypatch.setattr(libraries, "import_module", lambda name: ModuleType("tensorrt"))

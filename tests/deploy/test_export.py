@@ -19,7 +19,7 @@ from blsgan.deploy.parity import OnnxRuntime
 from blsgan.deploy.samples import phantom_sample, random_sample
 from blsgan.errors import ParityError, UsageError, WeightsError
 from blsgan.ops import native
-from blsgan.separation import Separator
+from blsgan.tasks.separation import Separator
 
 
 @pytest.fixture(scope="module")

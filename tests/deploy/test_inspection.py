@@ -9,13 +9,13 @@ import onnx
 import pytest
 from click.testing import CliRunner
 
-from blsgan.backends import WEIGHTS_FOLDER
 from blsgan.cli import main
 from blsgan.cli.inspect import command
 from blsgan.deploy.build import Request, build_engine
 from blsgan.deploy.inspection import inspect_file
 from blsgan.deploy.model import load_exported
 from blsgan.errors import InputError, WeightsError
+from blsgan.tasks.task import WEIGHTS_FOLDER
 
 
 def test_weights_and_their_card():

@@ -15,7 +15,7 @@ from blsgan.deploy.model import load_exported
 from blsgan.deploy.parity import OnnxRuntime, overlap_psnr_db
 from blsgan.deploy.precision import PRECISIONS, Converted, convert, in_float32, layer_precisions
 from blsgan.deploy.samples import phantom_sample, random_sample
-from blsgan.errors import BackendError, InputError, UsageError
+from blsgan.errors import BackendError, InputError, UsageError, WeightsError
 
 LOW = {
     "fp16": TensorProto.FLOAT16,
@@ -254,7 +254,7 @@ def test_psnr_of_layers():
 
 
 def test_a_runtime_says_what_does_not_load_or_run(model):
-    with pytest.raises(BackendError, match="ONNX Runtime cannot load it"):
+    with pytest.raises(WeightsError, match="it is not a network that can be run"):
         OnnxRuntime(b"no model", "it")
     with pytest.raises(InputError, match=r"it does not run on a batch of \[1, 2, 33, 32\]"):
         OnnxRuntime(model.data, "it", threads=1).run(random_sample(1, 33, 32, 0))

@@ -94,7 +94,7 @@ def test_a_fixed_batch_is_served_without_batching(parse):
 
 def write_engine(path, *, backend="tensorrt", batch=(1, 4, 16), height=(32, 96, 512)):
     """A file called engine, and the manifest that build-engine would write beside it."""
-    manifest = pytest.importorskip("blsgan.engines.manifest")
+    manifest = pytest.importorskip("blsgan.runtimes.manifest")
     path.write_bytes(b"plan")
 
     def profile(channels):

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from blsgan.backends import find_weights
 from blsgan.errors import UsageError
 from blsgan.evaluation.methods import Sample
 from blsgan.evaluation.networks import (
@@ -15,10 +14,12 @@ from blsgan.evaluation.networks import (
     from_weights,
     load_supervisor,
     run_of,
-    trained_crop,
+    trained_on_images,
 )
 from blsgan.evaluation.protocol import evaluate_real
 from blsgan.joint.geometry import bounding_box
+from blsgan.tasks.separation import Separator
+from blsgan.tasks.task import find_weights
 
 
 class Even:
@@ -48,7 +49,7 @@ def weights():
 def test_a_whole_image_is_padded_and_kept_outside_the_overlap(weights, phantom):
     generator = Even()
     cut = Sample(phantom.image[:, :250], phantom.masks[:, :, :250])
-    answer = from_generator(weights, generator, "ab")(cut)
+    answer = from_generator(weights, generator, "ab", whole=True)(cut)
     assert generator.shapes == [(1, 1, 256, 256)]
     overlap = cut.masks.all(axis=0)
     for layer, mask in zip(answer.layers, cut.masks, strict=True):
@@ -59,46 +60,40 @@ def test_a_whole_image_is_padded_and_kept_outside_the_overlap(weights, phantom):
 
 def test_a_network_trained_on_crops_sees_a_crop(weights, sample):
     small, large = Even(), Even()
-    method = from_generator(weights, small, "ab", (48, 160))
-    whole = from_generator(weights, large, "ab")
+    method = from_generator(weights, small, "ab")
+    whole = from_generator(weights, large, "ab", whole=True)
     np.testing.assert_array_equal(method(sample).layers, whole(sample).layers)
     (shape,) = small.shapes
     assert shape[2] < 256
     assert shape[2] % 16 == shape[3] % 16 == 0
-    assert method.description["backend"] == "torch, crops of 48x160"
+    assert method.description["backend"] == "torch, window around the overlap"
 
 
 def test_nothing_overlaps_nothing_is_asked(weights, phantom):
     generator = Even()
     masks = phantom.masks.copy()
     masks[1] &= ~masks[0]
-    answer = from_generator(weights, generator, "ab", (48, 160))(Sample(phantom.image, masks))
+    answer = from_generator(weights, generator, "ab")(Sample(phantom.image, masks))
     assert generator.shapes == []
     np.testing.assert_array_equal(answer.layers, phantom.image * masks)
 
 
 @pytest.mark.parametrize(
-    ("config", "crop"),
+    ("card", "expected"),
     [
-        ({"data": {"crop": [48, 112]}}, (48, 112)),
-        ({"data": {"crop": [48, 112], "pairs": "images"}}, None),
+        ({"trained": {"config": {"data": {"crop": [48, 112]}}}}, False),
+        ({"trained": {"config": {"data": {"pairs": "images"}}}}, True),
         (
-            {
-                "data": {"crop": [1, 2]},
-                "stages": [{"data": {"crop": [3, 4]}}, {"data": {"crop": [32, 64]}}],
-            },
-            (32, 64),
+            {"trained": {"config": {"stages": [{"data": {}}, {"data": {"pairs": "images"}}]}}},
+            True,
         ),
-        ({}, None),
+        ({"trained": {"config": {"data": 3}}}, False),
+        ({"trained": "long ago"}, False),
+        ({}, False),
     ],
 )
-def test_the_card_tells_what_was_trained_on(tmp_path, weights, config, crop):
-    path = tmp_path / "mine.safetensors"
-    (tmp_path / "mine.json").write_text(json.dumps({"trained": {"config": config}}))
-    given = SimpleNamespace(safetensors=path)
-    assert trained_crop(given) == crop
-    (tmp_path / "mine.json").write_text("{")
-    assert trained_crop(given) is None
+def test_the_card_tells_what_was_trained_on(card, expected):
+    assert trained_on_images(SimpleNamespace(card=card)) is expected
 
 
 def test_runs_are_told_from_weights(tmp_path):
@@ -168,31 +163,35 @@ def test_a_runs_supervisor_judges_what_it_was_trained_on(dataset, phantom, tmp_p
     assert 0 <= part.summary["methods"]["blsgan lite-gan"]["supervisor_dice"]["mean"] <= 1
 
 
-def test_networks_of_another_grid_do_not_go_through_the_separator(tmp_path, sample):
-    """A backbone wants multiples of 32; the separator's crops are multiples of 8."""
+@pytest.mark.parametrize("head", ["exact", "free"])
+def test_a_network_of_another_grid_sees_the_separators_window(tmp_path, sample, head):
+    """A backbone wants multiples of 2, 16 or 32 where the default network wants 8."""
     from blsgan.models import build_generator
     from blsgan.models.weights import safetensors_bytes
 
-    options = {"head": "exact", "soft_tissue": "zero", "widths": [4, 8]}
+    options = {"head": head, "soft_tissue": "zero", "widths": [4] * 6}
     generator = build_generator("unet", options).eval()
+    assert generator.size_multiple == 32
     (tmp_path / "mine.safetensors").write_bytes(safetensors_bytes(generator))
+    card = {"trained": {"config": {"data": {"crop": [64, 128]}}}}
     (tmp_path / "mine.json").write_text(
-        json.dumps(
-            {
-                "name": "mine",
-                "architecture": "unet",
-                "trained": {"config": {"data": {"crop": [64, 128]}}},
-            }
-        )
+        json.dumps({"name": "mine", "architecture": "unet", **card})
     )
     method = from_weights(tmp_path / "mine.json")
-    assert method.description["backend"] == "torch, crops of 64x128"
     answer = method(sample)
     outside = ~sample.masks.all(axis=0)
     np.testing.assert_array_equal(
         answer.layers[:, outside], (sample.image * sample.masks)[:, outside]
     )
-    with pytest.raises(UsageError, match="runs in PyTorch alone"):
-        from_weights(tmp_path / "mine.json", "onnx")
-    with pytest.raises(UsageError, match="leave out --mirrored"):
-        from_weights(tmp_path / "mine.json", mirrored=True)
+    if head == "exact":
+        separator = Separator.from_pretrained(tmp_path / "mine.json")
+        assert method.description["backend"] == "torch"
+        assert separator.weights.size_multiple == 32
+        joint = separator(sample.image, sample.masks)
+        np.testing.assert_array_equal(answer.layers, joint.layers)
+    else:
+        assert method.description["backend"] == "torch, window around the overlap"
+        with pytest.raises(UsageError, match="runs in PyTorch alone"):
+            from_weights(tmp_path / "mine.json", "onnx")
+        with pytest.raises(UsageError, match="leave out --mirrored"):
+            from_weights(tmp_path / "mine.json", mirrored=True)

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from blsgan import backends
 from blsgan.errors import WeightsError
 from blsgan.joint.geometry import GRID_PX
 from blsgan.models.segmenter import SegmenterNetwork
-from blsgan.models.segmenter_files import load_segmenter, save_segmenter
-from blsgan.models.weights import safetensors_bytes
+from blsgan.models.weights import load_segmenter, safetensors_bytes, save_weights
+from blsgan.runtimes import session
+from blsgan.tasks.backend import create
+from blsgan.tasks.task import SEGMENTATION, WEIGHTS_FOLDER, find_weights
 
 SMALL = {"widths": (4, 6, 8), "blocks": (1, 1, 1)}
 
@@ -29,7 +30,7 @@ def pictures():
 
 @pytest.fixture(scope="module")
 def saved(network, tmp_path_factory):
-    return save_segmenter(network, tmp_path_factory.mktemp("weights"), "small", {"seed": 3})
+    return save_weights(network, tmp_path_factory.mktemp("weights"), "small", {"seed": 3})
 
 
 def test_it_has_a_logit_for_each_bone_and_pixel_and_few_parameters(network, pictures):
@@ -78,26 +79,24 @@ def test_files_rebuild_the_same_network(network, saved, pictures):
     assert (card["task"], card["seed"]) == ("segmentation", 3)
     with torch.no_grad():
         expected = network(pictures).numpy()
-    for name, reason in backends.available().items():
+    for name, reason in session.available().items():
         if reason is None:
-            (logits,) = backends.create(name, saved, task=backends.SEGMENTATION).run(
-                pictures.numpy()
-            )
+            (logits,) = create(name, saved, task=SEGMENTATION).run(pictures.numpy())
             np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
 def test_a_separator_is_not_taken_for_a_segmenter_nor_the_other_way_round(saved):
     for name in ("onnx", "torch"):
         with pytest.raises(WeightsError, match="architecture"):
-            backends.create(name, saved)
+            create(name, saved)
         with pytest.raises(WeightsError, match="architecture"):
-            backends.create(name, "lite", task=backends.SEGMENTATION)
+            create(name, "lite", task=SEGMENTATION)
 
 
 def test_a_folder_with_weights_of_both_tasks_gives_each_its_own():
-    folder = backends.WEIGHTS_FOLDER
-    assert backends.find_weights(folder).name == "lite"
-    assert backends.find_weights(folder, backends.SEGMENTATION).name == "segmenter"
+    folder = WEIGHTS_FOLDER
+    assert find_weights(folder).name == "lite"
+    assert find_weights(folder, SEGMENTATION).name == "segmenter"
 
 
 @pytest.mark.parametrize(

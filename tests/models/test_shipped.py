@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import blsgan
-from blsgan.backends import WEIGHTS_FOLDER
 from blsgan.models import load_generator
 from blsgan.models.weights import safetensors_bytes
 from blsgan.synthesis.phantoms import joint_phantom
+from blsgan.tasks.task import WEIGHTS_FOLDER
 
 CARD = WEIGHTS_FOLDER / "lite.json"
 

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from blsgan.backends import WEIGHTS_FOLDER
 from blsgan.models import load_segmenter
 from blsgan.models.weights import safetensors_bytes
+from blsgan.tasks.task import WEIGHTS_FOLDER
 
 PATH = WEIGHTS_FOLDER / "segmenter.json"
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from blsgan.backends import create
 from blsgan.errors import WeightsError
 from blsgan.models import build_generator, load_generator, save_weights
 from blsgan.models.lite import LiteGenerator
 from blsgan.models.weights import safetensors_bytes
+from blsgan.tasks.backend import create
 
 SMALL = {"widths": [4, 6, 6, 8], "blocks": [1, 1, 1, 1]}
 

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import torch
 
-from blsgan.backends import create
 from blsgan.data.dataset import load_root
 from blsgan.data.layout import content_digest
 from blsgan.errors import InputError, UsageError, WeightsError
 from blsgan.models import load_generator
+from blsgan.tasks.backend import create
 from blsgan.training import loop, precision, run_folder
 from blsgan.training.config import load_config, stages_of
 from blsgan.training.distributed import World

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from blsgan import backends
 from blsgan.cli import main
 from blsgan.data.dataset import load_root
 from blsgan.errors import InputError, UsageError, WeightsError
 from blsgan.models.weights import safetensors_bytes
+from blsgan.tasks.backend import create
+from blsgan.tasks.task import SEGMENTATION, WEIGHTS_FOLDER
 from blsgan.training import segmentation
 from blsgan.training.loop import DivergedError
 from blsgan.training.scenes import SceneBatch
@@ -61,8 +62,7 @@ def test_a_run_leaves_everything_a_user_needs(finished, tiny):
     assert fields["trained"]["steps"] == 6
     image = np.random.default_rng(0).random((2, 1, 256, 256), np.float32)
     outputs = [
-        backends.create(name, card.parent, task=backends.SEGMENTATION).run(image)[0]
-        for name in ("onnx", "torch")
+        create(name, card.parent, task=SEGMENTATION).run(image)[0] for name in ("onnx", "torch")
     ]
     np.testing.assert_allclose(*outputs, atol=1e-4)
 
@@ -112,7 +112,7 @@ def test_it_starts_from_given_weights(finished, dataset, tiny, tmp_path):
     for network in (trainer.network, trainer.average):
         assert safetensors_bytes(network) == kept.read_bytes()
     with pytest.raises(InputError, match="not of the configuration's model"):
-        trainer.start_from(backends.WEIGHTS_FOLDER / "segmenter.safetensors")
+        trainer.start_from(WEIGHTS_FOLDER / "segmenter.safetensors")
     with pytest.raises(WeightsError, match="no weights called 'none'"):
         train_segmenter(dataset, tmp_path / "run", tiny, init="none")
 

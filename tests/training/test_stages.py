@@ -65,7 +65,7 @@ def test_both_stages_leave_their_terms_and_their_weights(finished):
 
 
 def test_free_heads_are_not_for_the_separator(finished):
-    from blsgan.backends import create
+    from blsgan.tasks.backend import create
 
     with pytest.raises(WeightsError, match="needs two layers and the exact head"):
         create("torch", finished[1])

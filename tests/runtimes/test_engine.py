@@ -10,14 +10,14 @@ import json
 import numpy as np
 import pytest
 
-from blsgan import backends
 from blsgan.deploy.build import Request, build_engine
 from blsgan.deploy.parity import OnnxRuntime
 from blsgan.deploy.samples import phantom_sample, random_sample
-from blsgan.engines.manifest import manifest_path
-from blsgan.engines.runtime import Engine
 from blsgan.errors import BackendError, InputError, WeightsError
-from blsgan.separation import Separator
+from blsgan.runtimes import session
+from blsgan.runtimes.engine import Engine
+from blsgan.runtimes.manifest import manifest_path
+from blsgan.tasks.separation import Separator
 
 LIMITS = {"batch": (1, 1, 4), "height": (16, 32, 128), "width": (16, 32, 256)}
 
@@ -191,8 +191,8 @@ def test_auto_takes_an_engine_that_fits_beside_the_weights(built, exported, mach
 
     model = built.with_name("m.onnx")
     shutil.copy(exported.model, model)
-    reasons = {**dict.fromkeys(backends.NAMES[1:]), "tensorrt-rtx": "not installed"}
-    monkeypatch.setattr(backends, "available", lambda: reasons)
+    reasons = {**dict.fromkeys(session.NAMES), "tensorrt-rtx": "not installed"}
+    monkeypatch.setattr(session, "available", lambda: reasons)
     assert Separator.from_pretrained(model).backend.name == "tensorrt"
     assert Separator.from_pretrained(model, "onnx").backend.name == "onnx"
     with pytest.raises(WeightsError, match="an engine of tensorrt, not of tensorrt-rtx"):
@@ -210,8 +210,8 @@ def test_auto_leaves_an_engine_that_failed_its_gate(built, exported, monkeypatch
     shutil.copy(exported.model, model)
     fields = json.loads(manifest_path(built).read_text())
     manifest_path(built).write_text(json.dumps({**fields, "forced": True}))
-    reasons = {**dict.fromkeys(backends.NAMES[1:]), "tensorrt-rtx": "not installed"}
-    monkeypatch.setattr(backends, "available", lambda: reasons)
+    reasons = {**dict.fromkeys(session.NAMES), "tensorrt-rtx": "not installed"}
+    monkeypatch.setattr(session, "available", lambda: reasons)
     assert Separator.from_pretrained(model).backend.name == "onnx"
     assert Separator.from_pretrained(built).backend.name == "tensorrt"
 

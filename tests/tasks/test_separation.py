@@ -19,8 +19,8 @@ from blsgan.joint.window import (
     around_overlap,
     working_scale,
 )
-from blsgan.separation import Separator
 from blsgan.synthesis.phantoms import joint_phantom
+from blsgan.tasks.separation import Separator
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,13 @@ import sys
 import numpy as np
 import pytest
 
-from blsgan import backends
 from blsgan.errors import BackendError, UsageError, WeightsError
-from blsgan.separation import Separator
+from blsgan.runtimes import session
+from blsgan.tasks.backend import create
+from blsgan.tasks.separation import Separator
 
 needs_openvino = pytest.mark.skipif(
-    backends.available()["openvino"] is not None, reason="openvino is not installed"
+    session.available()["openvino"] is not None, reason="openvino is not installed"
 )
 
 
@@ -46,7 +47,7 @@ def test_openvino_agrees_with_onnx_runtime(network, phantom):
 
 @needs_openvino
 def test_openvino_results_survive_the_next_call(network, phantom):
-    backend = backends.create("openvino", network)
+    backend = create("openvino", network)
     rng = np.random.default_rng(0)
     image = rng.random((1, 1, 32, 32), np.float32)
     masks = np.ones((1, 2, 32, 32), np.float32)
@@ -83,7 +84,7 @@ def test_torch_runs_the_registrys_network(lite, phantom):
 
     from blsgan.models import load_generator
 
-    backend = backends.create("torch", lite)
+    backend = create("torch", lite)
     assert backend.weights.architecture == "lite"
     image = np.random.default_rng(0).random((2, 1, 48, 64), np.float32)
     masks = np.zeros((2, 2, 48, 64), np.float32)
@@ -106,7 +107,7 @@ def test_torch_runs_the_very_bytes_that_were_hashed(lite, monkeypatch):
         return read_bytes(path)
 
     monkeypatch.setattr(type(lite), "read_bytes", read)
-    backends.create("torch", lite)
+    create("torch", lite)
     assert reads == [lite]
 
 
@@ -127,8 +128,8 @@ class TestShipped:
     def test_all_backends_agree(self, phantom):
         results = [
             Separator.from_pretrained(backend=name)(phantom.image, phantom.masks)
-            for name, reason in backends.available().items()
-            if reason is None and name not in backends.ENGINES  # which need one that was built
+            for name, reason in session.available().items()
+            if reason is None and name not in session.ENGINES  # which need one that was built
         ]
         for result in results[1:]:
             np.testing.assert_allclose(result.layers, results[0].layers, atol=1e-4)
@@ -157,18 +158,18 @@ def test_auto_takes_onnx_runtime(network):
 
 
 def test_auto_takes_what_is_there(network, monkeypatch, phantom):
-    real = backends.find_spec
-    monkeypatch.setattr(backends, "find_spec", lambda m: None if m == "onnxruntime" else real(m))
-    if backends.available()["openvino"] is None:
+    real = session.find_spec
+    monkeypatch.setattr(session, "find_spec", lambda m: None if m == "onnxruntime" else real(m))
+    if session.available()["openvino"] is None:
         assert Separator.from_pretrained(network).backend.name == "openvino"
-    monkeypatch.setattr(backends, "find_spec", lambda module: None)
+    monkeypatch.setattr(session, "find_spec", lambda module: None)
     with pytest.raises(BackendError, match="no backend can run here: onnxruntime is not installed"):
         Separator.from_pretrained(network)
 
 
 def test_a_backend_that_is_not_installed(network, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
-    monkeypatch.setattr(backends, "find_spec", lambda module: None)
+    monkeypatch.setattr(session, "find_spec", lambda module: None)
     with pytest.raises(BackendError, match=r"openvino is not installed; pip install 'blsgan\["):
         Separator.from_pretrained(network, "openvino")
 
@@ -176,18 +177,18 @@ def test_a_backend_that_is_not_installed(network, monkeypatch):
 def test_engines_are_asked_for_by_their_own_file(network, monkeypatch):
     with pytest.raises(WeightsError, match=r"have no \.engine file; build one with `blsgan build-"):
         Separator.from_pretrained(network, "tensorrt")
-    monkeypatch.setattr("blsgan.engines.libraries.find_spec", lambda module: None)
-    reasons = backends.available()
+    monkeypatch.setattr("blsgan.runtimes.libraries.find_spec", lambda module: None)
+    reasons = session.available()
     assert "comes with JetPack" in reasons["tensorrt"]
     assert "pip install 'blsgan[tensorrt-rtx]'" in reasons["tensorrt-rtx"]
-    monkeypatch.setattr("blsgan.engines.libraries.find_spec", lambda module: True)
-    monkeypatch.setattr(backends, "_GPU_DEVICES", ("/dev/none",))
-    monkeypatch.setattr(backends, "find_spec", lambda module: True)
-    assert backends.available()["tensorrt"] == "there is no NVIDIA GPU (none of /dev/none)"
-    monkeypatch.setattr(backends, "_GPU_DEVICES", ("/dev/null",))
-    assert backends.available()["tensorrt"] is None
-    monkeypatch.setattr(backends, "find_spec", lambda module: None)
-    assert "cuda-bindings is not installed" in backends.available()["tensorrt-rtx"]
+    monkeypatch.setattr("blsgan.runtimes.libraries.find_spec", lambda module: True)
+    monkeypatch.setattr(session, "_GPU_DEVICES", ("/dev/none",))
+    monkeypatch.setattr(session, "find_spec", lambda module: True)
+    assert session.available()["tensorrt"] == "there is no NVIDIA GPU (none of /dev/none)"
+    monkeypatch.setattr(session, "_GPU_DEVICES", ("/dev/null",))
+    assert session.available()["tensorrt"] is None
+    monkeypatch.setattr(session, "find_spec", lambda module: None)
+    assert "cuda-bindings is not installed" in session.available()["tensorrt-rtx"]
 
 
 def test_an_engine_without_its_manifest(tmp_path):

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 import blsgan
-from blsgan import segmentation
-from blsgan.backends import WeightsFile
 from blsgan.errors import InputError, NoJointError, WeightsError
 from blsgan.evaluation.segmentation import dice
 from blsgan.joint.geometry import GRID_PX
-from blsgan.segmentation import Segmenter
 from blsgan.synthesis.hand import hand_phantom
 from blsgan.synthesis.phantoms import joint_phantom
+from blsgan.tasks import segmentation
+from blsgan.tasks.segmentation import Segmenter
+from blsgan.tasks.task import WeightsFile
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import ctypes
 import math
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blsgan.engines.gpu import checked, cuda_runtime
-from blsgan.engines.libraries import load
-from blsgan.engines.manifest import Manifest, check_fits, read_manifest, read_plan
 from blsgan.errors import BackendError, InputError
-
-Float32 = NDArray[np.float32]
+from blsgan.runtimes.gpu import checked, cuda_runtime
+from blsgan.runtimes.libraries import load
+from blsgan.runtimes.manifest import Manifest, check_fits, read_manifest, read_plan
+from blsgan.runtimes.session import Float32, Ports
 
 INPUTS = ("image", "masks")
 _SLOTS = 2  # batches in flight
@@ -347,6 +346,27 @@ class Engine:
             name: _view(slot.host[name], tuple(slot.context.get_tensor_shape(name))).copy()
             for name in self.outputs
         }
+
+
+class EngineSession:
+    """An engine as every other runtime is used: NumPy in, NumPy out, batches of any size."""
+
+    def __init__(self, path: os.PathLike[str] | str) -> None:
+        self.engine = Engine(path)
+        self.version = self.engine.manifest.backend_version
+        self.inputs: Ports = dict.fromkeys(INPUTS)
+        self.outputs: Ports = dict.fromkeys(self.engine.outputs)
+
+    def run(self, inputs: Mapping[str, Float32]) -> dict[str, NDArray[Any]]:
+        image, masks = (inputs[name] for name in INPUTS)
+        most = self.engine.manifest.profile["image"].max[0]
+        parts = list(
+            self.engine.stream(
+                (image[start : start + most], masks[start : start + most])
+                for start in range(0, len(image), most)
+            )
+        )
+        return {name: np.concatenate([part[name] for part in parts]) for name in self.outputs}
 
 
 def _on_device(array: Any) -> bool:

@@ -10,10 +10,10 @@ import pytest
 from onnx import TensorProto, helper
 
 import blsgan
-from blsgan import onnx_model
-from blsgan.backends import create
 from blsgan.errors import WeightsError
-from blsgan.onnx_model import refuse_external_data
+from blsgan.runtimes import onnx_model
+from blsgan.runtimes.onnx_model import refuse_external_data
+from blsgan.tasks.backend import create
 
 NAMES = {
     "ModelProto": "Model", "TrainingInfoProto": "TrainingInfo", "FunctionProto": "Function",

@@ -17,10 +17,11 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from blsgan import backends
 from blsgan.errors import BlsganError, InputError, WeightsError
 from blsgan.joint.geometry import bounding_box, doubtful_masks
 from blsgan.joint.window import MAX_AREA_PX, Window, around_overlap
+from blsgan.tasks.backend import Backend, create
+from blsgan.tasks.task import WeightsFile
 
 Float32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
@@ -137,7 +138,7 @@ class Separator:
             (validation joints, synthetic and real), for twice the time.
     """
 
-    def __init__(self, backend: backends.Backend, *, mirrored: bool = False) -> None:
+    def __init__(self, backend: Backend, *, mirrored: bool = False) -> None:
         self.backend = backend
         self.mirrored = mirrored
 
@@ -159,10 +160,10 @@ class Separator:
         exist, :class:`BackendError` when the backend cannot run here, :class:`UsageError` for a
         backend that does not exist or less than one thread.
         """
-        return cls(backends.create(backend, path_or_name, threads), mirrored=mirrored)
+        return cls(create(backend, path_or_name, threads), mirrored=mirrored)
 
     @property
-    def weights(self) -> backends.WeightsFile:
+    def weights(self) -> WeightsFile:
         """Name, path and SHA-256 of the weights in use."""
         return self.backend.weights
 
@@ -193,7 +194,10 @@ class Separator:
             raise InputError(
                 f"{len(images)} images came with {len(masks)} pairs of masks; give one each."
             )
-        joints = [_Joint.check(image, pair) for image, pair in zip(images, masks, strict=True)]
+        multiple = self.weights.size_multiple
+        joints = [
+            _Joint.check(image, pair, multiple) for image, pair in zip(images, masks, strict=True)
+        ]
         groups: dict[tuple[int, int], list[int]] = {}
         for index, joint in enumerate(joints):
             if joint.window is not None:
@@ -259,7 +263,7 @@ class _Joint:
     notes: tuple[str, ...]
 
     @classmethod
-    def check(cls, image: NDArray[Any], masks: NDArray[Any]) -> _Joint:
+    def check(cls, image: NDArray[Any], masks: NDArray[Any], size_multiple: int) -> _Joint:
         image, masks = np.asarray(image), np.asarray(masks)
         if image.ndim != 2:
             raise InputError(f"image has shape {list(image.shape)}; give [H,W].")
@@ -284,7 +288,7 @@ class _Joint:
             image,
             masks,
             masks[0] & masks[1],
-            around_overlap(masks),
+            around_overlap(masks, size_multiple),
             (*notes, doubt) if doubt else notes,
         )
 

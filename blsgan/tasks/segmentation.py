@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blsgan import backends
 from blsgan.errors import InputError, NoJointError, WeightsError
 from blsgan.joint.geometry import GRID_PX, bone_width_px, bounding_box
 from blsgan.joint.window import SAME_SCALE, TYPICAL_BONE_WIDTH_PX, Window
-from blsgan.separation import as_unit_interval
+from blsgan.tasks.backend import Backend, create
+from blsgan.tasks.separation import as_unit_interval
+from blsgan.tasks.task import SEGMENTATION, WeightsFile
 
 Float32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
@@ -118,7 +119,7 @@ class Segmenter:
     >>> masks = segmenter(image).masks  # doctest: +SKIP
     """
 
-    def __init__(self, backend: backends.Backend) -> None:
+    def __init__(self, backend: Backend) -> None:
         self.backend = backend
 
     @classmethod
@@ -133,10 +134,10 @@ class Segmenter:
 
         Arguments and errors are those of :meth:`blsgan.Separator.from_pretrained`.
         """
-        return cls(backends.create(backend, path_or_name, threads, backends.SEGMENTATION))
+        return cls(create(backend, path_or_name, threads, SEGMENTATION))
 
     @property
-    def weights(self) -> backends.WeightsFile:
+    def weights(self) -> WeightsFile:
         """Name, path and SHA-256 of the weights in use."""
         return self.backend.weights
 

@@ -7,8 +7,9 @@ import json
 
 import pytest
 
-from blsgan.engines.gpu import Gpu, this_gpu
-from blsgan.engines.manifest import (
+from blsgan.errors import BackendError, WeightsError
+from blsgan.runtimes.gpu import Gpu, this_gpu
+from blsgan.runtimes.manifest import (
     Manifest,
     check_fits,
     manifest_path,
@@ -16,7 +17,6 @@ from blsgan.engines.manifest import (
     read_manifest,
     read_plan,
 )
-from blsgan.errors import BackendError, WeightsError
 
 PLAN = b"FAKE PLAN\nnot a graph"
 
@@ -111,7 +111,7 @@ A2000, ORIN = Gpu("RTX A2000", "8.6"), Gpu("Orin", "8.7")
     ids=range(7),
 )  # fmt: skip
 def test_what_fits_and_what_does_not(monkeypatch, changes, version, gpu, message):
-    monkeypatch.setattr("blsgan.engines.libraries.find_spec", lambda name: None)
+    monkeypatch.setattr("blsgan.runtimes.libraries.find_spec", lambda name: None)
     problem = misfit(Manifest.model_validate(fields(**changes)), version=version, gpu=gpu)
     assert problem is None if message is None else message in problem
 

@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from blsgan.engines.gpu import Gpu
-from blsgan.engines.libraries import FLAVOURS, missing
 from blsgan.errors import BackendError, WeightsError
+from blsgan.runtimes.gpu import Gpu
+from blsgan.runtimes.libraries import FLAVOURS, missing
 
 SCHEMA = 1
 SUFFIX = ".engine"
@@ -195,8 +195,8 @@ def check_fits(engine: Path, manifest: Manifest, *, device: int = 0) -> Gpu:
     Raises:
         BackendError: it cannot run here; one sentence says why.
     """
-    from blsgan.engines.gpu import this_gpu
-    from blsgan.engines.libraries import load
+    from blsgan.runtimes.gpu import this_gpu
+    from blsgan.runtimes.libraries import load
 
     version, gpu, reason = None, None, None
     if missing(manifest.backend) is None:

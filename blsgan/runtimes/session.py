@@ -1,0 +1,96 @@
+"""What every session is, and which runtimes can run here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blsgan.errors import BackendError, WeightsError
+from blsgan.runtimes import libraries
+
+Float32 = NDArray[np.float32]
+Ports = Mapping[str, tuple[int | None, ...] | None]
+"""Name -> shape, None for a dimension that is free, or for a shape that is not known."""
+
+ENGINES = ("tensorrt", "tensorrt-rtx")
+
+# In the order "auto" tries them: an engine where there is one that fits; ONNX Runtime is up in half
+# of OpenVINO's time (which is a little faster once warm), torch takes seconds.
+_PACKAGES = {
+    "onnx": ("onnxruntime", "onnxruntime"),
+    "openvino": ("openvino", "'blsgan[openvino]'"),
+    "torch": ("torch", "'blsgan[train]'"),
+}
+NAMES = (*ENGINES, *_PACKAGES)
+
+# What the drivers of desktops and servers, of WSL and of Jetson make.
+_GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvgpu", "/dev/nvhost-gpu")
+
+
+class Session(Protocol):
+    """A network that runs.
+
+    Attributes:
+        version: of the runtime.
+        inputs, outputs: names and shapes.
+    """
+
+    version: str
+    inputs: Ports
+    outputs: Ports
+
+    def run(self, inputs: Mapping[str, Float32]) -> dict[str, NDArray[Any]]:
+        """Outputs by name, in arrays of their own; what cannot be run raises what it likes."""
+        ...
+
+
+def available() -> dict[str, str | None]:
+    """For each runtime the reason why it cannot run here, or None when it can. Imports nothing.
+
+    An engine must also have been built for this machine, which its manifest says.
+    """
+    reasons = {name: _engines_missing(name) for name in ENGINES}
+    for name, (module, package) in _PACKAGES.items():
+        missing = find_spec(module) is None
+        reasons[name] = f"{module} is not installed; pip install {package}" if missing else None
+    return reasons
+
+
+def _engines_missing(name: str) -> str | None:
+    if reason := libraries.missing(name):
+        return reason
+    if find_spec("cuda") is None:
+        return "cuda-bindings is not installed; pip install 'blsgan[engine]'"
+    if not any(os.path.exists(device) for device in _GPU_DEVICES):
+        return f"there is no NVIDIA GPU (none of {', '.join(_GPU_DEVICES)})"
+    return None
+
+
+def usable_cores() -> int:
+    """Cores this process may use, at most 8: the networks are too small to feed more."""
+    count = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    return min(count, 8)
+
+
+def imported(name: str) -> Any:
+    """The module of the runtime ``name``; raises :class:`BackendError` where it does not load."""
+    module = _PACKAGES[name][0]
+    try:
+        return import_module(module)
+    except ImportError as error:
+        reason = available()[name] or f"{module} is installed but does not load ({error})"
+        raise BackendError(f"backend {name!r} cannot run here: {reason}.") from error
+
+
+def unloadable(what: str, error: Exception) -> WeightsError:
+    """The error for a file that a runtime refuses, whatever type the runtime raised."""
+    reason = (str(error).splitlines() or [""])[0][:120]
+    return WeightsError(f"{what} is not a network that can be run ({reason}); give another one.")

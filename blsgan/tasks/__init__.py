@@ -1,0 +1,1 @@
+"""What blsgan's networks are for, each with its front door: separation and segmentation."""
