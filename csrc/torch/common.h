@@ -122,7 +122,7 @@ inline void check_size(const char* op, const char* name, const Tensor& tensor,
 
 inline void check_device(const char* op, const char* name, const Tensor& tensor,
                          const Tensor& first) {
-  STD_TORCH_CHECK(tensor.is_cuda() == first.is_cuda() &&
+  STD_TORCH_CHECK(tensor.is_cuda() == first.is_cuda() && tensor.is_cpu() == first.is_cpu() &&
                       tensor.get_device_index() == first.get_device_index(),
                   "blsgan::", op, ": ", name, " is on another device than the first argument");
 }

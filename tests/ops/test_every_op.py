@@ -172,10 +172,8 @@ def test_mask_dtypes_and_values(case, mask_dtype):
     assert_close(tensors(case.call(*args))[0], tensors(expected)[0], torch.float32)
 
 
-@by_case(differentiable)
-@pytest.mark.parametrize("layers", [2, 3])
-def test_the_registered_backward_op_takes_any_mask_that_is_not_zero(case, layers):
-    args = case.inputs(Joint((2, layers, 37, 53), mask_dtype=torch.uint8))
+def recorded(function):
+    """The registered ops that a function calls, each with its arguments."""
     calls = []
 
     class Record(TorchDispatchMode):
@@ -184,7 +182,15 @@ def test_the_registered_backward_op_takes_any_mask_that_is_not_zero(case, layers
             return func(*args, **(kwargs or {}))
 
     with Record():
-        gradients(case.call, args, case.gradients)
+        function()
+    return calls
+
+
+@by_case(differentiable)
+@pytest.mark.parametrize("layers", [2, 3])
+def test_the_registered_backward_op_takes_any_mask_that_is_not_zero(case, layers):
+    args = case.inputs(Joint((2, layers, 37, 53), mask_dtype=torch.uint8))
+    calls = recorded(lambda: gradients(case.call, args, case.gradients))
     op = getattr(torch.ops.blsgan, f"{case.op}_backward").default
     inputs = next(inputs for func, inputs in calls if func is op)
     position = next(i for i, arg in enumerate(inputs) if arg.dtype == torch.uint8)
@@ -484,6 +490,25 @@ def test_the_registered_op_is_memory_safe_when_called_directly(case):
         for other in (arg[..., :-1].contiguous(), arg[:1], arg.unsqueeze(0)):
             with pytest.raises(RuntimeError, match="blsgan::"):
                 op(*args[:i], other, *args[i + 1 :])
+
+
+@by_case()
+def test_the_registered_ops_refuse_tensors_of_several_devices(case):
+    """Torch asks the fake, not the kernel, as soon as one of them is on "meta"."""
+    inputs = case.inputs(Joint((1, 2, 9, 7)))
+    calls = recorded(
+        lambda: (
+            gradients(case.call, inputs, case.gradients) if case.gradients else case.call(*inputs)
+        )
+    )
+    ours = [(op, args) for op, args in calls if op.namespace == "blsgan"]
+    assert {op._opname for op, _ in ours} >= {case.op}
+    for op, args in ours:
+        places = [i for i, arg in enumerate(args) if isinstance(arg, torch.Tensor)]
+        assert len(places) > 1
+        for i in places:
+            with pytest.raises(RuntimeError, match=f"blsgan::{op._opname}: .* on cpu and meta"):
+                op(*args[:i], args[i].to("meta"), *args[i + 1 :])
 
 
 @by_case()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,28 @@ def first_order(name: str, vmap: Callable[..., Any]) -> Callable[..., Any]:
         raise RuntimeError(f"{name} has no second derivative: differentiate it only once")
 
     return differentiable(f"{name}_backward", setup_context, refuse, vmap)
+
+
+def fake(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register the decorated function as what ``blsgan::<name>`` gives for tensors without data.
+
+    Torch takes it as soon as any argument lies on the device "meta", and what it returns would then
+    be memory nobody wrote. So tensors of several devices are refused here, as C++ refuses them.
+    """
+
+    def register(shapes: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(shapes)
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            devices = {arg.device for arg in (*args, *kwargs.values()) if isinstance(arg, Tensor)}
+            if len(devices) > 1:
+                names = " and ".join(sorted(map(str, devices)))
+                raise RuntimeError(f"blsgan::{name}: its tensors lie on {names}; move them to one")
+            return shapes(*args, **kwargs)
+
+        torch.library.register_fake(f"blsgan::{name}")(checked)
+        return shapes
+
+    return register
 
 
 def fake_loss(*tensors: Tensor) -> Tensor:

@@ -47,13 +47,13 @@ def compose_layers(layers: Tensor, masks: Tensor, soft_tissue: Tensor) -> Tensor
     return result
 
 
-@torch.library.register_fake("blsgan::compose_layers")
+@_library.fake("compose_layers")
 def _fake(layers: Tensor, masks: Tensor, soft_tissue: Tensor) -> Tensor:
     batch, _, height, width = layers.shape
     return layers.new_empty((batch, 1, height, width))
 
 
-@torch.library.register_fake("blsgan::compose_layers_backward")
+@_library.fake("compose_layers_backward")
 def _fake_backward(
     grad_composed: Tensor, layers: Tensor, masks: Tensor, soft_tissue: Tensor
 ) -> tuple[Tensor, Tensor]:

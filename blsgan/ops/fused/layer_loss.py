@@ -48,12 +48,12 @@ def layer_loss(layers: Tensor, true_layers: Tensor, masks: Tensor) -> Tensor:
     return loss
 
 
-@torch.library.register_fake("blsgan::layer_loss")
+@_library.fake("layer_loss")
 def _fake(layers: Tensor, true_layers: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     return _library.fake_loss(layers, true_layers), layers.new_empty((2,), dtype=torch.float64)
 
 
-@torch.library.register_fake("blsgan::layer_loss_backward")
+@_library.fake("layer_loss_backward")
 def _fake_backward(
     grad_loss: Tensor,
     layers: Tensor,

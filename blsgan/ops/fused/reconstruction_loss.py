@@ -53,14 +53,14 @@ def reconstruction_loss(
     return loss
 
 
-@torch.library.register_fake("blsgan::reconstruction_loss")
+@_library.fake("reconstruction_loss")
 def _fake(
     layers: Tensor, masks: Tensor, soft_tissue: Tensor, image: Tensor
 ) -> tuple[Tensor, Tensor]:
     return _library.fake_loss(layers, image), layers.new_empty((2,), dtype=torch.float64)
 
 
-@torch.library.register_fake("blsgan::reconstruction_loss_backward")
+@_library.fake("reconstruction_loss_backward")
 def _fake_backward(
     grad_loss: Tensor,
     layers: Tensor,

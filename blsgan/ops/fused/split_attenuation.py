@@ -59,12 +59,12 @@ def split_attenuation(
     return layers
 
 
-@torch.library.register_fake("blsgan::split_attenuation")
+@_library.fake("split_attenuation")
 def _fake(share_logits: Tensor, image: Tensor, masks: Tensor, soft_tissue: Tensor) -> Tensor:
     return image.new_empty(share_logits.shape)
 
 
-@torch.library.register_fake("blsgan::split_attenuation_backward")
+@_library.fake("split_attenuation_backward")
 def _fake_backward(
     grad_layers: Tensor,
     share_logits: Tensor,

@@ -75,12 +75,12 @@ def supervisor_loss(
     return loss
 
 
-@torch.library.register_fake("blsgan::supervisor_loss")
+@_library.fake("supervisor_loss")
 def _fake(logits: Tensor, masks: Tensor, target: int, hybrid: bool) -> tuple[Tensor, Tensor]:
     return _library.fake_loss(logits), logits.new_empty((5,), dtype=torch.float64)
 
 
-@torch.library.register_fake("blsgan::supervisor_loss_backward")
+@_library.fake("supervisor_loss_backward")
 def _fake_backward(
     grad_loss: Tensor, logits: Tensor, masks: Tensor, statistics: Tensor, target: int
 ) -> Tensor:

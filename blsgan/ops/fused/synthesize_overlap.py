@@ -100,7 +100,7 @@ def synthesize_overlap(
     return SyntheticPairs(*torch.ops.blsgan.synthesize_overlap(*args))
 
 
-@torch.library.register_fake("blsgan::synthesize_overlap")
+@_library.fake("synthesize_overlap")
 def _fake(
     image: Tensor,
     masks: Tensor,
