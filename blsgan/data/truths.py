@@ -17,7 +17,7 @@ from blsgan.data.layout import JointImage, content_hashes
 from blsgan.data.visits import PROTOCOL, Thresholds, VisitTruth, visit_truths
 from blsgan.io.atomic import atomic_path
 
-_FORMAT = 2
+_FORMAT = 3
 _MARGIN_PX = 3
 
 
@@ -44,8 +44,8 @@ def cached_visit_truths(
     Without a folder nothing is read or kept.
 
     The file's name holds the digest of its inputs, so it cannot belong to other images or another
-    protocol; a damaged file is made again. Of ``truth`` only pixels in
-    ``valid`` or ``guide``, and within 3 px of them, are kept; the others are 0.
+    protocol; a damaged file is made again. Of ``truth`` only pixels where ``clear_px`` is positive
+    or in ``guide``, and within 3 px of them, are kept; the others are 0.
 
     Raises:
         InputError: a listed file is missing or damaged.
@@ -68,7 +68,8 @@ def cached_visit_truths(
 def _near_used_pixels(truth: VisitTruth) -> VisitTruth:
     # Training turns and zooms a truth, which reads the neighbours of the pixels that it compares.
     size = 2 * _MARGIN_PX + 1
-    near = cv2.dilate((truth.valid | truth.guide).astype(np.uint8), np.ones((size, size), np.uint8))
+    used = (truth.clear_px > 0) | truth.guide
+    near = cv2.dilate(used.astype(np.uint8), np.ones((size, size), np.uint8))
     kept = np.where(near > 0, truth.truth, np.float32(0))
     return VisitTruth(**{**vars(truth), "truth": kept})
 
@@ -84,6 +85,7 @@ def _save(path: Path, truths: Sequence[VisitTruth]) -> None:
     }
     for index, truth in enumerate(truths):
         arrays[f"truth_{index}"] = truth.truth
+        arrays[f"clear_{index}"] = truth.clear_px
         arrays[f"where_{index}"] = np.packbits(np.stack((truth.valid, truth.guide)), axis=-1)
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)
@@ -103,6 +105,7 @@ def _load(path: Path) -> list[VisitTruth]:
                     bone=int(arrays["bone"][index]),
                     truth=truth,
                     valid=where[0],
+                    clear_px=arrays[f"clear_{index}"],
                     guide=where[1],
                     correlation=float(arrays["correlation"][index]),
                     floor_mse=float(arrays["floor_mse"][index]),

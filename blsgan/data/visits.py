@@ -19,6 +19,7 @@ from blsgan.data.layout import JointArrays, JointImage, by_joint, overlap_px, re
 
 UPPER, LOWER = 0, 1
 
+RING_PX = 8  # how far beside A's overlap a truth tells where B shows the bone free
 CLEARANCE_PX = 5  # pixels nearer than this to A's overlap do not guide the registration
 REACH_ROWS = 60  # nor do pixels farther than this many rows from it
 MIN_GUIDE_PX = 200
@@ -55,6 +56,9 @@ class VisitTruth:
         bone: 0 upper, 1 lower.
         truth: float32 [H,W] in [0,1], B's bone registered onto A with A's intensities.
         valid: bool [H,W], the pixels of A's overlap where ``truth`` holds (at least 40).
+        clear_px: uint8 [H,W], in A's overlap and within 8 px of it: how far the other bone's mask
+            is at B, rounded up; 0 where B does not show this bone free. ``valid`` is where it is
+            positive in the overlap. Within some 4 px the other bone's blurred edge may show at B.
         guide: bool [H,W], the free pixels of the bone at A that guided the registration.
         correlation: Pearson correlation of A and registered B on ``guide``.
         floor_mse: mean squared error of ``truth`` against A on ``guide``: what no method can beat.
@@ -65,6 +69,7 @@ class VisitTruth:
     bone: int
     truth: np.ndarray
     valid: np.ndarray
+    clear_px: np.ndarray
     guide: np.ndarray
     correlation: float
     floor_mse: float
@@ -195,13 +200,18 @@ def match(
         _warp(b.masks[i].astype(np.uint8), matrix, cv2.INTER_NEAREST).astype(bool)
         for i in (bone, 1 - bone)
     )
-    valid = a.masks[0] & a.masks[1] & own & ~other
+    overlap = a.masks[0] & a.masks[1]
+    valid = overlap & own & ~other
     if valid.sum() < thresholds.truth_px:
         return None
     slope, offset = np.polyfit(warped[guide], image_a[guide], 1)
     truth = np.clip(slope * warped + offset, 0, 1).astype(np.float32)
     floor_mse = float(np.mean((truth[guide] - image_a[guide]) ** 2))
-    return VisitTruth(name_a, name_b, bone, truth, valid, guide, correlation, floor_mse)
+    near = cv2.distanceTransform((~overlap).astype(np.uint8), cv2.DIST_L2, 5) <= RING_PX
+    away = cv2.distanceTransform((~b.masks[1 - bone]).astype(np.uint8), cv2.DIST_L2, 5)
+    away = np.clip(np.ceil(_warp(away, matrix, cv2.INTER_LINEAR)), 1, 255).astype(np.uint8)
+    clear_px = np.where(near & own & ~other, away, np.uint8(0))
+    return VisitTruth(name_a, name_b, bone, truth, valid, clear_px, guide, correlation, floor_mse)
 
 
 def visit_truths(
