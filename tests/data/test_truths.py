@@ -2,12 +2,15 @@
 
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 
 from blsgan.data import truths
 from blsgan.data.dataset import load_root
+from blsgan.data.layout import read_joint
 from blsgan.data.truths import cached_visit_truths, registration_key
+from blsgan.data.visits import RING_PX
 from blsgan.errors import InputError
 
 
@@ -34,7 +37,7 @@ def test_second_call_reads_what_the_first_found(cached, joint, tmp_path, monkeyp
     for a, b in zip(cached, again, strict=True):
         assert (a.image, a.other, a.bone) == (b.image, b.other, b.bone)
         assert (a.correlation, a.floor_mse) == (b.correlation, b.floor_mse)
-        for name in ("truth", "valid", "guide"):
+        for name in ("truth", "valid", "clear_px", "guide"):
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
 
 
@@ -67,3 +70,15 @@ def test_the_key_follows_the_pixels(dataset, joint, tmp_path):
     moved[0].image.unlink()
     with pytest.raises(InputError, match=moved[0].image.name):
         registration_key(moved)
+
+
+def test_clear_pixels_are_the_truths_and_those_beside_the_overlap(cached, joint):
+    masks = {image.name: read_joint(image).masks for image in joint}
+    for truth in cached:
+        overlap = masks[truth.image][0] & masks[truth.image][1]
+        np.testing.assert_array_equal((truth.clear_px > 0) & overlap, truth.valid)
+        beside = (truth.clear_px > 0) & ~overlap
+        assert beside.any()
+        reach = cv2.distanceTransform((~overlap).astype(np.uint8), cv2.DIST_L2, 5)
+        assert 7 <= reach[beside].max() <= RING_PX
+        assert truth.truth[beside].min() > 0
