@@ -1,13 +1,12 @@
 """A DICOM radiograph as intensities in [0,1], dense bone bright; pydicom does the reading.
 
-Order of the transforms is the standard's (PS3.3 C.11, PS3.4 N.2): modality, VOI, then the inversion
-that MONOCHROME1 asks for. Of everything the header holds, only the pixel spacing is kept.
+What its grey values mean is :mod:`blsgan.io.greyscale`. Of everything the header holds, only the
+pixel spacing is kept, and no message quotes it.
 """
 
 from __future__ import annotations
 
 import io
-import math
 import struct
 import warnings
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ from numpy.typing import NDArray
 
 from blsgan.errors import InputError
 from blsgan.io.files import FileBytes
+from blsgan.io.greyscale import Header, apply_voi, inversion, read_modality
+from blsgan.io.levels import guess_bits
 from blsgan.io.raster import check_size
 from blsgan.io.spacing import RANGE_MM, PixelSpacing, is_believable
 
@@ -33,6 +34,11 @@ _JPEG_FRAME_HEADERS = frozenset((*range(0xC0, 0xD0), 0xF7)) - {0xC4, 0xC8, 0xCC}
 """Markers after which a JPEG (ISO 10918-1 B.2.2) or JPEG-LS (ISO 14495-1) says its size."""
 _J2K_START = b"\xff\x4f\xff\x51"  # SOC and SIZ, ISO 15444-1 A.5.1
 
+_RADIOGRAPHY = ("radiograph", "x-ray", "secondary capture", "hardcopy", "vl ")
+"""Words in the names of the storage classes (PS3.4 B.5) that may hold a conventional radiograph."""
+
+_VRS = frozenset(b"AE AS CS DA DS DT IS LO LT OB OW PN SH SQ ST TM UI UL UN US UT".split())
+
 
 @dataclass(frozen=True)
 class DicomRadiograph:
@@ -45,71 +51,86 @@ class DicomRadiograph:
 
 
 def is_dicom(file: FileBytes) -> bool:
-    """Whether the bytes carry DICOM's preamble, or the name says DICOM (old files lack it)."""
-    return file.data[128:132] == b"DICM" or file.path.suffix.lower() in SUFFIXES
+    """Whether the bytes are DICOM's, with its preamble or without, or the name says so."""
+    return looks_like_dicom(file.data) or file.path.suffix.lower() in SUFFIXES
+
+
+def looks_like_dicom(data: bytes) -> bool:
+    """Whether ``data``, the first 132 bytes of a file or more, begin as a DICOM file does.
+
+    That is the preamble, or, before it was the standard, an element of the group 2 or 8, explicit
+    (with a name of its type) or implicit.
+    """
+    if data[128:132] == b"DICM":
+        return True
+    if len(data) < 132:
+        return False
+    group, element, length = struct.unpack_from("<HHI", data)
+    if group not in (0x0002, 0x0008) or element > 0x0100:
+        return False
+    return data[4:6] in _VRS or (length <= 64 and length % 2 == 0)
 
 
 def decode_dicom(file: FileBytes, bit_depth: int | None = None) -> DicomRadiograph:
     """Decode a single-frame greyscale DICOM file.
 
-    Without a VOI transform [0,1] is the range of the stored bits (BitsStored, or ``bit_depth``
-    where fewer are known to be used) after the modality transform: never this picture's own range,
-    which would give every picture another scale. Raises :class:`InputError` for several frames, no
-    pixel data, colour, a transfer syntax that no installed plugin decodes, and damaged files.
+    Without a VOI transform [0,1] is the range of the stored bits after the modality transform:
+    ``bit_depth``, else BitsStored, else, where that only says how wide the container is, the usual
+    depth that holds the values, as for 16-bit PNG. It is never this picture's own range, which
+    would give every picture another scale. Raises :class:`InputError` for several frames, no pixel
+    data, colour, what is no radiograph (a segmentation, a report, a slice, a localiser), a transfer
+    syntax that no installed plugin decodes, and damaged files, naming what is damaged.
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom warns about every value out of its VR's range
+        header = Header(file.path, _parse(file))
+        try:
+            return _radiograph(header, bit_depth)
+        except MemoryError as error:
+            raise InputError(
+                f"{file.path} does not fit into memory; crop it to the joint first."
+            ) from error
+
+
+def _parse(file: FileBytes) -> Dataset:
     import pydicom
 
-    path = file.path
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom warns about every value out of its VR's range
-            _refuse_deflated(file)
-            dataset = pydicom.dcmread(io.BytesIO(file.data), force=file.data[128:132] != b"DICM")
-            return _radiograph(path, dataset, bit_depth)
+        _refuse_deflated(file)
+        return pydicom.dcmread(io.BytesIO(file.data), force=file.data[128:132] != b"DICM")
     except InputError:
         raise
-    except MemoryError as error:
-        raise InputError(f"{path} does not fit into memory; crop it to the joint first.") from error
-    except Exception as error:
-        # As for rasters: damaged headers surface as any exception pydicom's parsers can reach.
+    except Exception as error:  # any that pydicom's parsers reach on damaged bytes
         # The exception's text can quote header values, so only its type is shown.
         raise InputError(
-            f"{path} is a damaged or incomplete DICOM file ({type(error).__name__}); export it "
-            "again."
+            f"{file.path} is a damaged DICOM file: its elements cannot be told apart "
+            f"({type(error).__name__}); export it again."
         ) from error
 
 
-def _radiograph(path: Path, dataset: Dataset, bit_depth: int | None) -> DicomRadiograph:
-    from pydicom.pixels import apply_modality_lut, pixel_array
-    from pydicom.uid import RLELossless
-
-    _check(path, dataset)
+def _radiograph(header: Header, bit_depth: int | None) -> DicomRadiograph:
+    path = header.path
+    _check(header)
     notes: list[str] = []
-    # pydicom's own RLE decoder: the compiled one panics, past all exceptions, on damaged data.
-    rle = dataset.file_meta.TransferSyntaxUID == RLELossless
-    stored = np.asarray(pixel_array(dataset, decoding_plugin="pydicom" if rle else ""))
-    if stored.ndim != 2:
-        raise InputError(
-            f"{path} decodes to an array of shape {stored.shape}, not to one greyscale picture; "
-            "export the radiograph as MONOCHROME2."
-        )
-    bits = int(dataset.BitsStored)
-    signed = int(dataset.PixelRepresentation) == 1
-    stored = _without_overlay(stored, bits, signed)
-    values = np.asarray(apply_modality_lut(stored, dataset), dtype=np.float64)
-    pixels, used = _voi(dataset, values)
-    if used:
+    bits = header.whole("BitsStored")
+    signed = header.whole("PixelRepresentation") == 1
+    stored = _without_overlay(_decode(header), bits, signed)
+    modality = read_modality(header, signed=signed, notes=notes)
+    values = modality(stored)
+    windowed = apply_voi(header, values, signed=signed, notes=notes)
+    if windowed is not None:
+        pixels = windowed
         if bit_depth is not None:
             notes.append("the bit depth given was not used: the file has a VOI transform")
     else:
-        bits = bit_depth or bits
+        bits = bit_depth or _used_bits(header, stored, bits, signed, notes)
         first, last = _stored_range(bits, signed)
         if stored.min() < first or stored.max() > last:
             raise InputError(
                 f"{path} has values from {stored.min()} to {stored.max()}, more than {bits} bits "
                 "hold; give a larger bit depth."
             )
-        low, high = _rescaled_range(dataset, first, last)
+        low, high = modality.range(first, last)
         pixels = (values - low) / (high - low)
         notes.append(f"no VOI transform: {low:g} to {high:g} ({bits} bit) mapped to 0 to 1")
     if not np.isfinite(pixels).all():
@@ -117,16 +138,63 @@ def _radiograph(path: Path, dataset: Dataset, bit_depth: int | None) -> DicomRad
             f"{path} has NaN or infinite values after its transforms; export it again."
         )
     pixels = np.clip(pixels, 0.0, 1.0)
-    if dataset.PhotometricInterpretation == "MONOCHROME1":
+    if reason := inversion(header):
         pixels = 1.0 - pixels
-        notes.append("MONOCHROME1: inverted after the VOI transform")
-    spacing = _spacing(dataset, notes)
+        notes.append(f"{reason}: inverted after the VOI transform")
+    spacing = _spacing(header, notes)
     return DicomRadiograph(
         np.ascontiguousarray(pixels, dtype=np.float32),
         bits,
         spacing,
         tuple(notes),
     )
+
+
+def _used_bits(
+    header: Header, stored: NDArray[Any], bits: int, signed: bool, notes: list[str]
+) -> int:
+    """The depth of the stored values, where the header only gives the container's."""
+    if bits != header.whole("BitsAllocated") or bits <= 8 or signed:
+        return bits
+    used = guess_bits(int(stored.max()), bits)
+    if used != bits:
+        notes.append(
+            f"{bits} bits stored, taken as {used} bit, by the largest value (a bit depth given "
+            "says it for certain)"
+        )
+    return used
+
+
+def _decode(header: Header) -> NDArray[Any]:
+    """The stored values [H,W] as the file has them."""
+    from pydicom.pixels import get_decoder, pixel_array
+    from pydicom.uid import RLELossless
+
+    path, dataset = header.path, header.dataset
+    syntax = dataset.file_meta.TransferSyntaxUID
+    # pydicom's own RLE decoder: the compiled one panics, past all exceptions, on damaged data.
+    plugin = "pydicom" if syntax == RLELossless else ""
+    try:
+        stored = np.asarray(pixel_array(dataset, decoding_plugin=plugin))
+    except MemoryError:
+        raise
+    except Exception as error:  # what a decoder stumbles over, or the absence of one
+        if not syntax.is_compressed:
+            raise InputError(
+                f"{path}: its pixel data does not have the size that its header says; export it "
+                "again."
+            ) from error
+        plugins = ", ".join(get_decoder(syntax).available_plugins)
+        raise InputError(
+            f"{path} is compressed as {syntax.name} with {header.whole('BitsStored')} bits, and no "
+            f"installed plugin ({plugins}) decodes it, or it is damaged; export it uncompressed."
+        ) from error
+    if stored.ndim != 2:
+        raise InputError(
+            f"{path} decodes to an array of shape {stored.shape}, not to one greyscale picture; "
+            "export the radiograph as MONOCHROME2."
+        )
+    return stored
 
 
 def _without_overlay(stored: NDArray[Any], bits: int, signed: bool) -> NDArray[Any]:
@@ -140,18 +208,6 @@ def _without_overlay(stored: NDArray[Any], bits: int, signed: bool) -> NDArray[A
 def _stored_range(bits: int, signed: bool) -> tuple[int, int]:
     """Smallest and largest integer of ``bits`` bits."""
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-
-
-def _rescaled_range(dataset: Dataset, first: int, last: int) -> tuple[float, float]:
-    """What the modality transform makes of the stored range ``first``..``last``, ascending."""
-    sequence = dataset.get("ModalityLUTSequence")
-    if sequence:
-        return 0.0, float(2 ** int(sequence[0].LUTDescriptor[2]) - 1)
-    if "RescaleSlope" not in dataset or "RescaleIntercept" not in dataset:
-        return float(first), float(last)
-    slope, intercept = float(dataset.RescaleSlope), float(dataset.RescaleIntercept)
-    low, high = sorted((first * slope + intercept, last * slope + intercept))
-    return low, high
 
 
 def _refuse_deflated(file: FileBytes) -> None:
@@ -173,25 +229,25 @@ def _refuse_deflated(file: FileBytes) -> None:
         )
 
 
-def _check(path: Path, dataset: Dataset) -> None:
-    if not {"PixelData", "Rows", "Columns"} <= set(dataset.dir()):
-        if len(dataset) == 0:
-            raise InputError(
-                f"{path} is not a DICOM file; give a PNG, JPEG, TIFF, BMP or DICOM file."
-            )
+def _check(header: Header) -> None:
+    path, dataset = header.path, header.dataset
+    if len(dataset) == 0:
+        raise InputError(f"{path} is not a DICOM file; give a PNG, JPEG, TIFF, BMP or DICOM file.")
+    _check_kind(header)
+    if (
+        not {"PixelData", "Rows", "Columns"} <= set(dataset.dir())
+        or header.get("PixelData") is None
+    ):
         raise InputError(f"{path} is a DICOM file without pixel data; give the radiograph itself.")
-    frames = int(dataset.get("NumberOfFrames") or 1)
-    if frames != 1:
+    frames = header.whole("NumberOfFrames", 1)
+    if frames not in (0, 1):
         raise InputError(
             f"{path} has {frames} frames; export the one to separate as a single image."
         )
-    check_size(path, int(dataset.Rows), int(dataset.Columns))
-    _check_bits(path, dataset)
-    photometric = str(dataset.get("PhotometricInterpretation", ""))
-    if (
-        photometric not in ("MONOCHROME1", "MONOCHROME2")
-        or int(dataset.get("SamplesPerPixel", 1)) != 1
-    ):
+    check_size(path, header.whole("Rows"), header.whole("Columns"))
+    _check_bits(header)
+    photometric = header.text("PhotometricInterpretation")
+    if photometric not in ("MONOCHROME1", "MONOCHROME2") or header.whole("SamplesPerPixel") != 1:
         raise InputError(
             f"{path} is {photometric or 'of unknown photometric interpretation'}, not a greyscale "
             "radiograph; export it as MONOCHROME2."
@@ -204,18 +260,38 @@ def _check(path: Path, dataset: Dataset) -> None:
         # Files from before the preamble are, by the standard, in the default transfer syntax.
         dataset.file_meta = meta = meta if meta is not None else FileMetaDataset()
         meta.TransferSyntaxUID = ImplicitVRLittleEndian
-    if meta.TransferSyntaxUID.is_compressed:
-        _check_transfer_syntax(path, meta.TransferSyntaxUID)
-        _check_frame(path, dataset)
+    syntax = Header(path, meta).get("TransferSyntaxUID")
+    if not getattr(syntax, "is_transfer_syntax", False):
+        raise Header(path, meta).unreadable("TransferSyntaxUID")
+    if syntax.is_compressed:
+        _check_transfer_syntax(path, syntax)
+        _check_frame(header)
 
 
-def _check_bits(path: Path, dataset: Dataset) -> None:
-    allocated, bits = int(dataset.BitsAllocated), int(dataset.BitsStored)
-    high = int(dataset.get("HighBit", bits - 1))
+def _check_kind(header: Header) -> None:
+    """Refuse what is a DICOM object and no radiograph, by its class and the localiser's image type.
+
+    An unknown or missing class is let through: many devices have their own.
+    """
+    name = str(getattr(header.get("SOPClassUID"), "name", ""))
+    radiography = "Image" in name and any(word in name.lower() for word in _RADIOGRAPHY)
+    if "Storage" in name and not radiography:
+        raise InputError(f"{header.path} is a DICOM object of {name}; give the radiograph itself.")
+    types = header.get("ImageType")
+    if types is not None and "LOCALIZER" in str(types).upper():
+        raise InputError(
+            f"{header.path} is a localiser (its ImageType says so); give the radiograph itself."
+        )
+
+
+def _check_bits(header: Header) -> None:
+    allocated, bits = header.whole("BitsAllocated"), header.whole("BitsStored")
+    header.whole("PixelRepresentation")
+    high = header.whole("HighBit", bits - 1)
     if not 1 <= bits <= allocated or high != bits - 1:
         raise InputError(
-            f"{path} says BitsAllocated {allocated}, BitsStored {bits} and HighBit {high}, which "
-            "do not fit together; export it with HighBit = BitsStored - 1."
+            f"{header.path} says BitsAllocated {allocated}, BitsStored {bits} and HighBit {high}, "
+            "which do not fit together; export it with HighBit = BitsStored - 1."
         )
 
 
@@ -236,7 +312,7 @@ def _check_transfer_syntax(path: Path, syntax: Any) -> None:
         )
 
 
-def _check_frame(path: Path, dataset: Dataset) -> None:
+def _check_frame(header: Header) -> None:
     """Refuse a compressed picture that is not of the size that the file says.
 
     A decoder allocates what the picture's own header says, which may be anything.
@@ -244,15 +320,22 @@ def _check_frame(path: Path, dataset: Dataset) -> None:
     from pydicom.encaps import generate_frames
     from pydicom.uid import RLELossless
 
-    if dataset.file_meta.TransferSyntaxUID == RLELossless:  # without a header of its own
+    path, dataset = header.path, header.dataset
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax == RLELossless:  # without a header of its own
         return
-    size = _frame_size(next(generate_frames(dataset.PixelData, number_of_frames=1)))
+    try:
+        frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
+        size = _frame_size(frame)
+    except Exception as error:  # of damaged fragments: ValueError, struct.error, StopIteration
+        raise header.unreadable("PixelData") from error
     if size is None:
         raise InputError(f"{path} holds a compressed picture without a header; export it again.")
     rows, columns, channels = size
-    if (rows, columns, channels) != (int(dataset.Rows), int(dataset.Columns), 1):
+    expected = header.whole("Rows"), header.whole("Columns")
+    if (rows, columns, channels) != (*expected, 1):
         raise InputError(
-            f"{path} says {dataset.Columns}x{dataset.Rows} pixels in 1 channel, but its compressed "
+            f"{path} says {expected[1]}x{expected[0]} pixels in 1 channel, but its compressed "
             f"picture has {columns}x{rows} in {channels}; export it again."
         )
 
@@ -278,41 +361,13 @@ def _frame_size(frame: bytes) -> tuple[int, int, int] | None:
     return bottom - top, right - left, channels
 
 
-def _voi(dataset: Dataset, values: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:
-    """Values after the VOI transform, scaled to [0,1], and whether there was one."""
-    from pydicom import Dataset
-    from pydicom.pixels import apply_voi, apply_windowing
-
-    sequence = dataset.get("VOILUTSequence")
-    if sequence:
-        entries = apply_voi(values.round().astype(np.int64), dataset)
-        return np.asarray(entries, dtype=np.float64) / (
-            2 ** int(sequence[0].LUTDescriptor[2]) - 1
-        ), True
-    if dataset.get("WindowCenter") is None or dataset.get("WindowWidth") is None:
-        return values, False
-    # A dataset of its own makes the output range 0..65535, whatever the rescale slope's sign.
-    window = Dataset()
-    window.PhotometricInterpretation = "MONOCHROME2"
-    window.PixelRepresentation = 0
-    window.BitsStored = 16
-    window.WindowCenter = dataset.WindowCenter
-    window.WindowWidth = dataset.WindowWidth
-    if dataset.get("VOILUTFunction"):
-        window.VOILUTFunction = dataset.VOILUTFunction
-    return np.asarray(apply_windowing(values, window), dtype=np.float64) / 65535.0, True
-
-
-def _spacing(dataset: Dataset, notes: list[str]) -> PixelSpacing | None:
+def _spacing(header: Header, notes: list[str]) -> PixelSpacing | None:
     for keyword in _SPACINGS:
-        value = dataset.get(keyword)
-        if value is None:
+        sides = header.decimals(keyword)
+        if not sides:
             continue
-        try:
-            row, column = (float(part) for part in value)
-        except (TypeError, ValueError):
-            row = column = math.nan
-        if is_believable(row, column):
+        row, column = sides if len(sides) == 2 else (None, None)
+        if row is not None and column is not None and is_believable(row, column):
             if keyword == "ImagerPixelSpacing":
                 notes.append("pixel spacing is the detector's (ImagerPixelSpacing), not calibrated")
             return PixelSpacing(row, column, keyword)

@@ -13,6 +13,7 @@ from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGExtended12Bit,
     JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
@@ -374,3 +375,203 @@ def test_errors_do_not_quote_the_header(tmp_path, save):
             messages.append(str(error))
     assert messages
     assert not any("opper" in message for message in messages)
+
+
+def lut(table, depth, first=0, **more):
+    item = Dataset()
+    item.LUTDescriptor = [len(table) % 65536, first, depth]
+    item.add_new("LUTData", "OW", np.asarray(table, np.uint16).tobytes())
+    for keyword, value in more.items():
+        setattr(item, keyword, value)
+    return item
+
+
+def raw(save, keyword, value, vr="DS", **elements):
+    """A file with an element whose bytes no library would write."""
+    from pydicom.dataelem import RawDataElement
+    from pydicom.tag import Tag
+
+    tag = Tag(keyword)
+    made = dataset(**elements)
+    made._dict[tag] = RawDataElement(tag, vr, len(value), value, 0, False, True)
+    return made
+
+
+class TestAsHospitalsWriteIt:
+    """Intact files that say things in ways of their own."""
+
+    @pytest.mark.parametrize(
+        "empty",
+        [
+            {"RescaleSlope": None, "RescaleIntercept": None},
+            {"ModalityLUTSequence": []},
+            {"ModalityLUTSequence": [Dataset()]},
+            {"VOILUTSequence": [Dataset()]},
+            {"WindowCenter": None, "WindowWidth": None},
+            {"VOILUTFunction": ""},
+            {"NumberOfFrames": None},
+            {"PresentationLUTShape": ""},
+        ],
+        ids=str,
+    )
+    def test_what_is_empty_is_absent(self, save, empty):
+        np.testing.assert_array_equal(
+            read_radiograph(save(**empty)).pixels, read_radiograph(save("b.dcm")).pixels
+        )
+
+    def test_an_empty_table_is_noted(self, save):
+        notes = read_radiograph(save(VOILUTSequence=[Dataset()])).notes
+        assert "VOILUTSequence was ignored: its item is empty" in notes
+
+    @pytest.mark.parametrize("depth", [10, 12, 14, 16])
+    @pytest.mark.parametrize("kind", ["ModalityLUTSequence", "VOILUTSequence"])
+    def test_a_table_counts_by_what_it_holds(self, save, kind, depth):
+        """12 bits declared as 16 would be 16 times too dark; 10 cannot hold them."""
+        table = np.arange(4096)[::-1]
+        radiograph = read_radiograph(save(**{kind: [lut(table, depth)]}))
+        np.testing.assert_allclose(radiograph.pixels, table[VALUES] / 4095, atol=1e-6)
+        said = f"{kind}: a table of {depth} bit that holds 12 bit, taken as these"
+        assert (said in radiograph.notes) == (depth != 12)
+
+    def test_a_table_of_65536_entries_and_one_of_packed_bytes(self, save):
+        radiograph = read_radiograph(save(VOILUTSequence=[lut(np.arange(65536), 16)]))
+        np.testing.assert_allclose(radiograph.pixels, VALUES / 65535, atol=1e-6)
+        item = lut([0], 8)
+        item.LUTDescriptor = [4096, 0, 8]
+        item.LUTData = (np.arange(4096) // 16).astype(np.uint8).tobytes()
+        radiograph = read_radiograph(save(VOILUTSequence=[item]))
+        np.testing.assert_allclose(radiograph.pixels, (VALUES // 16) / 255, atol=1e-6)
+
+    def test_a_table_that_starts_below_zero(self, save):
+        values = VALUES.astype(np.int16) - 1100
+        item = lut(np.arange(4096), 12, first=-2048)
+        radiograph = read_radiograph(save(values=values, VOILUTSequence=[item]))
+        np.testing.assert_allclose(radiograph.pixels, (values + 2048) / 4095, atol=1e-6)
+
+    def test_a_table_with_too_few_entries_is_said(self, save):
+        item = lut(np.arange(100), 12)
+        item.LUTDescriptor = [4096, 0, 12]
+        with pytest.raises(InputError, match="VOILUTSequence has 100 of 4096 entries"):
+            read_radiograph(save(VOILUTSequence=[item]))
+
+    @pytest.mark.parametrize("width", [b"0 ", b"-5", b"2000,5", b"wide", b"NaN "])
+    def test_a_window_that_is_none_is_ignored_and_noted(self, save, tmp_path, width):
+        path = write(tmp_path / "w.dcm", raw(save, "WindowWidth", width, WindowCenter=1500))
+        radiograph = read_radiograph(path)
+        np.testing.assert_allclose(radiograph.pixels, VALUES / 4095, atol=1e-6)
+        assert any(note.startswith("the window was ignored") for note in radiograph.notes)
+
+    def test_the_first_window_that_is_one_counts(self, save):
+        radiograph = read_radiograph(save(WindowCenter=[9, 1500], WindowWidth=[0, 2000]))
+        np.testing.assert_allclose(
+            radiograph.pixels, linear_window(VALUES.astype(float), 1500, 2000), atol=1e-6
+        )
+        assert any("first windows were ignored" in note for note in radiograph.notes)
+
+    def test_a_width_below_one_is_applied(self, save):
+        radiograph = read_radiograph(
+            save(RescaleSlope=2**-12, RescaleIntercept=0, WindowCenter=0.4, WindowWidth=0.5)
+        )
+        expected = np.clip((VALUES / 4096 - 0.4) / 0.5 + 0.5, 0, 1)
+        np.testing.assert_allclose(radiograph.pixels, expected, atol=1e-6)
+        step = read_radiograph(save(WindowCenter=1500, WindowWidth=1)).pixels
+        np.testing.assert_array_equal(step, VALUES > 1499.5)
+
+    def test_an_unknown_voi_function_is_linear_with_a_note(self, save):
+        radiograph = read_radiograph(
+            save(WindowCenter=1500, WindowWidth=2000, VOILUTFunction="GAMMA22")
+        )
+        np.testing.assert_allclose(
+            radiograph.pixels, linear_window(VALUES.astype(float), 1500, 2000), atol=1e-6
+        )
+        assert any("VOILUTFunction was ignored" in note for note in radiograph.notes)
+        assert not any("GAMMA22" in note for note in radiograph.notes)
+
+    @pytest.mark.parametrize(
+        "keyword", ["PixelRepresentation", "BitsStored", "BitsAllocated", "SamplesPerPixel"]
+    )
+    def test_a_missing_element_is_named(self, tmp_path, keyword):
+        made = dataset()
+        made["PixelData"].VR = "OW"  # which the writer else asks BitsAllocated for
+        delattr(made, keyword)
+        with pytest.raises(InputError, match=f"lacks the element {keyword}"):
+            read_radiograph(write(tmp_path / "a.dcm", made))
+
+    @pytest.mark.parametrize("keyword", ["RescaleSlope", "NumberOfFrames"])
+    def test_a_damaged_element_is_named_and_not_quoted(self, save, tmp_path, keyword):
+        vr = "IS" if keyword == "NumberOfFrames" else "DS"
+        made = raw(save, keyword, b"Hopper", vr, RescaleIntercept=0)
+        with pytest.raises(InputError, match=f"its element {keyword} is damaged") as error:
+            read_radiograph(write(tmp_path / "a.dcm", made))
+        assert "Hopper" not in str(error.value)
+
+    def test_bits_that_only_the_container_has(self, save):
+        """As for 16-bit PNG: divided by 65535 a radiograph of 12 bits would be black."""
+        radiograph = read_radiograph(save(BitsStored=16, HighBit=15))
+        np.testing.assert_allclose(radiograph.pixels, VALUES / 4095, atol=1e-6)
+        assert radiograph.bits == 12
+        assert any("16 bits stored, taken as 12 bit" in note for note in radiograph.notes)
+        given = read_radiograph(save(BitsStored=16, HighBit=15), bit_depth=16)
+        np.testing.assert_allclose(given.pixels, VALUES / 65535, atol=1e-6)
+
+    @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+    def test_the_presentation_lut_shape_inverts_once(self, save, photometric):
+        plain = read_radiograph(save()).pixels
+        inverse = read_radiograph(
+            save(PresentationLUTShape="INVERSE", PhotometricInterpretation=photometric)
+        )
+        np.testing.assert_allclose(inverse.pixels, 1 - plain, atol=1e-6)
+        assert sum("inverted after the VOI transform" in note for note in inverse.notes) == 1
+
+    @pytest.mark.parametrize(
+        ("uid", "name"),
+        [
+            ("1.2.840.10008.5.1.4.1.1.66.4", "Segmentation Storage"),
+            ("1.2.840.10008.5.1.4.1.1.88.33", "Comprehensive SR Storage"),
+            ("1.2.840.10008.5.1.4.1.1.88.67", "X-Ray Radiation Dose SR Storage"),
+            ("1.2.840.10008.5.1.4.1.1.11.1", "Grayscale Softcopy Presentation State Storage"),
+            ("1.2.840.10008.5.1.4.1.1.2", "CT Image Storage"),
+        ],
+    )
+    def test_what_is_no_radiograph_is_refused_by_its_class(self, save, uid, name):
+        with pytest.raises(InputError, match=f"is a DICOM object of {name}; give the radiograph"):
+            read_radiograph(save(SOPClassUID=uid))
+
+    @pytest.mark.parametrize(
+        "uid",
+        [
+            "1.2.840.10008.5.1.4.1.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1.1",
+            "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.7.3",
+            "1.2.840.10008.5.1.4.1.1.1.3", "1.2.840.10008.5.1.4.1.1.12.2",
+            "1.2.840.10008.5.1.4.1.1.77.1.4", "1.2.3.4.5",
+        ],
+    )  # fmt: skip
+    def test_what_may_be_a_radiograph_is_read(self, save, uid):
+        assert read_radiograph(save(SOPClassUID=uid)).bits == 12
+
+    def test_a_localiser_is_refused(self, save):
+        with pytest.raises(InputError, match="is a localiser"):
+            read_radiograph(save(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))
+
+    def test_a_jpeg_that_no_plugin_decodes_is_said(self, tmp_path):
+        from pydicom.encaps import encapsulate
+
+        made = encapsulated(JPEGExtended12Bit)
+        frame = b"\xff\xd8\xff\xc1\x00\x0b\x0c" + struct.pack(">HHB", *VALUES.shape, 1)
+        made.PixelData = encapsulate([frame + b"\x01\x11\x00\xff\xd9"])
+        with pytest.raises(InputError, match=r"JPEG Extended.* with 12 bits, and no inst"):
+            read_radiograph(write(tmp_path / "a.dcm", made))
+
+
+@pytest.mark.parametrize("implicit", [True, False])
+def test_without_preamble_and_ending_it_is_dicom(tmp_path, save, implicit):
+    """IM000001 in the folder of a CD."""
+    made = dataset()
+    del made.file_meta
+    bare = tmp_path / "IM000001"
+    made.save_as(bare, implicit_vr=implicit, little_endian=True)
+    file = read_file(bare)
+    assert file.data[128:132] != b"DICM"
+    assert is_path_private(file)
+    if implicit:  # the transfer syntax of files without a preamble, by the standard
+        np.testing.assert_array_equal(read_radiograph(bare).pixels, read_radiograph(save()).pixels)
