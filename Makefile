@@ -4,6 +4,7 @@
 #   make test       the same set-up, then every Python and C++ test
 #   make lint       ruff, mypy, import rules, clang-tidy
 #   make sanitize   C++ tests and op tests under AddressSanitizer and UBSan
+#   make emulate    run the CUDA kernels on the CPU: their tests through torch, with no GPU
 #   make cuda       compile and link the CUDA kernels for every architecture (needs nvcc, no GPU);
 #                   CUDA_ARCHS='8.7;9.0' for some
 #   make bench      every benchmark of benchmarks/
@@ -29,7 +30,7 @@ SANITIZERS := address,undefined
 build_inputs := pyproject.toml setup.py $(wildcard build_backend/blsgan_build/*.py) \
     $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 
-.PHONY: all demo test setup lint lint-python lint-cpp sanitize sanitize-cpp sanitize-ops cuda bench \
+.PHONY: all demo test setup lint lint-python lint-cpp sanitize sanitize-cpp sanitize-ops emulate cuda bench \
     cmake ctest clean distclean
 .DELETE_ON_ERROR:
 
@@ -137,6 +138,18 @@ sanitize-ops: $(STAMPS)/test-tools
 	@cd / && $(sanitized) $(abspath $(PY)) -c \
 	    'from blsgan.ops import native as n; assert n.build_info()["sanitize"] == "$(SANITIZERS)"'
 	$(sanitized) $(pytest) -p no:cacheprovider -m "not slow and not gpu" tests/ops
+
+# The ops' own tests with csrc/cuda in the place of csrc/cpu, thread by thread, every access checked.
+# Memory and threads that those kernels do not have are left out.
+EMULATED := build/emulated/lib
+emulated = PYTHONPATH=$(abspath $(EMULATED)) $(pytest) -p no:cacheprovider -m "not slow and not gpu"
+emulate-build: cmake
+	BLSGAN_CUDA=0 BLSGAN_EMULATOR=$(abspath build/cmake/csrc/tests/cuda_emulator/libblsgan_emulated.so) \
+	    $(PY) setup.py --quiet build --build-base build/emulated --build-lib $(EMULATED)
+	@cd / && PYTHONPATH=$(abspath $(EMULATED)) $(abspath $(PY)) -c \
+	    'from blsgan.ops.fused._library import build_info as b; assert b()["cuda"] == "emulated"'
+emulate: emulate-build
+	$(emulated) tests/ops/test_every_op.py tests/ops/test_traps.py
 
 cuda: $(STAMPS)/test-tools
 	@if command -v nvcc >/dev/null || test -x "$${CUDA_HOME:-/none}/bin/nvcc"; then \

@@ -163,6 +163,8 @@ class Toolchain:
         else:
             self.link_flags.append("-Wl,--strip-all")
         self.link_flags += shlex.split(os.environ.get("LDFLAGS", ""))
+        # For tests alone: the library that runs csrc/cuda on the CPU, built by CMake.
+        self.emulator = os.environ.get("BLSGAN_EMULATOR", "").strip()
 
     def cpu_units(self) -> list[Unit]:
         command = (*self.cxx, "-std=c++17", *self.cxx_flags, "-c")
@@ -191,6 +193,8 @@ class Toolchain:
             # USE_CUDA opens torch's CUDA shims in its headers.
             command += ["-DBLSGAN_WITH_CUDA", "-DUSE_CUDA"]
             command += ["-isystem", str(self.cuda.root / "include")]
+        if self.emulator:
+            command += ["-DBLSGAN_EMULATED_CUDA"]
         return [Unit(source, (*command, "-c")) for source in sources("torch")]
 
     def cuda_units(self) -> list[Unit]:
@@ -213,6 +217,8 @@ class Toolchain:
             ]
             flags += [f"-L{folder}" for folder in folders if folder.is_dir()]
             flags += ["-Wl,--as-needed", "-lcudart_static", "-ldl", "-lrt", "-lpthread"]
+        if self.emulator:
+            flags += [self.emulator, f"-Wl,-rpath,{Path(self.emulator).resolve().parent}"]
         return flags
 
 

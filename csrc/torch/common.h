@@ -25,10 +25,34 @@
 #pragma weak aoti_torch_get_current_cuda_stream
 #endif
 
+#if defined(BLSGAN_EMULATED_CUDA)
+#include "../tests/cuda_emulator/emulator.h"
+#endif
+
 namespace blsgan::binding {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+
+// Tests run the CUDA kernels on the CPU (csrc/tests/cuda_emulator): it is told which memory a call
+// may touch, and runs what would go to a GPU.
+#if defined(BLSGAN_EMULATED_CUDA)
+constexpr bool kEmulated = true;
+using emulator::Memory;
+inline void declare(const Tensor& tensor, Memory memory) {
+  int64_t last = 0;
+  for (int64_t axis = 0; axis < tensor.dim(); ++axis) {
+    if (tensor.size(axis) == 0) return;
+    last += (tensor.size(axis) - 1) * tensor.stride(axis);
+  }
+  const auto element = static_cast<int64_t>(tensor.element_size());
+  emulator::declare(tensor.const_data_ptr(), (last + 1) * element, memory, element);
+}
+#else
+constexpr bool kEmulated = false;
+enum class Memory { kInput, kOutput, kScratch };
+inline void declare(const Tensor&, Memory) {}
+#endif
 
 inline DType dtype_of(const Tensor& tensor, const char* op, const char* name) {
   switch (tensor.scalar_type()) {
@@ -66,6 +90,7 @@ class Input {
     } else if (rank == 1) {
       view_.stride_batch = tensor_.stride(0);
     }
+    declare(tensor_, Memory::kInput);
     view_.data = tensor_.const_data_ptr();
     view_.dtype = dtype_of(tensor_, op, name);
   }
@@ -81,6 +106,7 @@ class Input {
 inline MutableView output_view(const Tensor& tensor, const char* op, const char* name) {
   MutableView view;
   if (tensor.numel() == 0) return view;
+  declare(tensor, Memory::kOutput);
   view.data = tensor.mutable_data_ptr();
   view.dtype = dtype_of(tensor, op, name);
   if (tensor.dim() == 4) {
@@ -151,14 +177,30 @@ inline void torch_parallel(int64_t count, ParallelBody body, void* context) {
 class Partials {
  public:
   Partials(const Tensor& like, int64_t rows, int64_t columns = 1)
-      : tensor_(empty(like, {rows * columns}, ScalarType::Double)) {}
+      : tensor_(empty(like, {rows * columns}, ScalarType::Double)) {
+    declare(tensor_, Memory::kScratch);
+  }
   double* data() const { return static_cast<double*>(tensor_.mutable_data_ptr()); }
 
  private:
   Tensor tensor_;
 };
 
+// Bytes that only the kernels of a GPU need.
+class DeviceBytes {
+ public:
+  DeviceBytes(const Tensor& like, int64_t count)
+      : tensor_(empty(like, {like.is_cuda() || kEmulated ? count : 0}, ScalarType::Byte)) {
+    declare(tensor_, Memory::kScratch);
+  }
+  uint8_t* data() const { return static_cast<uint8_t*>(tensor_.mutable_data_ptr()); }
+
+ private:
+  Tensor tensor_;
+};
+
 inline const double* doubles(const Tensor& tensor) {
+  declare(tensor, Memory::kInput);
   return static_cast<const double*>(tensor.const_data_ptr());
 }
 
@@ -170,7 +212,10 @@ class LossOutputs {
       : loss_(reduced(like, {}, wide ? ScalarType::Double : ScalarType::Float)),
         statistics_(reduced(like, {statistics}, ScalarType::Double)) {}
   MutableView loss(const char* op) const { return output_view(loss_, op, "loss"); }
-  double* data() const { return static_cast<double*>(statistics_.mutable_data_ptr()); }
+  double* data() const {
+    declare(statistics_, Memory::kOutput);
+    return static_cast<double*>(statistics_.mutable_data_ptr());
+  }
   std::tuple<Tensor, Tensor> result() const { return {loss_, statistics_}; }
 
  private:
@@ -210,6 +255,11 @@ void run(const char* op, const Tensor& first, bool wide, const Args& args) {
     return;
   }
   STD_TORCH_CHECK(first.is_cpu(), "blsgan::", op, ": only CPU and CUDA tensors are supported");
+#if defined(BLSGAN_EMULATED_CUDA)
+  CudaContext emulated;
+  emulated.wide = wide;
+  return emulator::run([&] { run_cuda(args, emulated); });
+#endif
   CpuContext context;
   context.wide = wide;
   context.parallel_for = torch_parallel;

@@ -11,6 +11,8 @@ std::string build_info() {
   std::string info = std::string("cpu=") + blsgan::cpu_dispatch_level();
 #if defined(BLSGAN_WITH_CUDA)
   info += " cuda=yes";
+#elif defined(BLSGAN_EMULATED_CUDA)
+  info += " cuda=emulated";
 #else
   info += " cuda=no";
 #endif

@@ -37,8 +37,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> synthesize_overlap(const Tensor& imag
       upper_in(shift_upper, kOp, "shift_upper_px"), lower_in(shift_lower, kOp, "shift_lower_px");
   const int64_t rows = std::max(synthesis_items(shape), item_count(shape));
   const Partials partials(image, rows, kSynthesisSums);
-  const Tensor planes =
-      empty(image, {image.is_cuda() ? 2 * shape.batch * shape.pixels() : 0}, ScalarType::Byte);
+  const DeviceBytes planes(image, 2 * shape.batch * shape.pixels());
   const SynthesizeOverlap args{shape,
                                image_in,
                                masks_in,
@@ -50,7 +49,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> synthesize_overlap(const Tensor& imag
                                output_view(layers, kOp, "layers"),
                                output_view(soft_tissue, kOp, "soft_tissue"),
                                partials.data(),
-                               static_cast<uint8_t*>(planes.mutable_data_ptr())};
+                               planes.data()};
   run(kOp, image, wide, args);
   return {composed, shifted_masks, layers, soft_tissue};
 }
