@@ -1,4 +1,4 @@
-// Runs csrc/cuda on the CPU, thread by thread, and checks what a GPU would not. See README.md here.
+// Runs csrc/cuda on the CPU, thread by thread, and checks what a GPU would not. See docs/how-to/gpu.md.
 
 #pragma once
 
