@@ -180,8 +180,8 @@ def _evaluate(
         wanted = {"split": split, "seed": seed, "model": model.description}
         if (
             known is not None
-            and known.report["dataset"].get("sha256") == content_digest(images)
-            and all(known.report[key] == value for key, value in wanted.items())
+            and known.report.dataset.get("sha256") == content_digest(images)
+            and all(getattr(known.report, key) == value for key, value in wanted.items())
         ):
             return known
     status.print(f"evaluating {label}", highlight=False)

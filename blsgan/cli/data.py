@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,8 @@ from blsgan.errors import InputError, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from blsgan.data.verify import Finding, Report
+    from blsgan.data.verify import Report
+    from blsgan.records.dataset import Finding
 
 _SHOWN = 5  # findings of one kind; --json has all
 
@@ -49,7 +49,7 @@ def verify_command(root: Path, json_path: Path | None) -> None:
     report = verify(root, progress=_progress)
     if json_path is not None:
         with atomic_path(json_path) as temporary:
-            temporary.write_text(json.dumps(report.as_dict(), indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(report.record().text(indent=1), encoding="utf-8")
     console = Console()
     _print_counts(report, console)
     errors, warnings = report.of("error"), report.of("warning")

@@ -10,8 +10,9 @@ import numpy as np
 from blsgan.io.atomic import atomic_path, check_writable_folder
 from blsgan.io.listing import Item
 from blsgan.io.results import to_uint16
-from blsgan.pipeline.separate import SeparationOptions, separate_item
+from blsgan.pipeline.separate import separate_item
 from blsgan.pipeline.worklist import Outcome
+from blsgan.records.separation import SeparationOptions, SeparationRecord
 from blsgan.synthesis.phantoms import Phantom, joint_phantom
 from blsgan.tasks.backend import CHOICES
 from blsgan.tasks.separation import Separation, Separator
@@ -52,9 +53,7 @@ def command(output: Path, seed: int, size: int, weights: str | None, backend: st
     check_writable_folder(output)
     phantom = joint_phantom(seed, size)
     item = _write_phantom(phantom, output)
-    options = SeparationOptions(
-        pixel_spacing_mm=(phantom.pixel_spacing_mm, phantom.pixel_spacing_mm)
-    )
+    options = SeparationOptions(pixel_spacing_mm=[phantom.pixel_spacing_mm] * 2)
     separator = Separator.from_pretrained(weights, backend)
     outcome = separate_item(separator, item, output, options, overwrite=True)
     _report(phantom, outcome, seed)
@@ -77,7 +76,7 @@ def _write_phantom(phantom: Phantom, folder: Path) -> Item:
     return Item(image, upper, lower, Path(), _NAME)
 
 
-def _report(phantom: Phantom, outcome: Outcome[Separation], seed: int) -> None:
+def _report(phantom: Phantom, outcome: Outcome[Separation, SeparationRecord], seed: int) -> None:
     from blsgan.evaluation.baselines import equal_split, ring_soft_tissue
     from blsgan.evaluation.metrics import psnr_db, region_mse
 
@@ -103,7 +102,7 @@ def _report(phantom: Phantom, outcome: Outcome[Separation], seed: int) -> None:
         ]
         click.echo(f"{name:<34}{scores[0]:>8.1f}{scores[1]:>8.1f}")
     click.echo(
-        f"reconstruction MSE {outcome.record['reconstruction_error']['mse']:.1e}, separated in "
-        f"{outcome.record['times_ms']['separate']:.0f} ms"
+        f"reconstruction MSE {outcome.record.reconstruction_error.mse:.1e}, separated in "
+        f"{outcome.record.times_ms['separate']:.0f} ms"
     )
     click.echo(f"pictures: {outcome.files[-2]} (look at this one first), others beside it")

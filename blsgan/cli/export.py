@@ -174,7 +174,7 @@ def _is_model(path: Path) -> bool:
 def _print(done: Exported, *, kept: bool) -> None:
     from blsgan.runtimes.manifest import gate_line
 
-    cases = done.report["cases"]
+    cases = done.report.cases
     worst = {
         name: max(case["outputs"][name]["max_abs_error"] for case in cases)
         for name in cases[0]["outputs"]
@@ -183,14 +183,14 @@ def _print(done: Exported, *, kept: bool) -> None:
     name = done.model if kept else done.model.name
     click.echo(
         f"{name}: {done.model.stat().st_size / 1e6:.1f} MB, opset "
-        f"{done.report['onnx']['opset']}, SHA-256 {done.report['onnx']['sha256'][:12]}..."
+        f"{done.report.onnx['opset']}, SHA-256 {done.report.onnx['sha256'][:12]}..."
     )
     click.echo(
         "largest difference from torch on noise and phantoms, batches of "
         f"{', '.join(map(str, batches))}: "
         + ", ".join(f"{name} {error:.1e}" for name, error in worst.items())
     )
-    if (lowered := done.report.get("lowered")) is not None:
+    if (lowered := done.report.lowered) is not None:
         line = gate_line(lowered["precision"], lowered["gate"], forced=lowered["forced"])
         click.echo(f"{line}, on {lowered['gate']['joints']} {lowered['gate']['data']}")
     if kept:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from blsgan.jsn.study import Study
-    from blsgan.jsn.visits import ReadOptions, Separate
+    from blsgan.jsn.visits import Separate
+    from blsgan.records.narrowing import ReadOptions
+    from blsgan.records.record import Weights
     from blsgan.tasks.separation import Separator
 
 _DEFAULT = "measure"
@@ -134,8 +136,8 @@ def measure_command(
     A measurement that failed is marked as a mismatch and says why.
     """
     from blsgan.io.atomic import check_writable_folder
-    from blsgan.jsn.visits import ReadOptions
     from blsgan.pipeline.measure import separation_by, summary, write_measurement
+    from blsgan.records.narrowing import ReadOptions
 
     _check_arguments(baseline, followup, pairs, baseline_masks, followup_masks)
     if no_separation and (weights is not None or backend != "auto" or threads is not None):
@@ -144,9 +146,9 @@ def measure_command(
         )
     check_mask_pattern(mask_pattern)
     check_writable_folder(output)
-    options = ReadOptions(bit_depth, invert, pixel_spacing)
+    options = ReadOptions(bit_depth=bit_depth, invert=invert, pixel_spacing_mm=pixel_spacing)
 
-    def separation() -> tuple[Separate, dict[str, Any] | None]:
+    def separation() -> tuple[Separate, Weights | None]:
         return separation_by(None if no_separation else _separator(weights, backend, threads))
 
     if pairs is not None:
@@ -206,7 +208,7 @@ def _measure_list(
     output: Path,
     options: ReadOptions,
     separate: Separate,
-    described: dict[str, Any] | None,
+    described: Weights | None,
     *,
     fit_scale: bool,
 ) -> int:

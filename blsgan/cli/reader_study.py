@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -100,7 +99,7 @@ def score_command(
     key = read_key(key_path)
     found = score(key, [read_answers(path, key) for path in answers], seed)
     if output is not None:
-        text = json.dumps(found.as_dict(), indent=2, allow_nan=False) + "\n"
+        text = found.record().text()
         with atomic_path(output) as temporary:
             temporary.write_text(text, encoding="utf-8")
         click.echo(f"wrote {output}", err=True)

@@ -10,8 +10,9 @@ from blsgan.cli.batch import run_all
 from blsgan.errors import UsageError
 from blsgan.io.atomic import check_writable_folder
 from blsgan.io.listing import Item
-from blsgan.pipeline.segment import SegmentationOptions, segment_item
+from blsgan.pipeline.segment import segment_item
 from blsgan.pipeline.worklist import Outcome, attempt, work_list
+from blsgan.records.masks import MasksRecord, SegmentationOptions
 from blsgan.tasks.backend import CHOICES, ENGINES
 from blsgan.tasks.segmentation import Segmentation, Segmenter
 
@@ -62,7 +63,7 @@ def command(
         single &= one
     _check_names(items)
     check_writable_folder(output)
-    options = SegmentationOptions(bit_depth, invert)
+    options = SegmentationOptions(bit_depth=bit_depth, invert=invert)
     segmenter = Segmenter.from_pretrained(weights, backend, threads=threads)
     if single:
         _report_one(
@@ -70,7 +71,7 @@ def command(
         )
         return 0
 
-    def work(item: Item) -> Outcome[Segmentation]:
+    def work(item: Item) -> Outcome[Segmentation, MasksRecord]:
         return segment_item(segmenter, item, output, options, overwrite=overwrite)
 
     return run_all(
@@ -94,18 +95,18 @@ def _check_names(items: list[Item]) -> None:
             )
 
 
-def _report_one(item: Item, outcome: Outcome[Segmentation]) -> None:
+def _report_one(item: Item, outcome: Outcome[Segmentation, MasksRecord]) -> None:
     overlay = outcome.files[-2]
     if outcome.renamed:
         click.echo(f"{item.image} became {overlay}")
     if outcome.found is None:
         click.echo(f"{overlay} and the rest are up to date (--overwrite predicts again)")
         return
-    area, confidence = outcome.record["area_px"], outcome.record["confidence"]
+    area, confidence = outcome.record.area_px, outcome.record.confidence
     click.echo(
         f"upper bone {area['upper']} px, lower bone {area['lower']} px, overlap {area['overlap']} "
-        f"px; confidence {confidence['score']:.2f}"
+        f"px; confidence {confidence.score:.2f}"
     )
-    for note in outcome.record["notes"]:
+    for note in outcome.record.notes:
         click.echo(f"note: {note}")
     click.echo(f"wrote {overlay} and {len(outcome.files) - 1} more files")

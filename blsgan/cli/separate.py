@@ -13,8 +13,9 @@ from blsgan.io import results
 from blsgan.io.atomic import check_writable_folder
 from blsgan.io.listing import DEFAULT_MASK_PATTERN, Item
 from blsgan.io.spacing import user_spacing
-from blsgan.pipeline.separate import SeparationOptions, separate_item
+from blsgan.pipeline.separate import separate_item
 from blsgan.pipeline.worklist import Outcome, attempt, work_list
+from blsgan.records.separation import Format, SeparationOptions, SeparationRecord
 from blsgan.tasks.backend import CHOICES, ENGINES
 from blsgan.tasks.segmentation import Segmenter
 from blsgan.tasks.separation import Separation, Separator
@@ -91,7 +92,7 @@ def command(
     upper_mask: Path | None,
     lower_mask: Path | None,
     output: Path,
-    file_format: str,
+    file_format: Format,
     mask_pattern: str,
     overwrite: bool,
     weights: str | None,
@@ -124,7 +125,13 @@ def command(
         need_masks=require_masks,
     )
     check_writable_folder(output)
-    options = SeparationOptions(file_format, bit_depth, invert, spacing, mirrored)
+    options = SeparationOptions(
+        format=file_format,
+        bit_depth=bit_depth,
+        invert=invert,
+        pixel_spacing_mm=None if spacing is None else list(spacing),
+        mirrored=mirrored,
+    )
     if ray_workers is not None and not on_ray:
         raise UsageError("--ray-workers was given without --ray; give both.")
     if on_ray:
@@ -153,7 +160,7 @@ def command(
             segmenter, "auto" if backend in ENGINES else backend, threads=threads
         )
 
-    def work(item: Item) -> Outcome[Separation]:
+    def work(item: Item) -> Outcome[Separation, SeparationRecord]:
         return separate_item(
             separator,
             item,
@@ -175,23 +182,23 @@ def command(
     )
 
 
-def _report_one(item: Item, outcome: Outcome[Separation]) -> None:
+def _report_one(item: Item, outcome: Outcome[Separation, SeparationRecord]) -> None:
     record, panel = outcome.record, outcome.files[-2]
     if outcome.renamed:
         click.echo(f"{item.image} became {panel}")
     if outcome.found is None:
         click.echo(f"{panel} and the rest are up to date (--overwrite separates again)")
         return
-    overlap, k = record["overlap"], record["soft_tissue"]
-    area = "" if overlap["area_mm2"] is None else f" ({overlap['area_mm2']:.2f} mm²)"
+    overlap, k = record.overlap, record.soft_tissue
+    area = "" if overlap.area_mm2 is None else f" ({overlap.area_mm2:.2f} mm²)"
     if k is None:
         click.echo("no overlap: each layer is the image inside its mask")
     else:
         click.echo(
-            f"overlap {overlap['area_px']} px{area}, soft tissue k {k:.3f}, reconstruction MSE "
-            f"{record['reconstruction_error']['mse']:.1e}"
+            f"overlap {overlap.area_px} px{area}, soft tissue k {k:.3f}, reconstruction MSE "
+            f"{record.reconstruction_error.mse:.1e}"
         )
-    for note in record["notes"]:
+    for note in record.notes:
         if k is not None or "do not overlap" not in note:
             click.echo(f"note: {note}")
     click.echo(f"wrote {panel} and {len(outcome.files) - 1} more files")

@@ -28,7 +28,9 @@ from blsgan.io.files import FileBytes, read_file
 from blsgan.io.masks import BONES, decode_masks
 from blsgan.io.radiograph import Radiograph, decode_radiograph
 from blsgan.io.spacing import PixelSpacing
-from blsgan.io.stored import StoredResult, as_result, find_by_hash, read_json, walk
+from blsgan.io.stored import StoredResult, as_result, find_by_hash, walk
+from blsgan.records.narrowing import NarrowingRecord, VisitInputs
+from blsgan.records.record import Spacing, read_json
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -36,11 +38,6 @@ if TYPE_CHECKING:
 Track = Callable[[Iterable[Any], int], Iterable[Any]]
 
 _INPUT = "input-"  # what the radiograph's own object is called, before its hash
-
-_MEASUREMENT = frozenset(
-    ("schema", "baseline", "followup", "narrowing_px", "narrowing_mm", "pixel_mm", "mismatch",
-     "quality", "problems", "notes", "joint_space_width", "weights", "fit_scale")
-)  # fmt: skip
 
 
 @dataclass
@@ -57,18 +54,22 @@ class _Measurement:
 
     path: Path
     place: Path
-    record: dict[str, Any]
+    record: NarrowingRecord
 
     @property
     def label(self) -> str:
         """What to call the report: its place, or hashes where that may tell the patient."""
-        if all(self.record[side]["file"] is not None for side in ("baseline", "followup")):
+        if self.record.baseline.file is not None and self.record.followup.file is not None:
             return str(self.place)
         return "-".join(["jsn", *(digest[:12] for digest in self.inputs.values())])
 
     @property
+    def visits(self) -> dict[str, VisitInputs]:
+        return {"baseline": self.record.baseline, "followup": self.record.followup}
+
+    @property
     def inputs(self) -> dict[str, str]:
-        return {side: self.record[side]["sha256"]["image"] for side in ("baseline", "followup")}
+        return {side: visit.sha256["image"] for side, visit in self.visits.items()}
 
 
 def _patients(
@@ -226,8 +227,8 @@ def _find(roots: Sequence[Path]) -> list[StoredResult | _Measurement]:
             result = as_result(path, place, content)
             if result is not None:
                 jobs.append(result)
-            elif set(content) >= _MEASUREMENT:
-                jobs.append(_Measurement(path, place, content))
+            elif (measured := NarrowingRecord.of(content)) is not None:
+                jobs.append(_Measurement(path, place, measured))
     if not jobs:
         raise InputError(
             f"{', '.join(map(str, roots))} holds no result of blsgan separate or blsgan jsn; give "
@@ -241,23 +242,23 @@ def _separation_objects(result: StoredResult, finder: _Finder) -> dict[str, Data
     if problem:
         raise InputError(f"{result.path}: {problem}; separate the image again.")
     record, planes = result.record, result.planes()
-    options, inputs = record["options"], result.inputs
+    options, inputs = record.options, result.inputs
     file = finder.read(inputs["image"], result.path, "radiograph")
-    radiograph = decode_radiograph(file, bit_depth=options["bit_depth"], invert=options["invert"])
-    spacing = _recorded_spacing(record["pixel_spacing_mm"])
+    radiograph = decode_radiograph(file, bit_depth=options.bit_depth, invert=options.invert)
+    spacing = _recorded_spacing(record.pixel_spacing_mm)
     reference, objects = finder.reference(file, radiograph, spacing)
     upper, lower = (finder.read(inputs[f"{bone}_mask"], result.path, "mask") for bone in BONES)
     height, width = radiograph.pixels.shape
     masks = decode_masks(upper, lower, (height, width)).masks
     layers: list[NDArray[np.float32]] = [planes[bone] for bone in BONES]
-    name = result.label
+    name, prediction = result.label, record.prediction
     for bone, image in zip(BONES, layer_images(reference, layers, record), strict=True):
         objects[f"{name}_{bone}.dcm"] = image
     objects[f"{name}_masks.dcm"] = segmentation(
         reference,
         masks,
-        predicted=result.prediction is not None,
-        confidence=result.mask_confidence,
+        predicted=prediction is not None,
+        confidence=prediction.confidence.score if prediction and prediction.confidence else None,
     )
     return objects
 
@@ -267,12 +268,11 @@ def _measurement_objects(measurement: _Measurement, finder: _Finder) -> dict[str
     references = []
     for side, digest in measurement.inputs.items():
         file = finder.read(digest, measurement.path, f"radiograph of the {side}")
-        visit = measurement.record[side]
-        options = visit.get("options") or {}  # earlier records do not say
+        visit = measurement.visits[side]
         radiograph = decode_radiograph(
-            file, bit_depth=options.get("bit_depth"), invert=bool(options.get("invert"))
+            file, bit_depth=visit.options.bit_depth, invert=visit.options.invert
         )
-        spacing = _recorded_spacing(visit["pixel_spacing_mm"])
+        spacing = _recorded_spacing(visit.pixel_spacing_mm)
         reference, extra = finder.reference(file, radiograph, spacing)
         references.append(reference)
         objects |= extra
@@ -295,10 +295,8 @@ def _check_one_patient(path: Path, references: Sequence[Reference]) -> None:
         )
 
 
-def _recorded_spacing(entry: dict[str, Any] | None) -> PixelSpacing | None:
-    if entry is None:
-        return None
-    return PixelSpacing(float(entry["row"]), float(entry["column"]), str(entry["source"]))
+def _recorded_spacing(entry: Spacing | None) -> PixelSpacing | None:
+    return None if entry is None else PixelSpacing(entry.row, entry.column, entry.source)
 
 
 def _header(file: FileBytes) -> Dataset | None:

@@ -19,6 +19,8 @@ from blsgan.clinical.identity import KEPT, Policy, mark_anonymous
 from blsgan.io.masks import BONES
 from blsgan.io.results import to_uint16
 from blsgan.io.spacing import PixelSpacing
+from blsgan.records.narrowing import NarrowingRecord
+from blsgan.records.separation import SeparationRecord
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -163,13 +165,12 @@ def input_image(
 
 
 def layer_images(
-    reference: Reference, layers: Sequence[NDArray[np.float32]], record: dict[str, Any]
+    reference: Reference, layers: Sequence[NDArray[np.float32]], record: SeparationRecord
 ) -> list[Dataset]:
     """The upper and the lower layer as derived images of one series."""
     from pydicom.uid import generate_uid
 
-    weights = record["weights"]
-    k = record.get("soft_tissue")
+    weights, k = record.weights, record.soft_tissue
     series = generate_uid(prefix=None)
     images = []
     for number, (bone, layer) in enumerate(zip(BONES, layers, strict=True), start=1):
@@ -184,10 +185,10 @@ def layer_images(
             kind=f"{bone.upper()}_LAYER",
             description="Bone layers",
             derivation=(
-                f"Layer of the {bone} bone, estimated by blsgan {record.get('blsgan', '')} with "
-                f"weights {weights.get('name', '')} (SHA-256 {weights['sha256']})"
+                f"Layer of the {bone} bone, estimated by blsgan {record.blsgan} with "
+                f"weights {weights.name} (SHA-256 {weights.sha256})"
                 + (f", soft tissue k {k:.3f}" if k is not None else "")
-                + f"; radiograph SHA-256 {record['inputs']['image']['sha256']}. Outside the "
+                + f"; radiograph SHA-256 {record.inputs['image'].sha256}. Outside the "
                 "overlap the layer is the radiograph. Not for primary diagnosis."
             ),
             anonymous=reference.anonymous,
@@ -273,7 +274,9 @@ def segmentation(
     return found
 
 
-def measurement_report(baseline: Reference, followup: Reference, record: dict[str, Any]) -> Dataset:
+def measurement_report(
+    baseline: Reference, followup: Reference, record: NarrowingRecord
+) -> Dataset:
     """JSN between two radiographs as a TID 1500 report in the follow-up's study.
 
     A mismatch carries no measurement of narrowing, but a code that says so and the reasons.
@@ -299,15 +302,15 @@ def measurement_report(baseline: Reference, followup: Reference, record: dict[st
     from pydicom.sr.coding import Code
     from pydicom.uid import generate_uid
 
-    weights = record["weights"]
+    weights = record.weights
     algorithm = AlgorithmIdentification(
         "blsgan jsn",
-        str(record.get("blsgan", "")),
+        record.blsgan,
         parameters=[
-            f"fit_scale={record['fit_scale']}",
+            f"fit_scale={record.fit_scale}",
             "layers=not separated"
             if weights is None
-            else f"weights={weights.get('name', '')} {weights['sha256']}",
+            else f"weights={weights.name} {weights.sha256}",
         ],
     )
     sources = [
@@ -317,9 +320,16 @@ def measurement_report(baseline: Reference, followup: Reference, record: dict[st
         for each in (baseline, followup)
     ]
     site = [FindingSite(codes.SCT.FingerJoint)]
-    in_mm = record["pixel_mm"] is not None
+    in_mm = record.pixel_mm is not None
+
+    def length(px: float, mm: float | None) -> float:
+        if not in_mm:
+            return px
+        if mm is None:
+            raise ValueError("a record with the size of a pixel has every length in mm")
+        return mm
+
     unit = codes.UCUM.Millimeter if in_mm else Code("{pixels}", "UCUM", "pixels")
-    suffix = "mm" if in_mm else "px"
 
     def group(
         name: str,
@@ -340,17 +350,19 @@ def measurement_report(baseline: Reference, followup: Reference, record: dict[st
 
     status = Code("STATUS", SCHEME, "Measurement status")
     narrowing = []
-    if record["mismatch"]:
+    if record.mismatch:
         result = Code("MISMATCH", SCHEME, "Mismatch, no measurement")
     else:
         result = Code("MEASURED", SCHEME, "Measured")
         narrowing = [
             Measurement(
-                Code("JSN", SCHEME, "Joint space narrowing"), record[f"narrowing_{suffix}"], unit
+                Code("JSN", SCHEME, "Joint space narrowing"),
+                length(record.narrowing_px, record.narrowing_mm),
+                unit,
             ),
             Measurement(
                 Code("QUALITY", SCHEME, "Registration quality"),
-                record["quality"],
+                record.quality,
                 codes.UCUM.NoUnits,
             ),
         ]
@@ -363,10 +375,11 @@ def measurement_report(baseline: Reference, followup: Reference, record: dict[st
             [QualitativeEvaluation(status, result)],
         )
     ]
-    for order, (visit, source) in enumerate(
-        zip(("baseline", "followup"), sources, strict=True), start=1
+    spaces = record.joint_space_width
+    for order, (visit, width, source) in enumerate(
+        zip(("baseline", "followup"), (spaces.baseline, spaces.followup), sources, strict=True),
+        start=1,
     ):
-        width = record["joint_space_width"][visit]
         if width is None:
             continue
         groups.append(
@@ -375,12 +388,12 @@ def measurement_report(baseline: Reference, followup: Reference, record: dict[st
                 [
                     Measurement(
                         Code("JSWMEAN", SCHEME, "Mean joint space width"),
-                        width[f"mean_{suffix}"],
+                        length(width.mean_px, width.mean_mm),
                         unit,
                     ),
                     Measurement(
                         Code("JSWMIN", SCHEME, "Minimal joint space width"),
-                        width[f"minimum_{suffix}"],
+                        length(width.minimum_px, width.minimum_mm),
                         unit,
                     ),
                 ],
@@ -399,7 +412,7 @@ def measurement_report(baseline: Reference, followup: Reference, record: dict[st
         codes.cid100.XRUnspecifiedBodyRegion,
         groups,
     )
-    for text in (*record["problems"], *record["notes"]):
+    for text in (*record.problems, *record.notes):
         report[0].ContentSequence.append(
             TextContentItem(codes.DCM.Comment, str(text), relationship_type="CONTAINS")
         )

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -24,9 +24,10 @@ from blsgan.io.files import read_file
 from blsgan.io.masks import BONES, threshold
 from blsgan.io.raster import decode_raster
 from blsgan.joint.geometry import doubtful_masks
+from blsgan.records.dataset import Finding, VerificationRecord
 
-SCHEMA = 1
-ERROR, WARNING = "error", "warning"
+ERROR: Final = "error"
+WARNING: Final = "warning"
 _KEYS = ("image", *BONES, "background")
 _PAIR_KEYS = tuple(
     f"{role}{suffix}" for role in ("fixed", "moving") for suffix in ("", "_upper", "_lower")
@@ -35,16 +36,6 @@ _PAIR_KEYS = tuple(
 _LIST_NAME = re.compile(r"^(LS|DR)_(?P<fold>[^_]+)_(?:.*_)?(?P<part>[^_]+)$")
 
 Progress = Callable[[Sequence[Any], str], Iterable[Any]]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One fault: ``kind`` groups alike ones, ``where`` is a list, an image or a joint."""
-
-    severity: str
-    kind: str
-    where: str
-    text: str
 
 
 @dataclass
@@ -57,25 +48,25 @@ class Report:
 
     def error(self, kind: str, where: str, text: str) -> None:
         """Adds an error."""
-        self.findings.append(Finding(ERROR, kind, where, text))
+        self.findings.append(Finding(severity=ERROR, kind=kind, where=where, text=text))
 
     def warn(self, kind: str, where: str, text: str) -> None:
         """Adds a warning."""
-        self.findings.append(Finding(WARNING, kind, where, text))
+        self.findings.append(Finding(severity=WARNING, kind=kind, where=where, text=text))
 
     def of(self, severity: str) -> list[Finding]:
         """The findings of one severity, in the order they were made."""
         return [finding for finding in self.findings if finding.severity == severity]
 
-    def as_dict(self) -> dict[str, Any]:
+    def record(self) -> VerificationRecord:
         """The JSON file's content."""
-        return {
-            "schema": SCHEMA,
-            "root": self.root,
-            "counts": self.counts,
-            "errors": [vars(finding) for finding in self.of(ERROR)],
-            "warnings": [vars(finding) for finding in self.of(WARNING)],
-        }
+        return VerificationRecord(
+            schema=1,
+            root=self.root,
+            counts=self.counts,
+            errors=self.of(ERROR),
+            warnings=self.of(WARNING),
+        )
 
 
 @dataclass

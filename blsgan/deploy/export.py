@@ -28,13 +28,14 @@ from blsgan.deploy.samples import Sample, phantom_sample, random_sample
 from blsgan.errors import BackendError, ParityError, UsageError, WeightsError
 from blsgan.io.atomic import atomic_paths
 from blsgan.io.files import FileBytes
+from blsgan.records.parity import ParityRecord
+from blsgan.records.record import Weights
 from blsgan.tasks.task import WeightsFile, find_weights
 
 OUTPUTS = ("layers", "reconstruction", "soft_tissue", "share_logits")
 OPSET = 20
 OPSETS = (18, 22)  # later ones emit Attention, which engine builders parse and then fail on
 REPORT_SUFFIX = ".parity.json"
-REPORT_SCHEMA = 1
 
 PORTS = {
     "image": "float32 [B,1,H,W] in [0,1], the radiograph, white = dense",
@@ -55,7 +56,7 @@ class Exported:
 
     model: Path
     report_path: Path
-    report: dict[str, Any]
+    report: ParityRecord
 
 
 def report_path(model: Path) -> Path:
@@ -149,35 +150,33 @@ def export(
         "size": list(size) if size else "dynamic",
         "size_multiple": generator.size_multiple,
     }
-    report = {
-        "schema": REPORT_SCHEMA,
-        "blsgan": __version__,
-        "onnx": facts,
-        "weights": {
-            "name": file.name,
-            "architecture": generator.architecture,
-            "file": file.path.name,
-            "sha256": file.sha256,
-        },
-        "ports": PORTS,
-        "versions": _versions("torch", "onnx", "onnxruntime"),
-        "cases": cases,
-        "passed": all(case["passed"] for case in cases),
-    }
-    if not report["passed"]:
+    if not all(case["passed"] for case in cases):
         raise ParityError(f"{output} is not written: {_worst(cases)}; please report this.")
+    lowered: dict[str, Any] = {}
     if precision != "fp32":
-        data, lowered = _lowered(
-            data, output, precision, converter, calibration_data, force, progress
-        )
-        report |= {
-            "onnx": {**facts, "sha256": hashlib.sha256(data).hexdigest()},
-            "lowered": lowered,
-        }
+        data, told = _lowered(data, output, precision, converter, calibration_data, force, progress)
+        facts["sha256"] = hashlib.sha256(data).hexdigest()
+        lowered = {"lowered": told}
+    report = ParityRecord(
+        schema=1,
+        blsgan=__version__,
+        onnx=facts,
+        weights=Weights(
+            name=file.name,
+            architecture=generator.architecture,
+            file=file.path.name,
+            sha256=file.sha256,
+        ),
+        ports=PORTS,
+        versions=_versions("torch", "onnx", "onnxruntime"),
+        cases=cases,
+        passed=True,
+        **lowered,
+    )
     target = report_path(output)
     with atomic_paths([output, target]) as (graph, text):
         graph.write_bytes(data)
-        text.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        text.write_text(report.text(), encoding="utf-8")
     return Exported(output, target, report)
 
 

@@ -223,7 +223,7 @@ class Study:
                 "questions": {row.name: row.question for row in self.chosen},
                 "changes": {row.name: row.changes for row in self.chosen},
                 "common_changes": common_changes(self.steps),
-                "comparison": self.comparison.as_dict(),
+                "comparison": self.comparison.record().fields(),
             }
             report.write_text(
                 json.dumps(fields, indent=1, allow_nan=False) + "\n", encoding="utf-8"
@@ -401,8 +401,8 @@ def _evaluate(
     if path is not None:
         known = load_evaluation(path, row.name)
         same = {"seed": seed, "split": "val", "model": model.description}
-        if known.report["dataset"].get("sha256") == digest and all(
-            known.report[key] == value for key, value in same.items()
+        if known.report.dataset.get("sha256") == digest and all(
+            getattr(known.report, key) == value for key, value in same.items()
         ):
             return known
     evaluation = run_evaluation(

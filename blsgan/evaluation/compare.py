@@ -22,14 +22,13 @@ from blsgan.evaluation.protocol import BONES
 from blsgan.evaluation.results import (
     JSON_NAME,
     REAL_CSV,
-    SCHEMA,
     SYNTHETIC_CSV,
     Table,
     with_interval,
 )
 from blsgan.io.atomic import atomic_paths
+from blsgan.records.evaluation import ComparisonRecord, EvaluationRecord
 
-COMPARISON_SCHEMA = 1
 COMPARISON_JSON, COMPARISON_MARKDOWN = "comparison.json", "comparison.md"
 COMPARISON_FIGURE = "comparison.png"
 PARTS = ("synthetic", "real")
@@ -64,7 +63,7 @@ class Recorded:
 
     label: str
     path: Path
-    report: dict[str, Any]
+    report: EvaluationRecord
     synthetic: dict[str, list[dict[str, str]]]
     real: dict[str, list[dict[str, str]]]
 
@@ -75,7 +74,7 @@ class Recorded:
         Raises:
             InputError: the evaluation is of the closed forms alone.
         """
-        model = self.report["model"]
+        model = self.report.model
         if "weights" not in model:
             raise InputError(
                 f"{self.path}: is an evaluation without a model (--no-model); compare "
@@ -85,7 +84,7 @@ class Recorded:
 
     def parts(self) -> list[str]:
         """The parts that were measured."""
-        return [part for part in PARTS if self.report[part] is not None]
+        return [part for part in PARTS if getattr(self.report, part) is not None]
 
 
 def find_evaluation(path: Path) -> Path | None:
@@ -102,20 +101,11 @@ def load_evaluation(path: Path, label: str) -> Recorded:
         InputError: a file is missing or damaged, or of another version's layout.
     """
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-        if report["schema"] != SCHEMA:
-            raise InputError(
-                f"{path}: has layout {report['schema']} and this blsgan compares "
-                f"layout {SCHEMA}; run `blsgan evaluate` again"
-            )
+        report = EvaluationRecord.parse(json.loads(path.read_text(encoding="utf-8")))
         records = {
-            part: _read_csv(path.with_name(name)) if report[part] is not None else {}
+            part: _read_csv(path.with_name(name)) if getattr(report, part) is not None else {}
             for part, name in (("synthetic", SYNTHETIC_CSV), ("real", REAL_CSV))
         }
-        for key in ("split", "seed", "dataset", "model"):
-            report[key]
-    except InputError:
-        raise
     except OSError as error:
         raise InputError(
             f"{error.filename}: cannot be read ({error.strerror}); an evaluation is "
@@ -123,7 +113,7 @@ def load_evaluation(path: Path, label: str) -> Recorded:
         ) from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
-            f"{path}: is no evaluation of `blsgan evaluate` ({type(error).__name__}: {error})"
+            f"{path}: is no evaluation that this version can read ({error}); evaluate again"
         ) from error
     return Recorded(label, path, report, records["synthetic"], records["real"])
 
@@ -146,9 +136,9 @@ def check_comparable(evaluations: Sequence[Recorded]) -> list[str]:
         raise UsageError("one evaluation cannot be compared; give two or more")
     first = evaluations[0]
     facts = {
-        "data": lambda e: e.report["dataset"].get("sha256", "")[:12],
-        "split": lambda e: e.report["split"],
-        "seed": lambda e: e.report["seed"],
+        "data": lambda e: e.report.dataset.get("sha256", "")[:12],
+        "split": lambda e: e.report.split,
+        "seed": lambda e: e.report.seed,
     }
     for other in evaluations[1:]:
         differing = [
@@ -254,20 +244,20 @@ class Comparison:
         """What the others are compared with."""
         return next(iter(self.rows))
 
-    def as_dict(self) -> dict[str, Any]:
+    def record(self) -> ComparisonRecord:
         """The JSON file's content."""
-        return {
-            "schema": COMPARISON_SCHEMA,
-            "blsgan": __version__,
-            "split": self.split,
-            "seed": self.seed,
-            "dataset": self.dataset,
-            "reference": self.reference,
-            "models": self.models,
-            "rows": self.rows,
-            "differences": self.differences,
-            "frechet": self.frechet,
-        }
+        return ComparisonRecord(
+            schema=1,
+            blsgan=__version__,
+            split=self.split,
+            seed=self.seed,
+            dataset=self.dataset,
+            reference=self.reference,
+            models=self.models,
+            rows=self.rows,
+            differences=self.differences,
+            frechet=self.frechet,
+        )
 
     def heading(self) -> str:
         """One line that says what every figure below belongs to."""
@@ -323,9 +313,7 @@ class Comparison:
             text = f"# Comparison\n\n{self.heading()}\n\n"
             text += "\n".join(table.markdown() for table in self.tables())
             markdown.write_text(text, encoding="utf-8")
-            report.write_text(
-                json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8"
-            )
+            report.write_text(self.record().text(indent=1), encoding="utf-8")
         (folder / COMPARISON_FIGURE).unlink(missing_ok=True)
         return paths
 
@@ -348,7 +336,7 @@ def compare(evaluations: Sequence[Recorded], *, closed_forms: bool = True) -> Co
     """
     parts = check_comparable(evaluations)
     first = evaluations[0]
-    seed = int(first.report["seed"])
+    seed = first.report.seed
     metrics = [metric for metric in METRICS if metric.part in parts]
     subjects = {e.label: (e, e.method) for e in evaluations}
     if closed_forms:
@@ -377,16 +365,16 @@ def compare(evaluations: Sequence[Recorded], *, closed_forms: bool = True) -> Co
                 differences[label][metric.key] = found
     frechet: dict[str, dict[str, float]] = {}
     for label, (evaluation, method) in subjects.items():
-        for found_distance in (evaluation.report["real"] or {}).get("frechet", []):
+        for found_distance in (evaluation.report.real or {}).get("frechet", []):
             if method in found_distance["distance"]:
                 value = found_distance["distance"][method]
                 frechet.setdefault(found_distance["name"], {})[label] = value
     return Comparison(
-        first.report["split"],
+        first.report.split,
         seed,
-        first.report["dataset"],
+        first.report.dataset,
         metrics,
-        {e.label: e.report["model"] for e in evaluations},
+        {e.label: e.report.model for e in evaluations},
         rows,
         differences,
         frechet,

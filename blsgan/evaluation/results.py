@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,8 +18,8 @@ from blsgan import __version__
 from blsgan.evaluation.metrics import BUCKETS, bucket_name
 from blsgan.evaluation.protocol import BONES, Part
 from blsgan.io.atomic import atomic_paths
+from blsgan.records.evaluation import EvaluationRecord
 
-SCHEMA = 2
 JSON_NAME, MARKDOWN_NAME = "evaluation.json", "evaluation.md"
 SYNTHETIC_CSV, REAL_CSV = "synthetic.csv", "real.csv"
 FIGURE_NAMES = BY_SIZE_NAME, SPECTRUM_NAME, PANEL_NAME, REAL_PANEL_NAME = (
@@ -72,23 +71,23 @@ class Evaluation:
     synthetic: Part | None = None
     real: Part | None = None
 
-    def as_dict(self) -> dict[str, Any]:
+    def record(self) -> EvaluationRecord:
         """The JSON file's content: figures without their single records."""
-        return {
-            "schema": SCHEMA,
-            "blsgan": __version__,
-            "split": self.split,
-            "seed": self.seed,
-            "dataset": self.dataset,
-            "model": self.model,
-            "versions": {
+        return EvaluationRecord(
+            schema=2,
+            blsgan=__version__,
+            split=self.split,
+            seed=self.seed,
+            dataset=self.dataset,
+            model=self.model,
+            versions={
                 "python": platform.python_version(),
                 "opencv": cv2.__version__,
                 **{name: version(name) for name in ("numpy", "scipy", "scikit-image")},
             },
-            "synthetic": self.synthetic.summary if self.synthetic else None,
-            "real": self.real.summary if self.real else None,
-        }
+            synthetic=self.synthetic.summary if self.synthetic else None,
+            real=self.real.summary if self.real else None,
+        )
 
     def heading(self) -> str:
         """One line that says what every figure below belongs to."""
@@ -141,9 +140,7 @@ class Evaluation:
             text = f"# Evaluation\n\n{self.heading()}\n\n"
             text += "\n".join(table.markdown() for table in self.tables())
             temporaries[-2].write_text(text, encoding="utf-8")
-            temporaries[-1].write_text(
-                json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8"
-            )
+            temporaries[-1].write_text(self.record().text(indent=1), encoding="utf-8")
         for name in (*(name for name in parts if name not in present), *FIGURE_NAMES):
             with contextlib.suppress(FileNotFoundError):
                 (folder / name).unlink()

@@ -11,7 +11,6 @@ truth.
 from __future__ import annotations
 
 import csv
-import json
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,6 +28,7 @@ from blsgan.data.visits import VisitTruth
 from blsgan.errors import BackendError, NoJointError
 from blsgan.evaluation.metrics import bootstrap_mean, psnr_db, region_mse
 from blsgan.io.atomic import atomic_paths
+from blsgan.records.evaluation import MasksEvaluationRecord
 from blsgan.synthesis.overlap import as_unit, protocol_overlap
 from blsgan.tasks.segmentation import Segmenter
 from blsgan.tasks.separation import Separator
@@ -119,15 +119,13 @@ class SegmentationEvaluation:
                             for key, value in row.items()
                         }
                     )
-            content = {
-                "schema": 1,
-                "blsgan": __version__,
-                "seed": self.seed,
+            figures = {
                 **about,
                 "metrics": f"Dice and HD95: MONAI {version('monai')}",
                 **self.summary(),
             }
-            text.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            record = MasksEvaluationRecord(schema=1, blsgan=__version__, seed=self.seed, **figures)
+            text.write_text(record.text(indent=1), encoding="utf-8")
         return paths
 
 

@@ -7,9 +7,8 @@ the files' hashes, wherever they are moved together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,8 @@ from numpy.typing import NDArray
 from blsgan.io.atomic import atomic_paths, output_error
 from blsgan.io.files import FileBytes
 from blsgan.io.masks import BONES
-from blsgan.io.results import read_record, write_record
+from blsgan.io.results import write_record
+from blsgan.records.masks import MasksRecord
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,7 +34,7 @@ def write_predicted(
     name: str,
     masks: NDArray[np.bool_],
     overlay: Image.Image,
-    record: Mapping[str, Any],
+    record: MasksRecord,
 ) -> list[Path]:
     """Write masks bool [2,H,W] (as 0 and 255), overlay and record into ``folder``, or nothing.
 
@@ -59,16 +59,13 @@ def write_predicted(
     return targets
 
 
-def prediction_of(upper: FileBytes, lower: FileBytes) -> dict[str, Any] | None:
+def prediction_of(upper: FileBytes, lower: FileBytes) -> MasksRecord | None:
     """The record of the prediction that wrote these two mask files, or None: they were given."""
     name = upper.path.name.removesuffix("_mask_upper.png")
     if [upper.path.name, lower.path.name] != predicted_names(name)[:2]:
         return None
     if upper.path.parent != lower.path.parent:
         return None
-    record = read_record(upper.path.with_name(f"{name}_mask.json"))
-    outputs = None if record is None else record.get("outputs")
-    if not isinstance(outputs, dict):
-        return None
+    record = MasksRecord.read(upper.path.with_name(f"{name}_mask.json"))
     hashes = {file.path.name: file.sha256 for file in (upper, lower)}
-    return record if hashes.items() <= outputs.items() else None
+    return record if record is not None and hashes.items() <= record.outputs.items() else None

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from blsgan.io.atomic import atomic_paths, output_error
 from blsgan.io.spacing import PixelSpacing
+from blsgan.records.record import Result
+from blsgan.records.separation import SeparationRecord
 
 if TYPE_CHECKING:
     from PIL import Image
 
 FORMATS = ("png", "tiff", "npz")
-SCHEMA = 1
-"""Version of the JSON record's layout."""
-
 PLANES = ("upper", "lower", "reconstruction", "residual")
 RESIDUAL_ENCODING = "residual = (value - 32768) / 32767"
 _RESIDUAL_ZERO = 32768
@@ -58,7 +56,7 @@ def write_result(
     name: str,
     planes: Mapping[str, NDArray[np.float32]],
     panel: Image.Image,
-    record: Mapping[str, Any],
+    record: SeparationRecord,
     *,
     file_format: str = "png",
     arrays: Mapping[str, Any] | None = None,
@@ -68,7 +66,7 @@ def write_result(
 
     ``planes`` holds the float32 [H,W] arrays named in :data:`PLANES`; ``arrays`` is what an npz
     file holds besides them. The record gains ``outputs``: the SHA-256 of every other file, by which
-    :func:`is_finished` knows a complete result. Files of an earlier result of this name in another
+    :func:`finished` knows a complete result. Files of an earlier result of this name in another
     format are removed, once the new ones are there. Raises :class:`blsgan.errors.OutputError`.
     """
     targets = [folder / file for file in result_names(name, file_format)]
@@ -99,9 +97,8 @@ def write_result(
 
 def _stale_files(folder: Path, name: str, file_format: str) -> list[Path]:
     """Files that the record in ``folder`` names, as it wrote them, and the new one will not."""
-    outputs = (read_record(folder / f"{name}.json") or {}).get("outputs")
-    if not isinstance(outputs, dict):
-        return []
+    earlier = SeparationRecord.read(folder / f"{name}.json")
+    outputs = {} if earlier is None else earlier.outputs
     ours = {file for other in FORMATS for file in result_names(name, other)}
     ours -= set(result_names(name, file_format))
     return [
@@ -129,48 +126,40 @@ def hash_file(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def is_finished(folder: Path, name: str, file_format: str, expected: Mapping[str, Any]) -> bool:
-    """Whether ``folder`` holds the complete result that ``expected`` describes.
+Made = TypeVar("Made", bound=Result)
 
-    Judged by content: the record must carry every field of ``expected`` (input hashes, weights,
-    options), and every output must have the hash the record gives it.
+
+def finished(model: type[Made], files: Sequence[Path], made_from: Mapping[str, Any]) -> Made | None:
+    """The record of the complete result that ``made_from`` describes, None where there is none.
+
+    Judged by content: the record, the last of ``files``, must have every field of ``made_from``
+    (input hashes, weights, options), and every other file the hash that the record gives it.
     """
-    return is_complete([folder / file for file in result_names(name, file_format)], expected)
+    record = model.read(files[-1])
+    if record is None or any(getattr(record, key) != value for key, value in made_from.items()):
+        return None
+    return record if problem_of(record, files[:-1]) is None else None
 
 
-def is_complete(files: Sequence[Path], expected: Mapping[str, Any]) -> bool:
-    """:func:`is_finished` for any files of which the last is the JSON record of the others."""
-    record = read_record(files[-1])
-    if record is None or any(record.get(key) != value for key, value in expected.items()):
-        return False
-    outputs = record.get("outputs")
-    try:
-        return isinstance(outputs, dict) and all(
-            outputs.get(path.name) == hash_file(path) for path in files[:-1]
-        )
-    except OSError:
-        return False
+def problem_of(record: Result, files: Sequence[Path]) -> str | None:
+    """What keeps ``files`` from being what the record describes; None where nothing does."""
+    for path in files:
+        try:
+            found = hash_file(path)
+        except OSError:
+            return f"{path.name} is missing"
+        if found != record.outputs.get(path.name):
+            return f"{path.name} was changed after it was written"
+    return None
 
 
 def write_record(
-    path: Path,
-    record: Mapping[str, Any],
-    targets: Sequence[Path],
-    temporaries: Sequence[Path],
+    path: Path, record: Result, targets: Sequence[Path], temporaries: Sequence[Path]
 ) -> None:
-    """Write the JSON record that completes a result: ``outputs`` are the hashes of the others."""
+    """Write the record that completes a result: ``outputs`` are the hashes of the others."""
     outputs = {
         target.name: hash_file(temporary)
         for target, temporary in zip(targets, temporaries, strict=True)
     }
-    text = json.dumps({**record, "outputs": outputs}, indent=2, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
-
-
-def read_record(path: Path) -> dict[str, Any] | None:
-    """The record of an earlier result, or None where there is none that can be understood."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) and record.get("schema") == SCHEMA else None
+    completed = record.model_copy(update={"outputs": outputs})
+    path.write_text(completed.text(), encoding="utf-8")

@@ -6,12 +6,10 @@ A record names its inputs by SHA-256 and never by path, so inputs are looked for
 from __future__ import annotations
 
 import io
-import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +18,8 @@ from blsgan.errors import InputError
 from blsgan.io import results
 from blsgan.io.files import FileBytes, read_file
 from blsgan.io.raster import decode_raster
-
-_MAX_RECORD_BYTES = 2**22
-_FORMATS = frozenset(results.FORMATS)
+from blsgan.records.record import read_json
+from blsgan.records.separation import SeparationRecord
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class StoredResult:
 
     path: Path
     place: Path
-    record: dict[str, Any]
+    record: SeparationRecord
 
     @property
     def name(self) -> str:
@@ -44,26 +41,12 @@ class StoredResult:
 
         The name of a DICOM file's result is made of hashes; folders above it are anybody's.
         """
-        return str(self.place) if self.record["image"].get("file") is not None else self.name
+        return str(self.place) if self.record.image.file is not None else self.name
 
     @property
     def inputs(self) -> dict[str, str]:
         """SHA-256 of each input, by its role (``image``, ``upper_mask``, ``lower_mask``)."""
-        return {role: entry["sha256"] for role, entry in self.record["inputs"].items()}
-
-    @property
-    def prediction(self) -> dict[str, Any] | None:
-        """What the record says about masks that were predicted; None where they were given."""
-        masks = self.record.get("masks")
-        predicted = isinstance(masks, dict) and masks.get("source") == "predicted"
-        return masks if predicted else None
-
-    @property
-    def mask_confidence(self) -> float | None:
-        """The score of the predicted masks, 0..1; None where they were given or have none."""
-        confidence = (self.prediction or {}).get("confidence")
-        score = confidence.get("score") if isinstance(confidence, dict) else confidence
-        return float(score) if isinstance(score, (int, float)) else None
+        return {role: file.sha256 for role, file in self.record.inputs.items()}
 
     @property
     def panel(self) -> Path:
@@ -72,14 +55,11 @@ class StoredResult:
 
     def problem(self) -> str | None:
         """What keeps the files from being what the record describes; None where nothing does."""
-        for name in results.result_names(self.name, self.record["options"]["format"])[:-1]:
-            try:
-                found = results.hash_file(self.path.with_name(name))
-            except OSError:
-                return f"{name} is missing"
-            if found != self.record["outputs"].get(name):
-                return f"{name} was changed after it was written"
-        return None
+        return results.problem_of(self.record, self._files()[:-1])
+
+    def _files(self) -> list[Path]:
+        names = results.result_names(self.name, self.record.options.format)
+        return [self.path.with_name(name) for name in names]
 
     def planes(self) -> dict[str, NDArray[np.float32]]:
         """The float32 [H,W] planes named in ``results.PLANES``.
@@ -87,16 +67,15 @@ class StoredResult:
         Raises:
             InputError: a file is missing, damaged, or of another size than the record says.
         """
-        file_format = self.record["options"]["format"]
-        files = [self.path.with_name(name) for name in results.result_names(self.name, file_format)]
-        if file_format == "npz":
+        files = self._files()
+        if self.record.options.format == "npz":
             planes = _planes_of_archive(read_file(files[0], what="result"))
         else:
             planes = {
                 plane: _decode(plane, read_file(path, what="layer"))
                 for plane, path in zip(results.PLANES, files, strict=False)
             }
-        size = self.record["image"]["height_px"], self.record["image"]["width_px"]
+        size = self.record.image.height_px, self.record.image.width_px
         for plane, values in planes.items():
             if values.shape != size:
                 raise InputError(
@@ -127,36 +106,14 @@ def _planes_of_archive(file: FileBytes) -> dict[str, NDArray[np.float32]]:
         ) from error
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The JSON object in ``path``, or None where there is none that can be read."""
-    try:
-        if path.stat().st_size > _MAX_RECORD_BYTES:
-            return None
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def as_result(path: Path, place: Path, content: dict[str, Any]) -> StoredResult | None:
+def as_result(path: Path, place: Path, content: dict[str, object]) -> StoredResult | None:
     """``content`` of ``path`` as a result of ``blsgan separate``, or None where it is none."""
-    try:
-        size = content["image"]["height_px"], content["image"]["width_px"]
-        fits = (
-            content["schema"] == results.SCHEMA
-            and content["options"]["format"] in _FORMATS
-            and isinstance(content["outputs"], dict)
-            and isinstance(content["notes"], list)
-            and isinstance(content["inputs"]["image"]["sha256"], str)
-            and all(isinstance(entry["sha256"], str) for entry in content["inputs"].values())
-            and isinstance(content["overlap"]["area_px"], int)
-            and isinstance(content["reconstruction_error"]["mse"], (int, float))
-            and isinstance(content["weights"]["sha256"], str)
-            and all(isinstance(length, int) for length in size)
-        )
-    except (KeyError, TypeError, AttributeError):
-        return None
-    return StoredResult(path, place, content) if fits else None
+    record = SeparationRecord.of(content)
+    return (
+        None
+        if record is None or "image" not in record.inputs
+        else StoredResult(path, place, record)
+    )
 
 
 def walk(root: Path, suffixes: Iterable[str]) -> Iterator[Path]:

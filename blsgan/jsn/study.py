@@ -8,7 +8,6 @@ levels; the magnification only where registration is asked to fit it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -44,6 +43,7 @@ from blsgan.jsn.quantification import (
 )
 from blsgan.jsn.registration import RigidTransform
 from blsgan.ops import K_MAX
+from blsgan.records.narrowing import NarrowingStudyRecord
 from blsgan.synthesis.overlap import (
     PROTOCOL_SHIFT_PX,
     as_unit,
@@ -56,7 +56,6 @@ from blsgan.synthesis.overlap import (
 Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
 T = TypeVar("T")
 
-SCHEMA = 1
 STUDY_FILES = ("accuracy.csv", "consistency.csv", "study.md", "study.json")
 BLAND_ALTMAN_NAME = "bland_altman.png"
 PARTS = ACCURACY, CONSISTENCY = ("accuracy", "consistency")
@@ -284,19 +283,19 @@ class Study:
             *([_consistency_table(self)] if self.consistency else []),
         ]
 
-    def as_dict(self) -> dict[str, Any]:
+    def record(self) -> NarrowingStudyRecord:
         """The JSON file's content: figures without their single records."""
-        return {
-            "schema": SCHEMA,
-            "blsgan": __version__,
-            "split": self.split,
-            "seed": self.seed,
-            "images": self.images,
-            "joints": self.joints,
-            "model": self.model,
-            "fit_scale": self.fit_scale,
-            "left_out": self.left_out,
-            "accuracy": [
+        return NarrowingStudyRecord(
+            schema=1,
+            blsgan=__version__,
+            split=self.split,
+            seed=self.seed,
+            images=self.images,
+            joints=self.joints,
+            model=self.model,
+            fit_scale=self.fit_scale,
+            left_out=self.left_out,
+            accuracy=[
                 {
                     "condition": condition,
                     "method": method,
@@ -305,11 +304,11 @@ class Study:
                 }
                 for (condition, method), result in self.agreements().items()
             ],
-            "consistency": [
+            consistency=[
                 {"condition": condition, "method": method, **result}
                 for (condition, method), result in self.consistencies().items()
             ],
-        }
+        )
 
     def _limits(self, condition: str, method: str) -> dict[str, float] | None:
         chosen = [
@@ -335,9 +334,7 @@ class Study:
             text = f"# Accuracy of joint space narrowing\n\n{self.heading()}\n\n"
             text += "\n".join(table.markdown() for table in self.tables())
             markdown.write_text(text, encoding="utf-8")
-            record.write_text(
-                json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8"
-            )
+            record.write_text(self.record().text(indent=1), encoding="utf-8")
         return paths
 
 

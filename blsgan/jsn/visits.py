@@ -7,9 +7,8 @@ import math
 import platform
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +23,16 @@ from blsgan.io.results import RESIDUAL_ENCODING
 from blsgan.io.spacing import PixelSpacing
 from blsgan.jsn.quantification import JointSpace, Measurement, Visit, measure
 from blsgan.jsn.registration import Registration
+from blsgan.records.narrowing import (
+    BoneMovement,
+    NarrowingRecord,
+    ReadOptions,
+    SpaceWidth,
+    SpaceWidths,
+    VisitInputs,
+)
+from blsgan.records.record import Spacing, Weights
 from blsgan.tasks.separation import Separator
-
-SCHEMA = 1
-"""Version of the record's layout."""
 
 MAX_SPACING_RATIO = 4.0
 """Visits whose pixels differ more than this in size are not brought to one scale."""
@@ -46,15 +51,6 @@ class VisitFiles:
 
 
 @dataclass(frozen=True)
-class ReadOptions:
-    """How radiographs are read; see ``blsgan.io.radiograph.read_radiograph``."""
-
-    bit_depth: int | None = None
-    invert: bool = False
-    pixel_spacing_mm: float | None = None
-
-
-@dataclass(frozen=True)
 class RadiographVisit:
     """A visit as read: ``image`` float32 [H,W] in [0,1], ``masks`` bool [2,H,W].
 
@@ -70,7 +66,7 @@ class RadiographVisit:
     spacing: PixelSpacing | None
     pixel_mm: float | None
     notes: tuple[str, ...]
-    options: ReadOptions = ReadOptions()
+    options: ReadOptions = field(default_factory=ReadOptions)
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,7 @@ class PairResult:
     radiographs: tuple[RadiographVisit, RadiographVisit]
     visits: tuple[Visit, Visit]
     measurement: Measurement
-    record: dict[str, Any]
+    record: NarrowingRecord
 
 
 Separate = Callable[[RadiographVisit], tuple[Visit, tuple[str, ...]]]
@@ -240,7 +236,7 @@ def measure_pair(
     baseline: RadiographVisit,
     followup: RadiographVisit,
     separate: Separate,
-    weights: dict[str, Any] | None,
+    weights: Weights | None,
     *,
     fit_scale: bool = False,
 ) -> PairResult:
@@ -268,85 +264,85 @@ def measure_pair(
 def _record(
     found: Measurement,
     radiographs: tuple[RadiographVisit, RadiographVisit],
-    weights: dict[str, Any] | None,
+    weights: Weights | None,
     fit_scale: bool,
     notes: list[str],
-) -> dict[str, Any]:
+) -> NarrowingRecord:
     pixel_mm = radiographs[0].pixel_mm
 
     def mm(length_px: float) -> float | None:
         return None if pixel_mm is None else length_px * pixel_mm
 
-    def space(width: JointSpace | None) -> dict[str, Any] | None:
+    def space(width: JointSpace | None) -> SpaceWidth | None:
         if width is None:
             return None
-        return {
-            "mean_px": width.mean_px,
-            "minimum_px": width.minimum_px,
-            "mean_mm": mm(width.mean_px),
-            "minimum_mm": mm(width.minimum_px),
-            "lines": width.lines,
-        }
+        return SpaceWidth(
+            mean_px=width.mean_px,
+            minimum_px=width.minimum_px,
+            mean_mm=mm(width.mean_px),
+            minimum_mm=mm(width.minimum_px),
+            lines=width.lines,
+        )
 
-    return {
-        "schema": SCHEMA,
-        "blsgan": __version__,
-        "baseline": _visit_record(radiographs[0]),
-        "followup": _visit_record(radiographs[1]),
-        "weights": weights,
-        "fit_scale": fit_scale,
-        "pixel_mm": pixel_mm,
-        "narrowing_px": found.narrowing_px,
-        "narrowing_mm": mm(found.narrowing_px),
-        "sideways_px": found.sideways_px,
-        "mismatch": found.mismatch,
-        "quality": found.quality,
-        "disagreement_px": found.disagreement_px,
-        "tilt_deg": found.tilt_deg,
-        "residual_encoding": f"{RESIDUAL_ENCODING}; 0 where not both visits show the bone",
-        "problems": list(found.problems),
-        "axis": {"row": found.axis[0], "column": found.axis[1]},
-        "reference_px": {"row": found.reference[0], "column": found.reference[1]},
-        "bones": {
+    return NarrowingRecord(
+        schema=1,
+        kind="narrowing",
+        blsgan=__version__,
+        baseline=_visit_record(radiographs[0]),
+        followup=_visit_record(radiographs[1]),
+        weights=weights,
+        fit_scale=fit_scale,
+        pixel_mm=pixel_mm,
+        narrowing_px=found.narrowing_px,
+        narrowing_mm=mm(found.narrowing_px),
+        sideways_px=found.sideways_px,
+        mismatch=found.mismatch,
+        quality=found.quality,
+        disagreement_px=found.disagreement_px,
+        tilt_deg=found.tilt_deg,
+        residual_encoding=f"{RESIDUAL_ENCODING}; 0 where not both visits show the bone",
+        problems=list(found.problems),
+        axis={"row": found.axis[0], "column": found.axis[1]},
+        reference_px={"row": found.reference[0], "column": found.reference[1]},
+        bones={
             bone: _bone_record(registration, found.displacement_px[index])
             for index, (bone, registration) in enumerate(
                 zip(BONES, (found.upper, found.lower), strict=True)
             )
         },
-        "joint_space_width": {
-            "baseline": space(found.baseline_space),
-            "followup": space(found.followup_space),
-        },
-        "versions": {"python": platform.python_version(), "numpy": np.__version__},
-        "notes": notes,
-    }
+        joint_space_width=SpaceWidths(
+            baseline=space(found.baseline_space), followup=space(found.followup_space)
+        ),
+        versions={"python": platform.python_version(), "numpy": np.__version__},
+        notes=notes,
+    )
 
 
-def _visit_record(visit: RadiographVisit) -> dict[str, Any]:
+def _visit_record(visit: RadiographVisit) -> VisitInputs:
     spacing = visit.spacing
-    return {
-        "file": visit.name,
-        "sha256": visit.inputs,
-        "options": asdict(visit.options),
-        "pixel_spacing_mm": None
+    return VisitInputs(
+        file=visit.name,
+        sha256=visit.inputs,
+        options=visit.options,
+        pixel_spacing_mm=None
         if spacing is None
-        else {"row": spacing.row_mm, "column": spacing.column_mm, "source": spacing.source},
-    }
+        else Spacing(row=spacing.row_mm, column=spacing.column_mm, source=spacing.source),
+    )
 
 
-def _bone_record(bone: Registration, displacement: NDArray[np.float64]) -> dict[str, Any]:
-    return {
-        "displacement_px": {"row": displacement[0], "column": displacement[1]},
-        "rotation_deg": bone.transform.angle_deg,
-        "scale": bone.transform.scale,
-        "correlation": bone.correlation,
-        "pixels": bone.pixels,
-        "coverage": bone.coverage,
-        "converged": bone.converged,
-        "steps": bone.steps,
-        "disagreement_px": bone.disagreement_px,
-        "quality": bone.quality,
-    }
+def _bone_record(bone: Registration, displacement: NDArray[np.float64]) -> BoneMovement:
+    return BoneMovement(
+        displacement_px={"row": float(displacement[0]), "column": float(displacement[1])},
+        rotation_deg=bone.transform.angle_deg,
+        scale=bone.transform.scale,
+        correlation=bone.correlation,
+        pixels=bone.pixels,
+        coverage=bone.coverage,
+        converged=bone.converged,
+        steps=bone.steps,
+        disagreement_px=bone.disagreement_px,
+        quality=bone.quality,
+    )
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from blsgan.jsn.quantification import residual_maps
 from blsgan.jsn.visits import (
     ListedPair,
     PairResult,
-    ReadOptions,
     Separate,
     check_same_joint,
     measure_pair,
@@ -31,6 +29,8 @@ from blsgan.jsn.visits import (
     unseparated,
 )
 from blsgan.pipeline.segment import weights_record
+from blsgan.records.narrowing import NarrowingRecord, ReadOptions
+from blsgan.records.record import Weights
 from blsgan.tasks.separation import Separator
 
 RECORD_NAME, PICTURE_NAME, PAIRS_NAME = "jsn.json", "jsn.png", "jsn.csv"
@@ -39,7 +39,7 @@ _SAVE_EVERY = 50  # pairs; a list of thousands must not be lost to an interrupti
 _VISITS_KEPT = 16  # pairs of one joint follow each other and share their visits
 
 
-def separation_by(separator: Separator | None) -> tuple[Separate, dict[str, Any] | None]:
+def separation_by(separator: Separator | None) -> tuple[Separate, Weights | None]:
     """How visits are taken apart, and the record of the weights; None: not at all, no weights."""
     if separator is None:
         return unseparated, None
@@ -65,7 +65,7 @@ def write_measurement(result: PairResult, output: Path, inputs: Iterable[Path]) 
         result.measurement,
         summary(result.record),
     )
-    text = json.dumps(result.record, indent=2, allow_nan=False) + "\n"
+    text = result.record.text()
     residuals = residual_maps(result.visits[0], result.visits[1], result.measurement)
     with atomic_paths(targets) as (*residual_paths, picture_path, record_path):
         for path, residual in zip(residual_paths, residuals, strict=True):
@@ -77,28 +77,27 @@ def write_measurement(result: PairResult, output: Path, inputs: Iterable[Path]) 
     return targets[::-1]
 
 
-def summary(record: dict[str, Any]) -> list[str]:
+def summary(record: NarrowingRecord) -> list[str]:
     """The result as lines of text; the first says whether it is one."""
-    narrowing = f"{record['narrowing_px']:+.3f} px"
-    if record["narrowing_mm"] is not None:
-        narrowing += f" = {record['narrowing_mm']:+.4f} mm"
-    if record["mismatch"]:
-        first = f"mismatch ({'; '.join(record['problems'])}): {narrowing} is no measurement"
+    narrowing = f"{record.narrowing_px:+.3f} px"
+    if record.narrowing_mm is not None:
+        narrowing += f" = {record.narrowing_mm:+.4f} mm"
+    if record.mismatch:
+        first = f"mismatch ({'; '.join(record.problems)}): {narrowing} is no measurement"
     else:
         first = (
-            f"narrowing {narrowing}, quality {record['quality']:.3f}, there and back "
-            f"{record['disagreement_px']:.3f} px apart"
+            f"narrowing {narrowing}, quality {record.quality:.3f}, there and back "
+            f"{record.disagreement_px:.3f} px apart"
         )
     lines = [first]
-    spaces = record["joint_space_width"]
-    for visit, name in (("baseline", "baseline"), ("followup", "follow-up")):
-        width = spaces[visit]
+    spaces = record.joint_space_width
+    for name, width in (("baseline", spaces.baseline), ("follow-up", spaces.followup)):
         if width is not None:
-            text = f"{width['mean_px']:.2f} px mean, {width['minimum_px']:.2f} px minimal"
-            if width["mean_mm"] is not None:
-                text += f" ({width['mean_mm']:.3f} and {width['minimum_mm']:.3f} mm)"
+            text = f"{width.mean_px:.2f} px mean, {width.minimum_px:.2f} px minimal"
+            if width.mean_mm is not None:
+                text += f" ({width.mean_mm:.3f} and {width.minimum_mm:.3f} mm)"
             lines.append(f"joint space width, {name}: {text}")
-    return lines + [f"note: {note}" for note in record["notes"] if "touches" not in note]
+    return lines + [f"note: {note}" for note in record.notes if "touches" not in note]
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ def measure_list(
     output: Path,
     options: ReadOptions,
     separate: Separate,
-    weights: dict[str, Any] | None,
+    weights: Weights | None,
     *,
     fit_scale: bool = False,
     track: Callable[[list[ListedPair]], Iterable[ListedPair]] = iter,
@@ -158,11 +157,10 @@ def measure_list(
     return MeasuredList(_write_rows(rows, output), rows, failures)
 
 
-def _row(record: dict[str, Any]) -> dict[str, Any]:
+def _row(record: NarrowingRecord) -> dict[str, Any]:
     """A record as one line of a table."""
-    spaces = record["joint_space_width"]
     row: dict[str, Any] = {
-        key: record[key]
+        key: getattr(record, key)
         for key in (
             "narrowing_px",
             "narrowing_mm",
@@ -172,17 +170,18 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
             "disagreement_px",
         )
     }
-    for bone, found in record["bones"].items():
+    for bone, found in record.bones.items():
         row |= {
-            f"{bone}_{key}": found[key]
+            f"{bone}_{key}": getattr(found, key)
             for key in ("correlation", "coverage", "rotation_deg", "scale", "pixels", "converged")
         }
-    for visit in ("baseline", "followup"):
+    spaces = record.joint_space_width
+    for visit, width in (("baseline", spaces.baseline), ("followup", spaces.followup)):
         for key in ("mean_px", "minimum_px", "mean_mm", "minimum_mm"):
-            row[f"jsw_{visit}_{key}"] = spaces[visit][key] if spaces[visit] else None
-    row["weights_sha256"] = record["weights"]["sha256"] if record["weights"] else None
-    row["problems"] = "; ".join(record["problems"])
-    row["notes"] = "; ".join(record["notes"])
+            row[f"jsw_{visit}_{key}"] = getattr(width, key) if width else None
+    row["weights_sha256"] = record.weights.sha256 if record.weights else None
+    row["problems"] = "; ".join(record.problems)
+    row["notes"] = "; ".join(record.notes)
     return row
 
 

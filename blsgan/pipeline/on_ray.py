@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from blsgan.errors import BackendError, UsageError
 from blsgan.io.listing import Item
-from blsgan.pipeline.separate import SeparationOptions, separate_item
+from blsgan.pipeline.separate import separate_item
 from blsgan.pipeline.worklist import Attempt, Outcome, attempt
+from blsgan.records.separation import SeparationOptions, SeparationRecord
 from blsgan.runtimes.session import ENGINES
 from blsgan.tasks.segmentation import Segmenter
 from blsgan.tasks.separation import Separation, Separator
@@ -79,7 +80,7 @@ class SeparateJoints:
             )
         )
 
-    def _separate(self, item: Item) -> Outcome[Separation]:
+    def _separate(self, item: Item) -> Outcome[Separation, SeparationRecord]:
         return separate_item(
             self._separator,
             item,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +16,12 @@ from blsgan.io.files import read_file
 from blsgan.io.listing import Item
 from blsgan.io.panel import draw_masks
 from blsgan.io.predicted import predicted_names, write_predicted
-from blsgan.io.radiograph import anonymous_name, decode_radiograph, is_path_private
+from blsgan.io.radiograph import Radiograph, anonymous_name, decode_radiograph, is_path_private
 from blsgan.pipeline.worklist import Outcome
+from blsgan.records.masks import Confidence, MasksRecord, SegmentationOptions
+from blsgan.records.record import Backend, ImageFacts, InputFile, Weights
 from blsgan.tasks.segmentation import Segmentation, Segmenter
 from blsgan.tasks.task import WeightsFile
-
-
-@dataclass(frozen=True)
-class SegmentationOptions:
-    """What decides the masks, besides the image and the weights."""
-
-    bit_depth: int | None = None
-    invert: bool = False
-
-    def record(self) -> dict[str, Any]:
-        return {"bit_depth": self.bit_depth, "invert": self.invert}
 
 
 def segment_item(
@@ -41,7 +31,7 @@ def segment_item(
     options: SegmentationOptions,
     *,
     overwrite: bool = False,
-) -> Outcome[Segmentation]:
+) -> Outcome[Segmentation, MasksRecord]:
     """Read one picture, predict its masks and write them; every error names its file.
 
     The result lands in ``output / item.folder``; that of a DICOM file in ``output`` itself, under a
@@ -56,11 +46,11 @@ def segment_item(
     """
     started = time.perf_counter()
     image_file = read_file(item.image, what="image")
-    described = {
+    made_from: dict[str, Any] = {
         "kind": "masks",
         "blsgan": __version__,
-        "inputs": {"image": {"sha256": image_file.sha256}},
-        "options": options.record(),
+        "inputs": {"image": InputFile(sha256=image_file.sha256)},
+        "options": options,
         "weights": weights_record(segmenter.weights),
     }
     folder, name = output / item.folder, item.name
@@ -69,8 +59,8 @@ def segment_item(
     if private:
         folder, file_name, name = output, None, anonymous_name(image_file.sha256)
     files = [folder / file for file in predicted_names(name)]
-    if not overwrite and results.is_complete(files, described):
-        return Outcome(files, results.read_record(files[-1]) or described, None, private)
+    if not overwrite and (known := results.finished(MasksRecord, files, made_from)):
+        return Outcome(files, known, None, private)
     _protect_drawn_masks(files)
 
     radiograph = decode_radiograph(image_file, bit_depth=options.bit_depth, invert=options.invert)
@@ -80,60 +70,58 @@ def segment_item(
     except InputError as error:
         raise type(error)(f"{item.image}: {error}") from error
     segmented = time.perf_counter()
-    height, width = radiograph.pixels.shape
-    record = {
-        "schema": results.SCHEMA,
-        "name": name,
-        **described,
-        "image": {
-            "file": file_name,
-            "format": radiograph.format,
-            "bit_depth": radiograph.bits,
-            "height_px": height,
-            "width_px": width,
-        },
-        **prediction_record(segmentation),
-        "area_px": {
+    record = MasksRecord(
+        schema=1,
+        name=name,
+        **made_from,
+        image=image_record(radiograph, file_name),
+        confidence=Confidence(**segmentation.confidence.record()),
+        doubtful=bool(segmentation.doubts),
+        doubts=list(segmentation.doubts),
+        area_px={
             "upper": int(np.count_nonzero(segmentation.upper)),
             "lower": int(np.count_nonzero(segmentation.lower)),
             "overlap": int(np.count_nonzero(segmentation.overlap)),
         },
-        "working_scale": segmentation.scale,
-        "backend": {"name": segmenter.backend.name, "version": segmenter.backend.version},
-        "versions": {"python": platform.python_version(), "numpy": np.__version__},
-        "times_ms": {
+        working_scale=segmentation.scale,
+        backend=Backend(name=segmenter.backend.name, version=segmenter.backend.version),
+        versions={"python": platform.python_version(), "numpy": np.__version__},
+        times_ms={
             "read": round(1000 * (read - started), 1),
             "segment": round(1000 * (segmented - read), 1),
         },
-        "notes": [*radiograph.notes, *(f"doubtful masks: {why}" for why in segmentation.doubts)],
-    }
+        notes=[*radiograph.notes, *(f"doubtful masks: {why}" for why in segmentation.doubts)],
+    )
     overlay = draw_masks(radiograph.pixels, segmentation.masks, caption=_caption(segmentation))
     write_predicted(folder, name, segmentation.masks, overlay, record)
     return Outcome(files, record, segmentation, private)
 
 
-def weights_record(weights: WeightsFile) -> dict[str, str]:
+def weights_record(weights: WeightsFile) -> Weights:
     """What a record says about the weights."""
-    return {
-        "name": weights.name,
-        "architecture": weights.architecture,
-        "file": weights.path.name,
-        "sha256": weights.sha256,
-    }
+    return Weights(
+        name=weights.name,
+        architecture=weights.architecture,
+        file=weights.path.name,
+        sha256=weights.sha256,
+    )
 
 
-def prediction_record(segmentation: Segmentation) -> dict[str, Any]:
-    """What a record says about predicted masks: the figures of confidence, and the doubts."""
-    return {
-        "confidence": segmentation.confidence.record(),
-        "doubtful": bool(segmentation.doubts),
-        "doubts": list(segmentation.doubts),
-    }
+def image_record(radiograph: Radiograph, file: str | None) -> ImageFacts:
+    """What a record says about the picture; ``file`` None where the name may tell the patient."""
+    height, width = radiograph.pixels.shape
+    return ImageFacts(
+        file=file,
+        format=radiograph.format,
+        bit_depth=radiograph.bits,
+        height_px=height,
+        width_px=width,
+    )
 
 
 def _protect_drawn_masks(files: list[Path]) -> None:
-    outputs = (results.read_record(files[-1]) or {}).get("outputs")
-    known = outputs if isinstance(outputs, dict) else {}
+    earlier = MasksRecord.read(files[-1])
+    known = {} if earlier is None else earlier.outputs
     for path in files[:2]:
         if path.is_file() and results.hash_file(path) != known.get(path.name):
             raise UsageError(

@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,31 +27,21 @@ from blsgan.io.radiograph import (
     is_path_private,
 )
 from blsgan.joint.geometry import bounding_box
-from blsgan.pipeline.segment import SegmentationOptions, segment_item, weights_record
+from blsgan.pipeline.segment import image_record, segment_item, weights_record
 from blsgan.pipeline.worklist import Outcome
+from blsgan.records.masks import MasksRecord, SegmentationOptions
+from blsgan.records.record import Backend, InputFile, Spacing
+from blsgan.records.separation import (
+    BoundingBox,
+    GivenMasks,
+    Overlap,
+    PredictedMasks,
+    ReconstructionError,
+    SeparationOptions,
+    SeparationRecord,
+)
 from blsgan.tasks.segmentation import Segmenter
 from blsgan.tasks.separation import Separation, Separator
-
-
-@dataclass(frozen=True)
-class SeparationOptions:
-    """What decides the content of the results, besides inputs and weights."""
-
-    file_format: str = "png"
-    bit_depth: int | None = None
-    invert: bool = False
-    pixel_spacing_mm: tuple[float, float] | None = None
-    mirrored: bool = False
-
-    def record(self) -> dict[str, Any]:
-        spacing = self.pixel_spacing_mm
-        return {
-            "format": self.file_format,
-            "bit_depth": self.bit_depth,
-            "invert": self.invert,
-            "pixel_spacing_mm": None if spacing is None else list(spacing),
-            "mirrored": self.mirrored,
-        }
 
 
 def separate_item(
@@ -62,7 +52,7 @@ def separate_item(
     *,
     overwrite: bool = False,
     segmenter: Callable[[], Segmenter] | None = None,
-) -> Outcome[Separation]:
+) -> Outcome[Separation, SeparationRecord]:
     """Read, separate and write one joint; every error names its file.
 
     The result lands in ``output / item.folder``; that of a DICOM file, whose path may tell who the
@@ -72,20 +62,21 @@ def separate_item(
     """
     started = time.perf_counter()
     if item.upper is None and item.lower is None and segmenter is not None:
-        masks_options = SegmentationOptions(options.bit_depth, options.invert)
+        masks_options = SegmentationOptions(bit_depth=options.bit_depth, invert=options.invert)
         predicted = segment_item(segmenter(), item, output, masks_options, overwrite=overwrite)
         item = replace(item, upper=predicted.files[0], lower=predicted.files[1])
     upper, lower = _require_masks(item)
     image_file = read_file(item.image, what="image")
     mask_files = (read_file(upper, what="mask"), read_file(lower, what="mask"))
-    described = {
+    made_from: dict[str, Any] = {
+        "kind": "separation",
         "blsgan": __version__,
         "inputs": {
-            "image": {"sha256": image_file.sha256},
-            "upper_mask": {"sha256": mask_files[0].sha256},
-            "lower_mask": {"sha256": mask_files[1].sha256},
+            "image": InputFile(sha256=image_file.sha256),
+            "upper_mask": InputFile(sha256=mask_files[0].sha256),
+            "lower_mask": InputFile(sha256=mask_files[1].sha256),
         },
-        "options": options.record(),
+        "options": options,
         "weights": weights_record(separator.weights),
     }
     folder, name = output / item.folder, item.name
@@ -94,19 +85,19 @@ def separate_item(
     if private:
         folder, file_name = output, None
         name = anonymous_name(image_file.sha256, (mask_files[0].sha256, mask_files[1].sha256))
-    if not overwrite and results.is_finished(folder, name, options.file_format, described):
-        files = [folder / file for file in results.result_names(name, options.file_format)]
-        return Outcome(files, described, None, private)
+    files = [folder / file for file in results.result_names(name, options.format)]
+    if not overwrite and (known := results.finished(SeparationRecord, files, made_from)):
+        return Outcome(files, known, None, private)
 
     radiograph = decode_radiograph(
         image_file,
         bit_depth=options.bit_depth,
         invert=options.invert,
-        pixel_spacing_mm=options.pixel_spacing_mm,
+        pixel_spacing_mm=_pair(options.pixel_spacing_mm),
     )
     height, width = radiograph.pixels.shape
     masks = decode_masks(*mask_files, (height, width)).masks
-    _protect_inputs(folder, name, options.file_format, (item.image, upper, lower))
+    _protect_inputs(files, (item.image, upper, lower))
 
     read = time.perf_counter()
     try:
@@ -126,44 +117,36 @@ def separate_item(
         caption=_caption(radiograph, separation, error_mse),
     )
     prediction = prediction_of(*mask_files)
-    record = {
-        "schema": results.SCHEMA,
-        "name": name,
-        **described,
-        "masks": _masks_record(prediction),
-        "image": {
-            "file": file_name,
-            "format": radiograph.format,
-            "bit_depth": radiograph.bits,
-            "height_px": height,
-            "width_px": width,
-        },
-        "pixel_spacing_mm": _spacing_record(radiograph),
-        "soft_tissue": separation.soft_tissue if separation.overlap.any() else None,
-        "overlap": _overlap_record(radiograph, separation),
-        "reconstruction_error": {
-            "mse": error_mse,
-            "max_abs": float(np.abs(separation.residual).max()),
-            "region": "union of the masks",
-        },
-        "working_scale": separation.scale,
-        "residual_encoding": None if options.file_format == "npz" else results.RESIDUAL_ENCODING,
-        "backend": {"name": separator.backend.name, "version": separator.backend.version},
-        "versions": {"python": platform.python_version(), "numpy": np.__version__},
-        "times_ms": {
+    record = SeparationRecord(
+        schema=1,
+        name=name,
+        **made_from,
+        masks=_masks_record(prediction),
+        image=image_record(radiograph, file_name),
+        pixel_spacing_mm=_spacing_record(radiograph),
+        soft_tissue=separation.soft_tissue if separation.overlap.any() else None,
+        overlap=_overlap_record(radiograph, separation),
+        reconstruction_error=ReconstructionError(
+            mse=error_mse, max_abs=float(np.abs(separation.residual).max())
+        ),
+        working_scale=separation.scale,
+        residual_encoding=None if options.format == "npz" else results.RESIDUAL_ENCODING,
+        backend=Backend(name=separator.backend.name, version=separator.backend.version),
+        versions={"python": platform.python_version(), "numpy": np.__version__},
+        times_ms={
             "read": _milliseconds(started, read),
             "separate": _milliseconds(read, separated),
             "draw": _milliseconds(separated, time.perf_counter()),
         },
-        "notes": [*radiograph.notes, *_masks_notes(prediction), *separation.notes],
-    }
-    files = results.write_result(
+        notes=[*radiograph.notes, *_masks_notes(prediction), *separation.notes],
+    )
+    results.write_result(
         folder,
         name,
         {plane: getattr(separation, plane) for plane in results.PLANES},
         panel,
         record,
-        file_format=options.file_format,
+        file_format=options.format,
         arrays=_arrays(radiograph, separation),
         pixel_spacing=radiograph.pixel_spacing,
     )
@@ -182,9 +165,13 @@ def _require_masks(item: Item) -> tuple[Path, Path]:
     return item.upper, item.lower
 
 
-def _protect_inputs(folder: Path, name: str, file_format: str, inputs: Iterable[Path]) -> None:
+def _pair(values: list[float] | None) -> tuple[float, float] | None:
+    return None if values is None else (values[0], values[1])
+
+
+def _protect_inputs(files: Iterable[Path], inputs: Iterable[Path]) -> None:
     """Refuse to write a result over one of its own inputs (a mask called NAME_upper.png)."""
-    targets = {os.path.realpath(folder / file) for file in results.result_names(name, file_format)}
+    targets = {os.path.realpath(file) for file in files}
     for path in inputs:
         if os.path.realpath(path) in targets:
             raise UsageError(
@@ -193,18 +180,22 @@ def _protect_inputs(folder: Path, name: str, file_format: str, inputs: Iterable[
             )
 
 
-def _masks_record(prediction: dict[str, Any] | None) -> dict[str, Any]:
+def _masks_record(prediction: MasksRecord | None) -> GivenMasks | PredictedMasks:
     """Whether the masks were given or predicted, and how far they can be trusted."""
     if prediction is None:
-        return {"source": "given"}
-    fields = ("weights", "confidence", "doubtful", "doubts")
-    return {"source": "predicted", **{name: prediction.get(name) for name in fields}}
+        return GivenMasks()
+    return PredictedMasks(
+        weights=prediction.weights,
+        confidence=prediction.confidence,
+        doubtful=prediction.doubtful,
+        doubts=prediction.doubts,
+    )
 
 
-def _masks_notes(prediction: dict[str, Any] | None) -> list[str]:
+def _masks_notes(prediction: MasksRecord | None) -> list[str]:
     if prediction is None:
         return []
-    doubts = [f"doubtful masks: {why}" for why in prediction.get("doubts") or ()]
+    doubts = [f"doubtful masks: {why}" for why in prediction.doubts]
     return ["the masks were predicted, nobody drew them", *doubts]
 
 
@@ -213,25 +204,25 @@ def _reconstruction_mse(separation: Separation, masks: np.ndarray) -> float:
     return float(np.square(separation.residual, dtype=np.float64).sum() / pixels)
 
 
-def _spacing_record(radiograph: Radiograph) -> dict[str, Any] | None:
+def _spacing_record(radiograph: Radiograph) -> Spacing | None:
     spacing = radiograph.pixel_spacing
     if spacing is None:
         return None
-    return {"row": spacing.row_mm, "column": spacing.column_mm, "source": spacing.source}
+    return Spacing(row=spacing.row_mm, column=spacing.column_mm, source=spacing.source)
 
 
-def _overlap_record(radiograph: Radiograph, separation: Separation) -> dict[str, Any]:
+def _overlap_record(radiograph: Radiograph, separation: Separation) -> Overlap:
     pixels = int(np.count_nonzero(separation.overlap))
     spacing = radiograph.pixel_spacing
     box = None
     if pixels:
         top, left, bottom, right = bounding_box(separation.overlap)
-        box = {"top": top, "left": left, "bottom": bottom, "right": right}
-    return {
-        "area_px": pixels,
-        "area_mm2": None if spacing is None else pixels * spacing.area_mm2,
-        "bounding_box_px": box,
-    }
+        box = BoundingBox(top=top, left=left, bottom=bottom, right=right)
+    return Overlap(
+        area_px=pixels,
+        area_mm2=None if spacing is None else pixels * spacing.area_mm2,
+        bounding_box_px=box,
+    )
 
 
 def _arrays(radiograph: Radiograph, separation: Separation) -> dict[str, Any]:

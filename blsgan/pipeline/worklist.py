@@ -20,12 +20,14 @@ from blsgan.io.listing import (
 )
 from blsgan.io.masks import BONES
 from blsgan.io.radiograph import SUFFIXES
+from blsgan.records.record import Result
 
 Found = TypeVar("Found")
+Made = TypeVar("Made", bound=Result)
 
 
 @dataclass(frozen=True)
-class Outcome(Generic[Found]):
+class Outcome(Generic[Found, Made]):
     """What became of one joint.
 
     ``files`` ends with a picture to look at and the record; ``found`` is the separation or the
@@ -34,7 +36,7 @@ class Outcome(Generic[Found]):
     """
 
     files: list[Path]
-    record: dict[str, Any]
+    record: Made
     found: Found | None
     renamed: bool = False
 
@@ -135,7 +137,7 @@ class Attempt:
     became: str | None = None
 
 
-def attempt(work: Callable[[Item], Outcome[Any]], item: Item) -> Attempt:
+def attempt(work: Callable[[Item], Outcome[Any, Any]], item: Item) -> Attempt:
     """Do ``work`` on an item; what goes wrong with this one is told, not raised."""
     image = str(item.image)
     try:
@@ -152,6 +154,6 @@ def attempt(work: Callable[[Item], Outcome[Any]], item: Item) -> Attempt:
     return Attempt(
         image,
         skipped=outcome.found is None,
-        notes=() if outcome.found is None else tuple(outcome.record["notes"]),
+        notes=() if outcome.found is None else tuple(outcome.record.notes),
         became=str(outcome.files[-2]) if outcome.renamed else None,
     )

@@ -14,11 +14,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from blsgan.errors import InputError
 from blsgan.io.raster import SUFFIXES as RASTER_SUFFIXES
-from blsgan.io.stored import StoredResult, as_result, read_json, walk
+from blsgan.io.stored import StoredResult, as_result, walk
+from blsgan.records.narrowing import NarrowingRecord, SpaceWidth
+from blsgan.records.record import read_json
 
 ALERT, WARNING, NOTE = "alert", "warning", "note"
 
@@ -50,16 +51,6 @@ class Flag:
 
 
 @dataclass(frozen=True)
-class Width:
-    """Joint space width of one visit; the mm are None where the pixel spacing is not known."""
-
-    mean_px: float
-    minimum_px: float
-    mean_mm: float | None
-    minimum_mm: float | None
-
-
-@dataclass(frozen=True)
 class Pair:
     """A measurement between two visits; ``narrowing_px`` is None where there is none."""
 
@@ -71,8 +62,8 @@ class Pair:
     quality: float | None
     problems: str
     notes: tuple[str, ...]
-    widths: tuple[Width | None, Width | None]
-    record: dict[str, Any] | None = None
+    widths: tuple[SpaceWidth | None, SpaceWidth | None]
+    record: NarrowingRecord | None = None
     picture: Path | None = None
 
     @property
@@ -161,10 +152,14 @@ def collect(roots: Sequence[Path]) -> list[Joint]:
             result = as_result(path, place, content)
             if result is not None:
                 _add_result(result, visits, names)
-            elif (pair := _pair_of_record(path, content)) is not None:
+            elif (record := NarrowingRecord.of(content)) is not None:
+                pair = _pair_of_record(path, record)
                 pairs.append(pair)
-                for key, side in ((pair.baseline, "baseline"), (pair.followup, "followup")):
-                    _name(visits.setdefault(key, Visit(key)), content[side]["file"])
+                for key, side in (
+                    (pair.baseline, record.baseline),
+                    (pair.followup, record.followup),
+                ):
+                    _name(visits.setdefault(key, Visit(key)), side.file)
     for path in tables:
         _add_table(path, visits, names, pairs, titles)
     if not visits:
@@ -179,8 +174,8 @@ def _add_result(result: StoredResult, visits: dict[Key, Visit], names: dict[Key,
     key = _hash_key(result.inputs)
     visits.setdefault(key, Visit(key)).result = result
     visits[key].label = result.label
-    file = result.record["image"].get("file")
-    if isinstance(file, str):
+    file = result.record.image.file
+    if file is not None:
         names[("name", result.path.absolute().parent.name, file)] = key
 
 
@@ -192,46 +187,37 @@ def _hash_key(inputs: dict[str, str]) -> Key:
     return ("hash", *(inputs.get(role, "") for role in ("image", "upper_mask", "lower_mask")))
 
 
-def _pair_of_record(path: Path, content: dict[str, Any]) -> Pair | None:
-    """``content`` as a measurement of ``blsgan jsn``, or None where it is none."""
-    try:
-        keys = [_hash_key(content[side]["sha256"]) for side in ("baseline", "followup")]
-        for side in ("baseline", "followup"):
-            if not isinstance(content[side]["file"], (str, type(None))):
-                return None
-        picture = path.with_name("jsn.png")
-        return Pair(
-            keys[0],
-            keys[1],
-            _figure(content["narrowing_px"]),
-            _figure(content["narrowing_mm"]),
-            bool(content["mismatch"]),
-            _figure(content["quality"]),
-            "; ".join(map(str, content["problems"])),
-            tuple(map(str, content["notes"])),
-            (
-                _width(content["joint_space_width"]["baseline"]),
-                _width(content["joint_space_width"]["followup"]),
-            ),
-            content,
-            picture if path.name == "jsn.json" and picture.is_file() else None,
-        )
-    except (KeyError, TypeError, ValueError, AttributeError):
+def _pair_of_record(path: Path, record: NarrowingRecord) -> Pair:
+    picture = path.with_name("jsn.png")
+    spaces = record.joint_space_width
+    return Pair(
+        _hash_key(record.baseline.sha256),
+        _hash_key(record.followup.sha256),
+        record.narrowing_px,
+        record.narrowing_mm,
+        record.mismatch,
+        record.quality,
+        "; ".join(record.problems),
+        tuple(record.notes),
+        (spaces.baseline, spaces.followup),
+        record,
+        picture if path.name == "jsn.json" and picture.is_file() else None,
+    )
+
+
+def _width(row: dict[str, str], side: str) -> SpaceWidth | None:
+    figures = {
+        name: _figure(row.get(f"jsw_{side}_{name}"))
+        for name in ("mean_px", "minimum_px", "mean_mm", "minimum_mm")
+    }
+    if figures["mean_px"] is None or figures["minimum_px"] is None:
         return None
+    return SpaceWidth.model_validate(figures)
 
 
-def _width(entry: dict[str, Any] | None) -> Width | None:
-    if entry is None or entry.get("mean_px") in (None, ""):
-        return None
-    mean, minimum = _figure(entry["mean_px"]), _figure(entry["minimum_px"])
-    if mean is None or minimum is None:
-        return None
-    return Width(mean, minimum, _figure(entry["mean_mm"]), _figure(entry["minimum_mm"]))
-
-
-def _figure(value: Any) -> float | None:
+def _figure(value: str | None) -> float | None:
     """A number, None for an empty cell; ValueError for anything else."""
-    if value is None or value == "":
+    if not value:
         return None
     number = float(value)
     if not math.isfinite(number):
@@ -284,11 +270,6 @@ def _pair_of_row(row: dict[str, str], names: dict[Key, Key]) -> tuple[Pair, dict
     problems = row.get("problems") or ""
     if narrowing is None:
         problems = "the pair could not be read or measured; the table of blsgan jsn says why"
-    widths = [
-        _width({name: row.get(f"jsw_{side}_{name}") for name in (
-            "mean_px", "minimum_px", "mean_mm", "minimum_mm")})
-        for side in ("baseline", "followup")
-    ]  # fmt: skip
     pair = Pair(
         keys[0],
         keys[1],
@@ -298,7 +279,7 @@ def _pair_of_row(row: dict[str, str], names: dict[Key, Key]) -> tuple[Pair, dict
         _figure(row.get("quality")),
         problems,
         tuple(filter(None, (row.get("notes") or "").split("; "))),
-        (widths[0], widths[1]),
+        (_width(row, "baseline"), _width(row, "followup")),
     )
     return pair, labels
 
@@ -421,13 +402,13 @@ def _judge(visit: Visit) -> list[Flag]:
     visit.usable = problem is None
     if problem:
         flags.append(Flag(ALERT, f"{problem}: no pictures are shown; separate the image again"))
-    error = record["reconstruction_error"]["mse"]
+    error = record.reconstruction_error.mse
     if not error <= MAX_RECONSTRUCTION_MSE:
         flags.append(
             _flag(ALERT, "the layers do not recompose to the radiograph", f" (MSE {error:.1e})")
         )
     flags += _mask_flags(result)
-    for note in map(str, record["notes"]):
+    for note in record.notes:
         doubt = note.endswith("?")  # how the separation words doubts about masks
         flags.append(Flag(WARNING if doubt else NOTE, note))
     return flags
@@ -435,13 +416,13 @@ def _judge(visit: Visit) -> list[Flag]:
 
 def _mask_flags(result: StoredResult) -> list[Flag]:
     """Says that masks were predicted, and whether they are in doubt."""
-    prediction, confidence = result.prediction, result.mask_confidence
+    prediction = result.record.prediction
     if prediction is None:
         return []
-    said = "" if confidence is None else f", confidence {confidence:.2f}"
-    if prediction.get("doubtful"):
-        doubts = prediction.get("doubts")
-        why = "; ".join(map(str, doubts)) if isinstance(doubts, list) else ""
+    confidence = prediction.confidence
+    said = "" if confidence is None else f", confidence {confidence.score:.2f}"
+    if prediction.doubtful:
+        why = "; ".join(prediction.doubts)
         return [
             _flag(
                 ALERT,

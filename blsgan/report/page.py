@@ -18,7 +18,10 @@ from blsgan.errors import UsageError
 from blsgan.io.atomic import atomic_paths, output_error
 from blsgan.io.panel import spectrum
 from blsgan.io.stored import find_by_hash
-from blsgan.report.collect import ALERT, NOTE, WARNING, Joint, Pair, Visit, Width, collect
+from blsgan.records.narrowing import SpaceWidth
+from blsgan.records.record import Record
+from blsgan.records.separation import SeparationRecord
+from blsgan.report.collect import ALERT, NOTE, WARNING, Joint, Pair, Visit, collect
 from blsgan.report.pictures import shrunk, visit_pictures
 from blsgan.report.plots import plot_curve, plot_histogram
 from blsgan.report.templating import render
@@ -221,12 +224,12 @@ def _summary(joints: list[Joint]) -> dict[str, Any]:
     return {
         "joints": len(joints),
         "visits": len(results),
-        "overlapping": sum(result.record["overlap"]["area_px"] > 0 for result in results),
+        "overlapping": sum(result.record.overlap.area_px > 0 for result in results),
         "pairs": len(pairs),
         "measured": sum(pair.valid for pair in pairs),
         "alerts": sum(joint.level == ALERT for joint in joints),
         "warnings": sum(joint.level == WARNING for joint in joints),
-        "predicted": sum(result.prediction is not None for result in results),
+        "predicted": sum(result.record.prediction is not None for result in results),
         "flags": [
             {"level": level, "text": kind, "count": count} for (level, kind), count in flags[:50]
         ],
@@ -238,10 +241,10 @@ def _histograms(joints: list[Joint]) -> list[Any]:
     in_mm = bool(valid) and all(pair.narrowing_mm is not None for pair in valid)
     narrowing = [(pair.narrowing_mm if in_mm else pair.narrowing_px) or 0.0 for pair in valid]
     areas = [
-        visit.result.record["overlap"]["area_px"]
+        visit.result.record.overlap.area_px
         for joint in joints
         for visit in joint.visits
-        if visit.result and visit.result.record["overlap"]["area_px"]
+        if visit.result and visit.result.record.overlap.area_px
     ]
     plots = (
         plot_histogram("Narrowing between two visits", narrowing, "mm" if in_mm else "px"),
@@ -252,7 +255,7 @@ def _histograms(joints: list[Joint]) -> list[Any]:
 
 def _index_row(joint: Joint, href: str | None) -> dict[str, Any]:
     areas = [
-        (visit.result.record["overlap"]["area_px"], visit.result)
+        (visit.result.record.overlap.area_px, visit.result)
         for visit in joint.visits
         if visit.result
     ]
@@ -274,12 +277,12 @@ def _index_row(joint: Joint, href: str | None) -> dict[str, Any]:
     }
 
 
-def _area(record: dict[str, Any]) -> str:
-    overlap = record["overlap"]
-    if not overlap["area_px"]:
+def _area(record: SeparationRecord) -> str:
+    overlap = record.overlap
+    if not overlap.area_px:
         return "none"
-    area_mm2 = overlap.get("area_mm2")
-    return f"{overlap['area_px']} px" + (f" ({area_mm2:.2f} mm²)" if area_mm2 is not None else "")
+    area_mm2 = overlap.area_mm2
+    return f"{overlap.area_px} px" + (f" ({area_mm2:.2f} mm²)" if area_mm2 is not None else "")
 
 
 def _signed(value: float, unit: str) -> str:
@@ -323,11 +326,11 @@ def _pair_view(pair: Pair, names: dict[tuple[str, ...], int], draw: _Draw) -> di
         "quality": "–" if pair.quality is None else f"{pair.quality:.3f}",
         "widths": " → ".join(_least(width) for width in pair.widths),
         "picture": picture,
-        "manifest": pair.record and json.dumps(pair.record, indent=2, ensure_ascii=False),
+        "manifest": pair.record and _manifest(pair.record),
     }
 
 
-def _least(width: Width | None) -> str:
+def _least(width: SpaceWidth | None) -> str:
     if width is None:
         return "–"
     if width.minimum_mm is not None:
@@ -352,26 +355,30 @@ def _visit_view(visit: Visit, anchor: str, draw: _Draw) -> dict[str, Any]:
         **view,
         "pictures": pictures,
         "facts": _facts(record),
-        "manifest": json.dumps(record, indent=2, ensure_ascii=False),
+        "manifest": _manifest(record),
     }
 
 
-def _facts(record: dict[str, Any]) -> list[tuple[str, str]]:
-    spacing, k = record.get("pixel_spacing_mm"), record.get("soft_tissue")
-    weights, image = record["weights"], record["image"]
+def _manifest(record: Record) -> str:
+    return json.dumps(record.fields(), indent=2, ensure_ascii=False)
+
+
+def _facts(record: SeparationRecord) -> list[tuple[str, str]]:
+    spacing, k = record.pixel_spacing_mm, record.soft_tissue
+    weights, image = record.weights, record.image
     facts = [("Overlap", _area(record))]
     if k is not None:
         facts.append(("Soft tissue k", f"{k:.3f}"))
-    facts.append(("Reconstruction MSE", f"{record['reconstruction_error']['mse']:.1e}"))
+    facts.append(("Reconstruction MSE", f"{record.reconstruction_error.mse:.1e}"))
     facts.append(
         (
             "Pixel",
             "size not known"
             if spacing is None
-            else f"{spacing['row']:g} × {spacing['column']:g} mm ({spacing['source']})",
+            else f"{spacing.row:g} × {spacing.column:g} mm ({spacing.source})",
         )
     )
-    facts.append(("Image", f"{image['width_px']} × {image['height_px']}, {image['bit_depth']} bit"))
-    facts.append(("Weights", f"{weights.get('name', '?')} {weights['sha256'][:12]}"))
-    facts.append(("blsgan", str(record.get("blsgan", "?"))))
+    facts.append(("Image", f"{image.width_px} × {image.height_px}, {image.bit_depth} bit"))
+    facts.append(("Weights", f"{weights.name} {weights.sha256[:12]}"))
+    facts.append(("blsgan", record.blsgan))
     return facts

@@ -106,13 +106,13 @@ def _window(planes: dict[str, NDArray[np.float32]]) -> tuple[int, int, int, int]
 
 def _radiograph(result: StoredResult, source: Path) -> NDArray[np.float32]:
     """The radiograph as the separation read it."""
-    options = result.record["options"]
+    options = result.record.options
     pixels = decode_radiograph(
         read_file(source, what="image"),
-        bit_depth=options["bit_depth"],
-        invert=options["invert"],
+        bit_depth=options.bit_depth,
+        invert=options.invert,
     ).pixels
-    size = result.record["image"]["height_px"], result.record["image"]["width_px"]
+    size = result.record.image.height_px, result.record.image.width_px
     if pixels.shape != size:
         raise InputError(
             f"{source} is {pixels.shape[1]}x{pixels.shape[0]}, not the {size[1]}x{size[0]} of "

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from blsgan.errors import InputError
 from blsgan.io.files import read_file
 from blsgan.io.masks import BONES
-from blsgan.report.study import GENERATED, REAL, SCHEMA
+from blsgan.records.reader_study import KeyRecord, ScoreRecord
+from blsgan.report.study import GENERATED, REAL
 
 CHANCE = 0.5
 _COLUMNS = ("study", "reader", "group", "item", "answer", "realism")
@@ -124,29 +125,28 @@ class Score:
     grades: list[Grades]
     missing: dict[str, int]
 
-    def as_dict(self) -> dict[str, Any]:
+    def record(self) -> ScoreRecord:
         """For JSON."""
-        return {"schema": SCHEMA, **asdict(self)}
+        fields = asdict(self)
+        if self.pooled_by_picture is not None:
+            fields["pooled_by_picture"] = list(self.pooled_by_picture)
+        return ScoreRecord(schema=1, **fields)
 
 
 def read_key(path: Path) -> Key:
     """Read a key file; raises :class:`InputError` where it is none."""
     file = read_file(path, what="key")
     try:
-        content = json.loads(file.data)
-        if content["schema"] != SCHEMA:
-            raise ValueError("another schema")
-        truth = {int(item["item"]): str(item["truth"]) for item in content["items"]}
-        bone = {int(item["item"]): str(item["bone"]) for item in content["items"]}
-        study = str(content["study"])
-    except (ValueError, KeyError, TypeError) as error:
+        key = KeyRecord.parse(json.loads(file.data))
+    except (ValueError, RecursionError) as error:
         raise InputError(
-            f"{path} is no key of a reader study ({type(error).__name__}); give the STUDY-key.json "
+            f"{path} is no key of a reader study ({error}); give the STUDY-key.json "
             "that was written beside the page."
         ) from error
-    if len(truth) != len(content["items"]) or not set(truth.values()) <= {REAL, GENERATED}:
-        raise InputError(f"{path} is a damaged key: its items repeat or say nothing; build again.")
-    return Key(study, truth, bone)
+    truth = {item.item: str(item.truth) for item in key.items}
+    if len(truth) != len(key.items):
+        raise InputError(f"{path} is a damaged key: its items repeat; build again.")
+    return Key(key.study, truth, {item.item: item.bone for item in key.items})
 
 
 def read_answers(path: Path, key: Key) -> Reading:

@@ -13,12 +13,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import json
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,10 +29,11 @@ from blsgan.io.masks import BONES
 from blsgan.io.stored import StoredResult, find_results
 from blsgan.joint.geometry import bounding_box
 from blsgan.joint.window import cut
+from blsgan.records.reader_study import Item, KeyRecord, Truth
 from blsgan.report.templating import render
 
-SCHEMA = 1
-REAL, GENERATED = "real", "generated"
+REAL: Final = "real"
+GENERATED: Final = "generated"
 MIN_OVERLAP_PX = 150
 """A layer is shown as generated where at least so many of its pixels were."""
 
@@ -44,18 +44,6 @@ _SURFACE = 0.75  # of the window, from the shaft's side: where the joint surface
 _MIN_REACH = 0.45  # of the window that a bone must fill along its axis to be shown
 
 Track = Callable[[Iterable[Any], int], Iterable[Any]]
-
-
-@dataclass(frozen=True)
-class Item:
-    """A picture of the study and the truth about it; ``source`` is the result's place."""
-
-    item: int
-    truth: str
-    bone: str
-    overlap_px: int
-    source: str
-    record_sha256: str
 
 
 @dataclass(frozen=True)
@@ -72,7 +60,7 @@ class Study:
 class _Candidate:
     result: StoredResult
     bone: int
-    truth: str
+    truth: Truth
 
 
 @dataclass(frozen=True)
@@ -121,16 +109,15 @@ def build_study(
     items = [_item(number, cut.candidate) for number, cut in enumerate(cuts, start=1)]
     study = hashlib.sha256("".join(pictures).encode()).hexdigest()[:16]
     key = output.with_name(f"{output.stem}-key.json")
-    content = {
-        "schema": SCHEMA,
-        "blsgan": __version__,
-        "study": study,
-        "seed": seed,
-        "min_overlap_px": min_overlap_px,
-        "items": [asdict(item) for item in items],
-    }
-    truth = json.dumps(content, indent=2) + "\n"
-    if key.exists() and key.read_bytes() != truth.encode():
+    truth = KeyRecord(
+        schema=1,
+        blsgan=__version__,
+        study=study,
+        seed=seed,
+        min_overlap_px=min_overlap_px,
+        items=items,
+    )
+    if key.exists() and KeyRecord.read(key) != truth:
         raise UsageError(
             f"{key} holds the truth of another study, without which its answers are lost; choose "
             "another name for this one, or move the key."
@@ -138,7 +125,7 @@ def build_study(
     page = render("study", study=study, pictures=pictures, side=_VIEW_PX)
     with atomic_paths([output, key]) as (page_path, key_path):
         page_path.write_text(page, encoding="utf-8")
-        key_path.write_text(truth, encoding="utf-8")
+        key_path.write_text(truth.text(), encoding="utf-8")
     return Study(output, key, study, items)
 
 
@@ -152,12 +139,12 @@ def _choose(
 ) -> list[_Cut]:
     """``count`` cuts in the order of the study; bones too small or too short are passed over."""
     rng = random.Random(seed)
-    groups: dict[tuple[str, int], list[_Candidate]] = {
+    groups: dict[tuple[Truth, int], list[_Candidate]] = {
         (truth, bone): [] for truth in (REAL, GENERATED) for bone in (0, 1)
     }
     for result in results:
-        area = result.record["overlap"]["area_px"]
-        truth = REAL if area == 0 else GENERATED if area >= min_overlap_px else None
+        area = result.record.overlap.area_px
+        truth: Truth | None = REAL if area == 0 else GENERATED if area >= min_overlap_px else None
         if truth is not None:
             for bone in (0, 1):
                 groups[truth, bone].append(_Candidate(result, bone, truth))
@@ -184,12 +171,12 @@ def _choose(
 def _item(number: int, candidate: _Candidate) -> Item:
     result = candidate.result
     return Item(
-        number,
-        candidate.truth,
-        BONES[candidate.bone],
-        int(result.record["overlap"]["area_px"]),
-        str(result.place),
-        hashlib.sha256(result.path.read_bytes()).hexdigest(),
+        item=number,
+        truth=candidate.truth,
+        bone=BONES[candidate.bone],
+        overlap_px=result.record.overlap.area_px,
+        source=str(result.place),
+        record_sha256=hashlib.sha256(result.path.read_bytes()).hexdigest(),
     )
 
 

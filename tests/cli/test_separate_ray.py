@@ -16,6 +16,7 @@ import pytest
 from blsgan.cli import main
 from blsgan.io import results
 from blsgan.pipeline.on_ray import SeparateJoints
+from blsgan.records.separation import SeparationRecord
 
 COUNT = 40
 
@@ -117,7 +118,9 @@ def test_a_killed_worker_loses_nothing_and_repeats_nothing(
 
     # Nothing lost: every joint is there, whole. Each is counted once.
     for index in range(COUNT):
-        assert results.is_finished(out, f"joint{index:02d}", "png", {"name": f"joint{index:02d}"})
+        name = f"joint{index:02d}"
+        files = [out / file for file in results.result_names(name, "png")]
+        assert results.finished(SeparationRecord, files, {"name": name})
     # Ray has its own say about the kill on the same stream.
     counts = re.search(r"^(\d+) separated, (\d+) already finished, 0 failed", captured.out, re.M)
     assert counts, captured.out

@@ -73,8 +73,8 @@ def test_layers_hold_what_was_separated(case, anonymous):
             assert [float(side) for side in image.PixelSpacing] == [0.2, 0.2]
             assert image.ImagerPixelSpacing == image.PixelSpacing
             record = results[path.stem.removesuffix(f"_{bone}")].record
-            assert record["weights"]["sha256"] in image.DerivationDescription
-            assert record["inputs"]["image"]["sha256"] in image.DerivationDescription
+            assert record.weights.sha256 in image.DerivationDescription
+            assert record.inputs["image"].sha256 in image.DerivationDescription
             assert image.Modality == "DX"
             assert image.ImageLaterality == "L"
 

@@ -61,7 +61,7 @@ class TestTensorRtRtx:
         assert len(plan) > 100_000
         assert b"blsgan" not in plan[-4096:]  # pure: nothing is glued to it
         assert manifest.sha256 == hashlib.sha256(plan).hexdigest()
-        assert manifest.model.sha256 == exported.report["onnx"]["sha256"]
+        assert manifest.model.sha256 == exported.report.onnx["sha256"]
         assert (manifest.precision, manifest.compute_capabilities) == (precision, [capability])
         assert (manifest.backend, manifest.gpu, manifest.forced) == ("tensorrt-rtx", None, False)
         assert precision in manifest.layers.values()

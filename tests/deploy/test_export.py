@@ -105,7 +105,7 @@ def test_fixed_sizes_and_the_same_bytes_again(exported, small_weights, tmp_path)
         for port in onnx.load(fixed.model).graph.input
     }
     assert shapes == {"image": [2, 1, 32, 48], "masks": [2, 2, 32, 48]}
-    assert {case["batch"] for case in fixed.report["cases"]} == {2}
+    assert {case["batch"] for case in fixed.report.cases} == {2}
     again = export(small_weights, tmp_path / "again.onnx")
     assert again.model.read_bytes() == exported.model.read_bytes()
 
@@ -201,7 +201,7 @@ class TestInt8:
             export(small_weights, tmp_path / "m.onnx", precision="int8")
         assert list(tmp_path.iterdir()) == []
         done = export(small_weights, tmp_path / "m.onnx", precision="int8", force=True)
-        assert done.report["lowered"]["forced"]
+        assert done.report.lowered["forced"]
 
 
 def test_the_weights_own_file_is_not_replaced(small_weights, tmp_path):

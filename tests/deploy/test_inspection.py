@@ -30,7 +30,7 @@ def test_weights_and_their_card():
 
 def test_a_model(exported):
     facts = inspect_file(exported.model)
-    assert facts["sha256"] == exported.report["onnx"]["sha256"]
+    assert facts["sha256"] == exported.report.onnx["sha256"]
     assert facts["inputs"]["masks"]["shape"][1] == 2
     assert facts["outputs"]["soft_tissue"] == {"type": "float", "shape": ["batch"]}
     assert set(facts["layers"].values()) == {"fp32"}

@@ -12,6 +12,13 @@ from blsgan.errors import OutputError
 from blsgan.io import results
 from blsgan.io.panel import draw_panel, spectrum
 from blsgan.io.spacing import PixelSpacing
+from blsgan.records.record import ImageFacts, InputFile, Weights
+from blsgan.records.separation import (
+    Overlap,
+    ReconstructionError,
+    SeparationOptions,
+    SeparationRecord,
+)
 
 RNG = np.random.default_rng(0)
 PLANES = {
@@ -20,8 +27,21 @@ PLANES = {
     "reconstruction": RNG.random((20, 30), np.float32),
     "residual": (RNG.random((20, 30), np.float32) - 0.5) * 2,
 }
-DESCRIBED = {"inputs": {"image": "1"}, "weights": {"sha256": "2"}}
-RECORD = {"schema": results.SCHEMA, **DESCRIBED, "times_ms": {"read": 1.0}}
+MADE_FROM = {"inputs": {"image": InputFile(sha256="1")}, "weights": Weights(sha256="2")}
+RECORD = SeparationRecord(
+    schema=1,
+    **MADE_FROM,
+    options=SeparationOptions(),
+    image=ImageFacts(height_px=20, width_px=30),
+    overlap=Overlap(area_px=0),
+    reconstruction_error=ReconstructionError(mse=0.0),
+    notes=[],
+)
+
+
+def finished(folder, file_format, name="j", **changes):
+    files = [folder / file for file in results.result_names(name, file_format)]
+    return results.finished(SeparationRecord, files, {**MADE_FROM, **changes}) is not None
 
 
 def write(folder, file_format="png", **options):
@@ -69,24 +89,21 @@ def test_same_input_same_bytes(tmp_path, file_format):
 def test_finished_is_judged_by_content(tmp_path, file_format):
     files = write(tmp_path, file_format)
 
-    def finished(**changes):
-        return results.is_finished(tmp_path, "j", file_format, {**DESCRIBED, **changes})
-
-    assert finished()
-    assert not finished(inputs={"image": "other"})
-    assert not finished(weights={"sha256": "other"})
-    assert not results.is_finished(tmp_path, "k", file_format, DESCRIBED)
+    assert finished(tmp_path, file_format)
+    assert not finished(tmp_path, file_format, inputs={"image": InputFile(sha256="other")})
+    assert not finished(tmp_path, file_format, weights=Weights(sha256="other"))
+    assert not finished(tmp_path, file_format, name="k")
     for path in files[:-1]:
         content = path.read_bytes()
         path.write_bytes(content[:-1])
-        assert not finished()
+        assert not finished(tmp_path, file_format)
         path.unlink()
-        assert not finished()
+        assert not finished(tmp_path, file_format)
         path.write_bytes(content)
-        assert finished()
-    for text in ("", "[]", "{", json.dumps({**RECORD, "outputs": None})):
+        assert finished(tmp_path, file_format)
+    for text in ("", "[]", "{", json.dumps({**RECORD.fields(), "outputs": None})):
         files[-1].write_text(text)
-        assert not finished()
+        assert not finished(tmp_path, file_format)
 
 
 def test_only_what_the_old_record_names_is_removed(tmp_path):
@@ -94,7 +111,7 @@ def test_only_what_the_old_record_names_is_removed(tmp_path):
     (tmp_path / "j_upper.png").write_bytes(b"painted over by the user")
     (tmp_path / "j_lower.tiff").write_bytes(b"of another program")
     record = json.loads((tmp_path / "j.json").read_text())
-    record["outputs"] |= {"../elsewhere.png": "1", "j_lower.tiff": "1", "j_residual.tiff": []}
+    record["outputs"] |= {"../elsewhere.png": "1", "j_lower.tiff": "1", "j_residual.tiff": ""}
     (tmp_path / "j.json").write_text(json.dumps(record))
     write(tmp_path, "npz")
     kept = {path.name for path in tmp_path.iterdir()}
@@ -104,9 +121,9 @@ def test_only_what_the_old_record_names_is_removed(tmp_path):
 @pytest.mark.parametrize("text", ["[" * 200_000, '{"schema": 1, "outputs": 3}', "null"])
 def test_a_record_that_is_none_is_written_over(tmp_path, text):
     (tmp_path / "j.json").write_text(text)
-    assert not results.is_finished(tmp_path, "j", "png", {})
+    assert not finished(tmp_path, "png")
     write(tmp_path)
-    assert results.is_finished(tmp_path, "j", "png", DESCRIBED)
+    assert finished(tmp_path, "png")
 
 
 def test_an_encoder_that_fails_leaves_nothing(tmp_path, monkeypatch):

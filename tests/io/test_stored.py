@@ -9,7 +9,8 @@ import pytest
 from blsgan.cli import main
 from blsgan.errors import InputError
 from blsgan.io.results import PLANES, hash_file
-from blsgan.io.stored import as_result, find_by_hash, find_results, read_json
+from blsgan.io.stored import as_result, find_by_hash, find_results
+from blsgan.records.record import read_json
 from blsgan.synthesis.phantoms import joint_phantom
 
 
@@ -40,8 +41,7 @@ def test_every_format_reads_alike(results):
 def test_one_record_can_be_named(results):
     (stored,) = find_results(results / "png/deep/joint.json")
     assert str(stored.place) == "joint"
-    assert stored.prediction is None
-    assert stored.mask_confidence is None
+    assert stored.record.prediction is None
 
 
 def test_inputs_are_found_by_content(results, tmp_path):

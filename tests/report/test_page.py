@@ -10,6 +10,8 @@ from urllib.parse import unquote
 import pytest
 
 from blsgan.cli import main
+from blsgan.records.masks import Confidence
+from blsgan.records.separation import Overlap, PredictedMasks
 from blsgan.report.collect import Curve, Joint, Visit, _mask_flags
 from blsgan.report.page import _summary
 from blsgan.report.plots import plot_curve, plot_histogram
@@ -116,9 +118,9 @@ def test_the_table_of_flags_counts_joints():
     """What several visits of a joint raise, each with its own figure, is one joint."""
 
     def visit(name, confidence):
-        result = SimpleNamespace(
-            prediction={}, mask_confidence=confidence, record={"overlap": {"area_px": 0}}
-        )
+        masks = PredictedMasks(confidence=Confidence(score=confidence))
+        record = SimpleNamespace(prediction=masks, overlap=Overlap(area_px=0))
+        result = SimpleNamespace(record=record)
         return Visit((name,), result, flags=_mask_flags(result))
 
     joints = [

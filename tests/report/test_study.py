@@ -14,6 +14,7 @@ from PIL import Image
 
 from blsgan.cli import main
 from blsgan.errors import InputError
+from blsgan.records.reader_study import ScoreRecord
 from blsgan.report.scoring import (
     Answer,
     Key,
@@ -221,7 +222,7 @@ def test_grades_by_kind_and_groups_by_reader():
     assert found.groups["x"].correct.hits == 4
     assert found.groups["y"].correct.hits == 2
     assert "| group x | 4/4 |" in markdown(found)
-    json.dumps(found.as_dict(), allow_nan=False)
+    assert ScoreRecord.parse(json.loads(found.record().text())) == found.record()
 
 
 def test_the_same_reader_twice_is_refused():
