@@ -166,7 +166,7 @@ def test_what_is_no_evaluation_is_one_sentence(tmp_path, folders):
     with pytest.raises(InputError, match="without a model"):
         compare(loaded([folders[0], closed]))
     old = write_evaluation(tmp_path / "old", 0.0, schema=1)
-    with pytest.raises(InputError, match="layout 1 and this blsgan compares"):
+    with pytest.raises(InputError, match="schema: Input should be 2"):
         loaded([old])
     path = folders[2] / "evaluation.json"
     (folders[2] / "synthetic.csv").unlink()
