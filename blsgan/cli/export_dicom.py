@@ -72,6 +72,8 @@ def command(
     exported = export(runs, output, images, policy, progress)
     whose = "anonymous" if anonymize else "of the sources' patients and studies"
     click.echo(f"wrote {len(exported.files)} DICOM objects, {whose}, into {output}")
+    for note in dict.fromkeys(exported.notes):
+        click.echo(f"note: {note}")
     for failure in exported.failures:
         click.echo(f"failed: {failure}", err=True)
     return 1 if exported.failures else 0

@@ -21,7 +21,7 @@ from blsgan.clinical.objects import (
     measurement_report,
     segmentation,
 )
-from blsgan.errors import BackendError, InputError, debugging
+from blsgan.errors import BackendError, InputError, OutputError, debugging
 from blsgan.io.atomic import atomic_paths, output_error
 from blsgan.io.dicom import is_dicom
 from blsgan.io.files import FileBytes, read_file
@@ -37,15 +37,17 @@ if TYPE_CHECKING:
 
 Track = Callable[[Iterable[Any], int], Iterable[Any]]
 
+_STAND_IN = "1.2.840.10008.5.1.4.1.1.7"  # Secondary Capture
 _INPUT = "input-"  # what the radiograph's own object is called, before its hash
 
 
 @dataclass
 class Exported:
-    """What was written, and why the rest was not."""
+    """What was written, why the rest was not, and what had to be left empty."""
 
     files: list[Path] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ class _Finder:
     sources: dict[str, Path]
     policy: Policy
     patients: dict[str, str]
+    notes: list[str]
 
     def read(self, digest: str, record: Path, what: str) -> FileBytes:
         if digest not in self.sources:
@@ -129,11 +132,17 @@ class _Finder:
         """What objects refer to, and the file to write for it (none where identity is kept)."""
         header = _header(file)
         patient = self.patients[file.sha256]
-        belongs, series, instance = describe(
+        belongs, series, instance, emptied = describe(
             self.policy, file.sha256, header, str(file.path), patient
         )
+        if emptied:
+            self.notes.append(
+                f"{file.path}: {', '.join(emptied)} left empty, for no value there can be written"
+            )
         if self.policy.keep_identity:
-            return Reference(belongs, spacing, anonymous=False), {}
+            sop_class = str(belongs.get("SOPClassUID") or _STAND_IN)
+            belongs.SOPClassUID = _STAND_IN  # highdicom looks up the modules of the class's object
+            return Reference(belongs, spacing, anonymous=False, sop_class=sop_class), {}
         if header is not None and str(header.get("BurnedInAnnotation", "")).upper() == "YES":
             raise InputError(
                 f"{file.path} says that annotations are burnt into its pixels, which may tell the "
@@ -141,7 +150,8 @@ class _Finder:
             )
         image = input_image(belongs, radiograph.pixels, spacing, series, instance)
         name = f"{_INPUT}{file.sha256[:12]}.dcm"
-        return Reference(image, spacing, anonymous=True), {name: image}
+        reference = Reference(image, spacing, anonymous=True, sop_class=str(image.SOPClassUID))
+        return reference, {name: image}
 
 
 def require_highdicom() -> None:
@@ -178,8 +188,8 @@ def export(
     jobs = _find(roots)
     wanted = {digest for job in jobs for digest in job.inputs.values()}
     sources = find_by_hash([*images, *roots], wanted)
-    finder = _Finder(sources, policy, _patients(jobs, sources))
     exported = Exported()
+    finder = _Finder(sources, policy, _patients(jobs, sources), exported.notes)
     written: set[Path] = set()
     for job in track(jobs, len(jobs)):
         try:
@@ -192,14 +202,9 @@ def export(
         except InputError as error:
             exported.failures.append(str(error))
             continue
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
-            # A source's header that highdicom does not take; its text may quote the header.
-            if debugging():
-                raise
-            exported.failures.append(
-                f"{job.path}: its radiograph's header or the record cannot be put into DICOM "
-                f"({type(error).__name__}); export without --keep-identity or measure again."
-            )
+        except Exception as error:
+            # What highdicom or pydicom does not take of this one; the others are exported.
+            exported.failures.append(_unwritable(job.path, error))
             continue
         named = {output / name: dataset for name, dataset in objects.items()}
         twice = [path for path in written & set(named) if not _is_input(path)]
@@ -210,9 +215,25 @@ def export(
             )
             continue
         named = {path: dataset for path, dataset in named.items() if path not in written}
-        exported.files += _write(named)
+        try:
+            exported.files += _write(named)
+        except OutputError:
+            raise
+        except Exception as error:
+            exported.failures.append(_unwritable(job.path, error))
+            continue
         written |= set(named)
     return exported
+
+
+def _unwritable(path: Path, error: Exception) -> str:
+    """Why one result cannot be exported; the error's own text may quote the header."""
+    if debugging():
+        raise error
+    return (
+        f"{path}: its radiograph's header or the record cannot be put into DICOM "
+        f"({type(error).__name__}); export without --keep-identity or measure again."
+    )
 
 
 def _find(roots: Sequence[Path]) -> list[StoredResult | _Measurement]:

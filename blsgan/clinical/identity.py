@@ -8,6 +8,7 @@ each export unless it is given: objects of one export belong together, and nothi
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import secrets
 import uuid
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from blsgan import __version__
+from blsgan.clinical.header import normalised
 from blsgan.errors import InputError
 
 if TYPE_CHECKING:
@@ -73,18 +75,20 @@ class Policy:
 
 def describe(
     policy: Policy, image_sha256: str, header: Dataset | None, name: str, patient: str
-) -> tuple[Dataset, str, str]:
+) -> tuple[Dataset, str, str, list[str]]:
     """Patient and study that objects made from one radiograph belong to.
 
     ``header`` is the radiograph's DICOM header, None for other pictures; ``name`` is for messages;
     ``patient`` is what radiographs of one patient share where their headers do not say.
 
     Returns:
-        A dataset with :data:`PATIENT_AND_STUDY` and the kept attributes (the header itself where
-        identity is kept), and the UIDs of series and instance that stand for the radiograph.
+        A dataset with :data:`PATIENT_AND_STUDY` and the kept attributes (the header, normalised,
+        where identity is kept), the UIDs of series and instance that stand for the radiograph, and
+        the keywords of what had to be left empty.
 
     Raises:
-        InputError: identity is to be kept and there is none, or the header lacks its UIDs.
+        InputError: identity is to be kept and there is none, the header lacks its UIDs, or its
+            texts do not fit their character set.
     """
     from pydicom import Dataset
 
@@ -101,16 +105,18 @@ def describe(
             raise InputError(
                 f"{name} lacks its study, series or instance UID; leave out --keep-identity."
             )
+        kept, emptied = normalised(source, name)
         for keyword in PATIENT_AND_STUDY:
-            if keyword not in source:
-                setattr(source, keyword, None)
-        return source, uids[1], uids[2]
+            if keyword not in kept:
+                setattr(kept, keyword, None)
+        return kept, uids[1], uids[2], emptied
     found = Dataset()
     for keyword in PATIENT_AND_STUDY:
         setattr(found, keyword, None)
     for keyword in KEPT:
-        if keyword in source:
-            found[keyword] = source[keyword]
+        with contextlib.suppress(Exception):  # a damaged element is none
+            if keyword in source:
+                found[keyword] = source[keyword]
     found.PatientName = "ANONYMOUS^"
     key = policy.uid("patient", str(source.get("PatientID") or "") or patient)
     found.PatientID = policy.patient_id or f"ANON-{key[-12:]}"
@@ -119,7 +125,7 @@ def describe(
         for level, uid in zip(("study", "series", "instance"), uids, strict=True)
     )
     found.StudyInstanceUID = study
-    return found, series, instance
+    return found, series, instance, []
 
 
 def mark_anonymous(dataset: Dataset) -> None:

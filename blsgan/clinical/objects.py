@@ -36,11 +36,15 @@ _SCALE_NOTE = "Stored value / 65535 is the intensity 0..1, dense bone bright."
 
 @dataclass(frozen=True)
 class Reference:
-    """The radiograph that objects refer to: a dataset with patient, study, UIDs and geometry."""
+    """The radiograph that objects refer to: a dataset with patient, study, UIDs and geometry.
+
+    ``sop_class`` is its storage class; ``dataset`` may have a stand-in that highdicom knows.
+    """
 
     dataset: Dataset
     spacing: PixelSpacing | None
     anonymous: bool
+    sop_class: str
 
 
 def _equipment() -> dict[str, Any]:
@@ -63,7 +67,6 @@ def _image(
     kind: str,
     description: str,
     derivation: str,
-    anonymous: bool,
 ) -> Dataset:
     """A Secondary Capture image of ``plane`` (float32 [H,W] in [0,1]), 16 bits."""
     from highdicom.sc import SCImage
@@ -98,7 +101,6 @@ def _image(
     for keyword in ("DateOfSecondaryCapture", "TimeOfSecondaryCapture"):
         if keyword in image:
             delattr(image, keyword)
-    _finish(image, anonymous)
     return image
 
 
@@ -114,13 +116,22 @@ def _set_spacing(dataset: Dataset, spacing: PixelSpacing | None) -> None:
         dataset.ImagerPixelSpacing = sides
 
 
-def _finish(dataset: Dataset, anonymous: bool) -> None:
+def _finish(dataset: Dataset, anonymous: bool, *references: Reference) -> None:
     """Say that identity was removed, and take back what highdicom thinks of the equipment.
 
-    It takes the writer of the anonymous radiograph for the device that acquired it.
+    It takes the writer of the anonymous radiograph for the device that acquired it. References to
+    radiographs get the class that theirs is of.
     """
     from pydicom.sr.codedict import codes
 
+    classes = {str(each.dataset.SOPInstanceUID): each.sop_class for each in references}
+
+    def put_class(item: Dataset, element: Any) -> None:
+        found = classes.get(str(item.get("ReferencedSOPInstanceUID", "")))
+        if element.keyword == "ReferencedSOPClassUID" and found:
+            element.value = found
+
+    dataset.walk(put_class)
     if not anonymous:
         return
     mark_anonymous(dataset)
@@ -153,8 +164,8 @@ def input_image(
         kind="INPUT",
         description="Radiograph (anonymous)",
         derivation=f"The radiograph as blsgan {__version__} read it, after its VOI transform.",
-        anonymous=True,
     )
+    _finish(image, anonymous=True)
     for keyword in ("InstanceCreationDate", "InstanceCreationTime", "ContentDate", "ContentTime"):
         if keyword in image:
             delattr(image, keyword)
@@ -191,12 +202,12 @@ def layer_images(
                 + f"; radiograph SHA-256 {record.inputs['image'].sha256}. Outside the "
                 "overlap the layer is the radiograph. Not for primary diagnosis."
             ),
-            anonymous=reference.anonymous,
         )
         image.SourceImageSequence = [_source_item(reference.dataset)]
         image.InstanceCreatorUID = _CREATOR
         image.ImageComments = f"{bone} bone"
         image.BurnedInAnnotation = "NO"  # outside the bone there is nothing
+        _finish(image, reference.anonymous, reference)
         images.append(image)
     return images
 
@@ -270,7 +281,7 @@ def segmentation(
     if "PixelMeasuresSequence" in shared:
         del shared.PixelMeasuresSequence
     _set_spacing(found, reference.spacing)
-    _finish(found, reference.anonymous)
+    _finish(found, reference.anonymous, reference)
     return found
 
 
@@ -430,5 +441,5 @@ def measurement_report(
         ],
         **_equipment(),
     )
-    _finish(found, followup.anonymous)
+    _finish(found, followup.anonymous, followup, baseline)
     return found

@@ -13,6 +13,7 @@ from PIL import Image
 
 from blsgan.cli import main
 from blsgan.clinical.identity import Policy
+from blsgan.errors import InputError
 from blsgan.io.masks import BONES
 from blsgan.io.stored import find_results
 from blsgan.synthesis.phantoms import joint_phantom
@@ -408,3 +409,180 @@ def test_uids_are_valid_and_depend_on_every_part():
     assert uid not in others
     assert len(others) == 3
     assert Policy().salt != Policy().salt
+
+
+def with_bytes(path, keyword, data):
+    """Put bytes into a text or date that no library would write: the element's value, patched."""
+    import struct
+
+    from pydicom.tag import Tag
+
+    tag = Tag(keyword)
+    content = path.read_bytes()
+    at = content.index(struct.pack("<HH", tag.group, tag.element), 132)
+    (length,) = struct.unpack_from("<H", content, at + 6)
+    data = data + b" " * (len(data) % 2)
+    head = content[: at + 6] + struct.pack("<H", len(data))
+    path.write_bytes(head + data + content[at + 8 + length :])
+
+
+@pytest.fixture
+def separated(tmp_path, network, write_radiograph, capsys):
+    """Export a radiograph with its identity after a change: status, objects, output."""
+
+    def run(change=lambda path: None, **elements):
+        joint = joint_phantom(5, 128, gap_px=-4.0)
+        path = write_radiograph(tmp_path / "in/a.dcm", joint, 1, **elements)
+        change(path)
+        args = ["--weights", str(network)]
+        assert main(["separate", str(path), "-o", str(tmp_path / "out"), *args]) == 0
+        capsys.readouterr()
+        args = [str(tmp_path / "out"), "--images", str(tmp_path / "in"), "-o", str(tmp_path / "d")]
+        status = main(["export-dicom", *args, "--keep-identity"])
+        return status, everything(tmp_path / "d"), "".join(capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def normalised_of(tmp_path, write_radiograph):
+    """What is taken over from a header, and the keywords of what is not."""
+    from blsgan.clinical.header import normalised
+
+    def run(keyword, data, **elements):
+        joint = joint_phantom(5, 64)
+        path = write_radiograph(tmp_path / "a.dcm", joint, 1, **elements)
+        with_bytes(path, keyword, data)
+        header = pydicom.dcmread(path, stop_before_pixels=True)
+        return normalised(header, "a.dcm")
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("charset", "data", "name"),
+    [
+        (["", "ISO 2022 IR 87"], b"Yamada^Tarou=\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B", "山田^太郎"),
+        (
+            ["", "ISO 2022 IR 149"],
+            b"Hong^Gildong=\x1b$)C\xfb\xf3^\x1b$)C\xd1\xce\xd4\xd7",
+            "洪^吉洞",
+        ),
+        ("ISO_IR 100", "Müller^Jörg".encode("latin-1"), "Müller^Jörg"),
+        ("ISO-IR 100", "Müller^Jörg".encode("latin-1"), "Müller^Jörg"),
+        ("LATIN1", "Müller^Jörg".encode("latin-1"), "Müller^Jörg"),
+        ("UTF-8", "Müller^Jörg".encode(), "Müller^Jörg"),
+        ("ISO_IR 192", "Müller^Jörg".encode(), "Müller^Jörg"),
+        ("ISO_IR 144", "Люк^Иван".encode("iso8859_5"), "Люк^Иван"),
+    ],
+)
+def test_a_kept_name_is_the_sources_in_any_character_set(normalised_of, charset, data, name):
+    header, emptied = normalised_of("PatientName", data, SpecificCharacterSet=charset)
+    assert name in str(header.PatientName)
+    assert header.SpecificCharacterSet == "ISO_IR 192"
+    assert emptied == []
+
+
+@pytest.mark.parametrize(
+    ("charset", "data"),
+    [
+        (None, "Müller^Jörg".encode("latin-1")),  # none declared: ASCII
+        ("ISO_IR 192", "Müller^Jörg".encode("latin-1")),
+        ("KLINGON", "Müller^Jörg".encode("latin-1")),
+        (["", "ISO 2022 IR 87"], b"Yamada=\x1b$Z;3ED\x1b(B"),
+    ],
+)
+def test_a_name_that_its_character_set_cannot_hold_is_refused(normalised_of, charset, data):
+    declared = {} if charset is None else {"SpecificCharacterSet": charset}
+    with pytest.raises(InputError, match="its PatientName does not fit the character") as error:
+        normalised_of("PatientName", data, **declared)
+    assert "ller" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "data", "value"),
+    [
+        ("PatientBirthDate", b"1961.02.03", "19610203"),
+        ("StudyDate", b"2024-05-06", "20240506"),
+        ("StudyTime", b"10:11:12", "101112"),
+        ("StudyTime", b"10:11:12.5", "101112.5"),
+        ("StudyTime", b"1011", "1011"),
+        ("PatientSex", b"FEMALE", "F"),
+        ("PatientSex", b"male", "M"),
+    ],
+)
+def test_what_can_only_be_meant_one_way_is_written_that_way(normalised_of, keyword, data, value):
+    header, emptied = normalised_of(keyword, data)
+    assert (str(header[keyword].value), emptied) == (value, [])
+
+
+@pytest.mark.parametrize(
+    ("keyword", "data"),
+    [
+        ("PatientBirthDate", b"unknown"),
+        ("StudyDate", b"20240231"),
+        ("StudyTime", b"25:61"),
+        ("PatientSex", b"secret"),
+        ("StudyID", b"far longer than sixteen characters"),
+        ("AccessionNumber", b"far longer than sixteen characters"),
+    ],
+)
+def test_what_means_nothing_is_left_empty_and_named(normalised_of, keyword, data):
+    header, emptied = normalised_of(keyword, data)
+    assert emptied == [keyword]
+    assert not header[keyword].value
+
+
+@pytest.mark.slow
+def test_an_odd_header_is_exported_with_a_note_that_quotes_nothing(separated):
+    def change(path):
+        with_bytes(path, "StudyDate", b"1.4.2024 or so")
+        with_bytes(path, "PatientName", b"Yamada^Tarou=\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B")
+
+    status, objects, output = separated(change, SpecificCharacterSet=["", "ISO 2022 IR 87"])
+    assert (status, len(objects)) == (0, 3), output
+    assert {str(dataset.PatientName) for dataset in objects} == {"Yamada^Tarou=山田^太郎"}
+    assert "StudyDate left empty" in output
+    assert "or so" not in output
+
+
+@pytest.mark.slow
+def test_a_name_that_would_be_damaged_is_not_exported(separated):
+    status, objects, output = separated(
+        lambda path: with_bytes(path, "PatientName", "Müller".encode("latin-1"))
+    )
+    assert (status, objects) == (1, [])
+    assert "its PatientName does not fit the character set" in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("uid", ["1.2.840.999999.1.2.3", "1.2.840.10008.5.1.1.29"])
+def test_a_class_of_its_own_is_referred_to_as_it_is(separated, uid):
+    status, objects, output = separated(SOPClassUID=uid)
+    assert (status, len(objects)) == (0, 3), output
+    found = {
+        item.ReferencedSOPClassUID
+        for dataset in objects
+        for item in dataset.get("SourceImageSequence", [])
+    }
+    assert found == {uid}
+
+
+def test_one_bad_record_does_not_end_the_export(case, tmp_path, capsys, monkeypatch):
+    from blsgan.clinical import export as module
+
+    real, calls = module.segmentation, []
+
+    def fails_once(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("Doe^Jane")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(module, "segmentation", fails_once)
+    assert export(case, tmp_path) == 1
+    output = "".join(capsys.readouterr())
+    assert output.count("failed:") == 1
+    assert "Doe^Jane" not in output
+    assert len(read(tmp_path, "_masks")) == 1
+    assert reports(tmp_path)
