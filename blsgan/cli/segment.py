@@ -9,7 +9,7 @@ import click
 from blsgan.cli.batch import run_all
 from blsgan.errors import UsageError
 from blsgan.io.atomic import check_writable_folder
-from blsgan.io.listing import Item
+from blsgan.io.listing import Item, describe_passed_over
 from blsgan.pipeline.segment import segment_item
 from blsgan.pipeline.worklist import Outcome, attempt, work_list
 from blsgan.records.masks import MasksRecord, SegmentationOptions
@@ -58,7 +58,10 @@ def command(
     items: list[Item] = []
     single = len(image) == 1
     for path in image:
-        found, one = work_list(path, output, pattern=None)
+        passed_over: list[Path] = []
+        found, one = work_list(path, output, pattern=None, passed_over=passed_over)
+        if said := describe_passed_over(path, passed_over):
+            click.echo(said, err=True)
         items += found
         single &= one
     _check_names(items)

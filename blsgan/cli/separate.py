@@ -11,7 +11,7 @@ from blsgan.cli.batch import run_all
 from blsgan.errors import UsageError
 from blsgan.io import results
 from blsgan.io.atomic import check_writable_folder
-from blsgan.io.listing import DEFAULT_MASK_PATTERN, Item
+from blsgan.io.listing import DEFAULT_MASK_PATTERN, Item, describe_passed_over
 from blsgan.io.spacing import user_spacing
 from blsgan.pipeline.separate import separate_item
 from blsgan.pipeline.worklist import Outcome, attempt, work_list
@@ -117,13 +117,17 @@ def command(
     spacing = None if pixel_spacing is None else (pixel_spacing, pixel_spacing)
     if spacing is not None:
         user_spacing(*spacing)  # a wrong one is one error, not one for each file
+    passed_over: list[Path] = []
     items, single = work_list(
         image,
         output,
         masks=(upper_mask, lower_mask),
         pattern=mask_pattern,
         need_masks=require_masks,
+        passed_over=passed_over,
     )
+    if said := describe_passed_over(image, passed_over):
+        click.echo(said, err=True)
     check_writable_folder(output)
     options = SeparationOptions(
         format=file_format,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import string
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from blsgan.errors import InputError, UsageError
+from blsgan.io.dicom import looks_like_dicom
 from blsgan.io.masks import BONES
 from blsgan.io.radiograph import SUFFIXES
 from blsgan.io.raster import SUFFIXES as MASK_SUFFIXES
@@ -62,16 +64,24 @@ class MaskFolders:
         self._folders: dict[Path, dict[str, list[Path]]] = {}
 
     def pictures(self, folder: Path, stem: str) -> list[Path]:
-        """Files ``stem``.* of ``folder`` with a picture's ending, in upper or lower case."""
+        """Files ``stem``.* of ``folder`` with a picture's ending, in upper or lower case.
+
+        Names are compared as they read: a letter and its accent may be one character or two.
+        """
         if folder not in self._folders:
             by_stem: defaultdict[str, list[Path]] = defaultdict(list)
             with contextlib.suppress(OSError, ValueError), os.scandir(folder) as entries:
                 for name in sorted(entry.name for entry in entries if entry.is_file()):
                     root, ending = os.path.splitext(name)
                     if ending.lower() in MASK_SUFFIXES:
-                        by_stem[root].append(folder / name)
+                        by_stem[as_read(root)].append(folder / name)
             self._folders[folder] = by_stem
-        return self._folders[folder].get(stem, [])
+        return self._folders[folder].get(as_read(stem), [])
+
+
+def as_read(name: str) -> str:
+    """A name as it reads, for comparison: macOS writes accents apart, others do not."""
+    return unicodedata.normalize("NFC", name)
 
 
 def find_mask(
@@ -104,13 +114,18 @@ def find_mask(
 
 
 def list_folder(
-    folder: Path, pattern: str = DEFAULT_MASK_PATTERN, *, exclude: Path | None = None
+    folder: Path,
+    pattern: str = DEFAULT_MASK_PATTERN,
+    *,
+    exclude: Path | None = None,
+    passed_over: list[Path] | None = None,
 ) -> list[Item]:
     """Every radiograph below ``folder``, sorted, with its masks (None where one is missing).
 
-    Files that are some image's mask are not images, nor is anything below ``exclude`` (the
-    results), hidden, or in a folder called ``background``. Raises :class:`InputError` when nothing
-    is left.
+    Pictures are known by their ending, DICOM files without one (IM000001 on a CD) by how they
+    begin. Files that are some image's mask are not images, nor is anything below ``exclude`` (the
+    results), hidden, or in a folder called ``background``. What else lies there and is no result of
+    ours is appended to ``passed_over``. Raises :class:`InputError` when nothing is left.
     """
     # Results written beside their inputs are told apart by name (_is_result).
     results = exclude.resolve() if exclude is not None else None
@@ -127,13 +142,13 @@ def list_folder(
             and (here / name).resolve() != results
         )
         names = set(files)
-        candidates += [
-            here / name
-            for name in sorted(files)
-            if Path(name).suffix.lower() in SUFFIXES
-            and not name.startswith(".")
-            and not _is_result(name, names)
-        ]
+        for name in sorted(files):
+            if name.startswith(".") or _is_result(name, names):
+                continue
+            if Path(name).suffix.lower() in SUFFIXES or _is_bare_dicom(here / name):
+                candidates.append(here / name)
+            elif passed_over is not None and not _is_record(name, names):
+                passed_over.append(here / name)
     masks: dict[Path, tuple[Path | None, Path | None]] = {}
     taken: set[str] = set()
     folders_of_masks = MaskFolders()
@@ -144,7 +159,8 @@ def list_folder(
     images = [image for image in candidates if os.path.normpath(image) not in taken]
     if not images:
         raise InputError(
-            f"{folder} holds no image to separate; images end in {', '.join(SUFFIXES)}."
+            f"{folder} holds no image to separate; images end in {', '.join(SUFFIXES)}, or are "
+            "DICOM files."
         )
     return name_results(
         (image, *masks[image], image.parent.relative_to(folder)) for image in images
@@ -175,7 +191,8 @@ def name_results(
 
 
 def _key(folder: Path, name: str) -> tuple[str, str]:
-    return str(folder).casefold(), name.casefold()  # some file systems do not tell A from a
+    # Some file systems do not tell A from a, nor one form of an accent from the other.
+    return as_read(str(folder)).casefold(), as_read(name).casefold()
 
 
 def _inside(folder: Path) -> Path:
@@ -193,3 +210,35 @@ def _is_result(name: str, siblings: set[str]) -> bool:
                 return {f"{base}.json", f"{base}_overlay.png"} <= siblings
             return {f"{base}.json", f"{base}_panel.png"} <= siblings
     return False
+
+
+def _is_record(name: str, siblings: set[str]) -> bool:
+    """Whether ``name`` is the record of a result beside it."""
+    stem, ending = os.path.splitext(name)
+    pictures = {f"{stem}_panel.png", f"{stem}_overlay.png"}
+    return ending == ".json" and not pictures.isdisjoint(siblings)
+
+
+def _is_bare_dicom(path: Path) -> bool:
+    """Whether a file without a known ending begins as a DICOM file, and is not a CD's index."""
+    if path.name.upper() == "DICOMDIR":
+        return False
+    try:
+        if not path.is_file():  # a pipe would wait for its writer
+            return False
+        with open(path, "rb") as stream:
+            return looks_like_dicom(stream.read(132))
+    except (OSError, ValueError):
+        return False
+
+
+def describe_passed_over(folder: Path, paths: Iterable[Path]) -> str | None:
+    """What a folder holds that was not read, by ending; None where there is nothing."""
+    endings = Counter(path.suffix.lower() or "without ending" for path in paths)
+    if not endings:
+        return None
+    total = sum(endings.values())
+    listed = ", ".join(f"{count} {ending}" for ending, count in endings.most_common(5))
+    more = ", ..." if len(endings) > 5 else ""
+    files = "file was" if total == 1 else "files were"
+    return f"{total} {files} not read in {folder}, being no radiograph or mask: {listed}{more}"

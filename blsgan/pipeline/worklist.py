@@ -48,6 +48,7 @@ def work_list(
     masks: tuple[Path | None, Path | None] = (None, None),
     pattern: str | None = DEFAULT_MASK_PATTERN,
     need_masks: bool = False,
+    passed_over: list[Path] | None = None,
 ) -> tuple[list[Item], bool]:
     """The joints that a user names by a file, a folder or a list, and whether it is a single file.
 
@@ -57,6 +58,7 @@ def work_list(
         masks: of the upper and the lower bone, where they were named.
         pattern: how masks are named otherwise; None where they do not matter.
         need_masks: whether a single file without any mask is an error.
+        passed_over: files of a folder that are no radiograph are appended to it.
 
     Raises:
         UsageError: masks for several files, one mask, a wrong pattern, a mask that is missing.
@@ -71,7 +73,9 @@ def work_list(
                 f"{image} is a folder, so --upper-mask and --lower-mask cannot name its masks; use "
                 "--mask-pattern."
             )
-        return list_folder(image, pattern or DEFAULT_MASK_PATTERN, exclude=output), False
+        return list_folder(
+            image, pattern or DEFAULT_MASK_PATTERN, exclude=output, passed_over=passed_over
+        ), False
     if _is_list_file(image):
         if given:
             raise UsageError(

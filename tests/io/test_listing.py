@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import unicodedata
 from pathlib import Path
 
 import pytest
 
 from blsgan.errors import InputError, UsageError
-from blsgan.io.listing import check_mask_pattern, find_mask, list_folder, name_results
+from blsgan.io.listing import (
+    check_mask_pattern,
+    describe_passed_over,
+    find_mask,
+    list_folder,
+    name_results,
+)
 
 
 @pytest.fixture
@@ -130,3 +138,60 @@ def test_results_stay_inside_the_output_folder():
     )
     assert [item.folder for item in items] == [Path("x")] * 3
     assert len({item.name for item in items}) == 3
+
+
+@pytest.mark.parametrize(("image", "mask"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_masks_of_the_other_unicode_form_are_found(touch, image, mask):
+    """A folder from a Mac, whose masks were drawn elsewhere: else masks would be predicted."""
+    name, other = (unicodedata.normalize(form, "Jörg_é") for form in (image, mask))
+    assert name != other
+    root = touch(f"{name}.png", f"{other}_mask_upper.png", f"{other}_mask_lower.bmp")
+    (item,) = list_folder(root)
+    assert (item.image.name, item.upper.name) == (f"{name}.png", f"{other}_mask_upper.png")
+    assert item.lower is not None
+    assert find_mask(root / f"{name}.png", "upper", "{stem}_mask_{bone}.png") == item.upper
+
+
+def test_images_that_read_the_same_have_names_of_their_own(touch):
+    names = [unicodedata.normalize(form, "é.png") for form in ("NFC", "NFD")]
+    items = list_folder(touch(*names))
+    keys = {unicodedata.normalize("NFC", item.name) for item in items}
+    assert len(items) == len(keys) == 2
+
+
+def test_what_a_folder_holds_that_is_not_read_is_counted(touch):
+    root = touch(
+        "a.png", "a_mask_upper.png", "a_mask_lower.png", "notes.txt", "b.txt", "film", "c.pdf"
+    )
+    passed_over = []
+    assert [item.name for item in list_folder(root, passed_over=passed_over)] == ["a"]
+    assert describe_passed_over(root, passed_over) == (
+        f"4 files were not read in {root}, being no radiograph or mask: 2 .txt, 1 .pdf, "
+        "1 without ending"
+    )
+    assert describe_passed_over(root, []) is None
+
+
+def test_results_beside_their_inputs_are_not_counted(touch):
+    root = touch("a.png", "a_upper.png", "a_panel.png", "a.json")
+    passed_over = []
+    assert [item.name for item in list_folder(root, passed_over=passed_over)] == ["a"]
+    assert passed_over == []
+
+
+def test_dicom_files_of_a_cd_are_found_by_content(touch):
+    root = touch("DICOM/S1/readme")
+    (root / "DICOM/S1/IM000001").write_bytes(bytes(128) + b"DICM")
+    old = b"\x08\x00\x05\x00CS\x0a\x00ISO_IR 100"
+    (root / "DICOM/S1/IM000002").write_bytes(old + bytes(200))
+    (root / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    passed_over = []
+    items = list_folder(root, passed_over=passed_over)
+    assert [item.name for item in items] == ["IM000001", "IM000002"]
+    assert sorted(path.name for path in passed_over) == ["DICOMDIR", "readme"]
+
+
+def test_a_pipe_in_the_folder_is_not_waited_for(touch):
+    root = touch("a.png")
+    os.mkfifo(root / "pipe")
+    assert [item.name for item in list_folder(root)] == ["a"]
