@@ -10,7 +10,6 @@ and ``Dataset_cases_anonymization/JOINT/HASH.jpg`` with ``HASH_mask_upper.bmp``,
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ import numpy as np
 
 from blsgan.errors import InputError
 from blsgan.io.files import read_file
+from blsgan.io.lists import read_list
 from blsgan.io.masks import threshold
 from blsgan.io.raster import decode_raster
 
@@ -82,16 +82,8 @@ def load_list(path: str | Path) -> list[JointImage]:
         InputError: the file is missing, is not such a list, or an entry lacks a key.
     """
     path = Path(path)
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); give a list file of the "
-            "public dataset such as LS_K1_all_train"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is not a JSON list of the public dataset ({error})") from error
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+    entries = read_list(path)
+    if not all(isinstance(entry, dict) for entry in entries):
         raise InputError(f"{path}: is not a JSON list of images of the public dataset")
     root = path.parent
     images = []

@@ -7,7 +7,6 @@ Every list, every listed file and every pixel is looked at; nothing stops at the
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -21,6 +20,7 @@ from blsgan.data.layout import MIN_OVERLAP_PX, list_files, listed_pair_path, ove
 from blsgan.data.splits import is_validation
 from blsgan.errors import InputError
 from blsgan.io.files import read_file
+from blsgan.io.lists import read_list
 from blsgan.io.masks import BONES, threshold
 from blsgan.io.raster import decode_raster
 from blsgan.joint.geometry import doubtful_masks
@@ -116,15 +116,9 @@ def verify(root: str | Path, *, progress: Progress = _silent) -> Report:
 def _entries(path: Path, report: Report) -> list[tuple[int, dict[str, Any]]]:
     """The objects of a JSON list with their position; what is none is reported."""
     try:
-        entries = json.loads(read_file(path, what="list").data)
+        entries = read_list(path)
     except InputError as error:
         report.error("list", path.name, str(error))
-        return []
-    except (ValueError, RecursionError) as error:
-        report.error("list", path.name, f"is not JSON ({error})")
-        return []
-    if not isinstance(entries, list):
-        report.error("list", path.name, "is not a JSON list")
         return []
     found = []
     for index, entry in enumerate(entries):

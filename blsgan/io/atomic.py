@@ -2,15 +2,19 @@
 
 A file is written under a temporary name in its own folder, flushed to the disk and renamed; several
 files that belong together are renamed together at the end. An error, a full disk or Ctrl-C removes
-the temporary files and the folders that were made for them.
+the temporary files and the folders that were made for them; what a killed process left is removed
+by the next one that writes into the folder.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
+import re
 import secrets
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -28,6 +32,10 @@ _REASONS = {
     errno.EISDIR: "a folder of that name is in the way; move it or choose another name",
     errno.ENAMETOOLONG: "the name is too long for the file system; choose a shorter one",
 }
+
+_TEMPORARY = re.compile(r"\.blsgan-[0-9a-f]{12}\.tmp(\..*)?")
+_LEFTOVER_S = 600.0
+_looked: set[str] = set()
 
 
 def output_error(path: os.PathLike[str] | str, error: OSError) -> OutputError:
@@ -58,16 +66,20 @@ def atomic_paths(paths: Sequence[os.PathLike[str] | str]) -> Iterator[list[Path]
     targets = [Path(path) for path in paths]
     temporaries: list[Path] = []
     made: list[Path] = []
+    held: list[int] = []  # open and locked, so that other processes see whose they are
     current = targets[0] if targets else Path(".")
     try:
         for target in targets:
             current = target
             _make_folder(current.parent, made)
+            _remove_leftovers(current.parent)
             if current.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             temporary = current.parent / f".blsgan-{secrets.token_hex(6)}.tmp{current.suffix}"
             temporaries.append(temporary)  # first: an interrupt right after must find it to remove
-            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            held.append(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            with contextlib.suppress(OSError):  # not every file system has locks
+                fcntl.flock(held[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
         current = targets[0] if targets else current
         yield temporaries
         for target, temporary in zip(targets, temporaries, strict=True):
@@ -86,6 +98,34 @@ def atomic_paths(paths: Sequence[os.PathLike[str] | str]) -> Iterator[list[Path]
         if isinstance(error, OSError) and not isinstance(error, BlsganError):
             raise output_error(current, error) from error
         raise
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of a process that was killed (kill -9, a power cut).
+
+    They are those that no process holds and nobody has written for a while. Looked for once in each
+    folder.
+    """
+    key = os.path.abspath(folder)
+    if key in _looked:
+        return
+    _looked.add(key)
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if not _TEMPORARY.fullmatch(entry.name):
+                continue
+            with contextlib.suppress(OSError):
+                if time.time() - entry.stat(follow_symlinks=False).st_mtime < _LEFTOVER_S:
+                    continue
+                descriptor = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(entry.path)
+                finally:
+                    os.close(descriptor)
 
 
 def check_writable_folder(folder: os.PathLike[str] | str) -> None:

@@ -33,6 +33,8 @@ MAX_SIDE = 20000
 _TIFF_BITS_PER_SAMPLE = 258
 _TIFF_PHOTOMETRIC = 262
 _WHITE_IS_ZERO = 0
+_TIFF_SAMPLE_FORMAT = 339
+_UNSIGNED = 1
 _EXIF_ORIENTATION = 274
 
 
@@ -78,6 +80,11 @@ def decode_raster(file: FileBytes) -> Raster:
     except InputError:
         raise
     except UnidentifiedImageError as error:
+        if file.data[:4] in (b"II*\0", b"MM\0*"):
+            raise InputError(
+                f"{path} is a TIFF of a kind that is not read (16- or 64-bit floating point, or "
+                "another layout); save it as 16-bit greyscale or 32-bit floating point."
+            ) from error
         raise InputError(
             f"{path} is not a readable image; give a PNG, JPEG, TIFF, BMP or DICOM file."
         ) from error
@@ -109,8 +116,12 @@ def _grey(path: Path, picture: Image.Image, data: bytes) -> Raster:
     file_format = str(picture.format)
     tags: Any = getattr(picture, "tag_v2", {}) if file_format == "TIFF" else {}
     _refuse_deep_colour(path, picture, data, tags)
+    # Pillow turns a TIFF by itself when it loads it, and forgets that it did.
+    turned_by_pillow = tags.get(_EXIF_ORIENTATION, 1) in range(2, 9) if tags else False
     picture.load()
 
+    if turned_by_pillow:
+        notes.append("turned upright by its EXIF orientation")
     if picture.getexif().get(_EXIF_ORIENTATION, 1) not in (0, 1):
         turned: Image.Image = ImageOps.exif_transpose(picture)
         notes.append("turned upright by its EXIF orientation")
@@ -127,7 +138,9 @@ def _grey(path: Path, picture: Image.Image, data: bytes) -> Raster:
             bits = int(tags.get(_TIFF_BITS_PER_SAMPLE, (16,))[0])
             values = (np.uint16(2**bits - 1) - values).astype(np.uint16)
     elif turned.mode == "I":
-        wide = np.asarray(turned)
+        wide = np.asarray(turned).astype(np.int64)
+        if tags and tags.get(_TIFF_SAMPLE_FORMAT, (1,))[0] == _UNSIGNED:
+            wide %= 2**32  # Pillow has no unsigned mode of 32 bits
         if wide.min() < 0 or wide.max() > 65535:
             raise InputError(
                 f"{path} has integer values from {wide.min()} to {wide.max()}, outside 0 to 65535; "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 import re
@@ -17,6 +16,7 @@ from blsgan import __version__
 from blsgan.data.layout import listed_pair_path
 from blsgan.errors import InputError, UsageError
 from blsgan.io.files import read_file
+from blsgan.io.lists import read_list
 from blsgan.io.masks import BONES, decode_masks
 from blsgan.io.radiograph import decode_radiograph, is_path_private
 from blsgan.io.results import RESIDUAL_ENCODING
@@ -366,14 +366,8 @@ def load_pairs(path: Path) -> tuple[list[ListedPair], int]:
     Raises:
         InputError: the file is missing, is no such list, or an entry lacks a key.
     """
-    file = read_file(path, what="list of pairs")
-    try:
-        entries = json.loads(file.data)
-    except ValueError as error:
-        raise InputError(
-            f"{path} is not a JSON list of pairs such as DR_K1_train ({error}); check the file."
-        ) from error
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+    entries = read_list(path, what="list of pairs")
+    if not all(isinstance(entry, dict) for entry in entries):
         raise InputError(f"{path} is not a JSON list of pairs such as DR_K1_train; check the file.")
     pairs: dict[ListedPair, None] = {}
     for index, entry in enumerate(entries):

@@ -18,6 +18,7 @@ from blsgan.io.listing import (
     list_folder,
     name_results,
 )
+from blsgan.io.lists import begins_as_json
 from blsgan.io.masks import BONES
 from blsgan.io.radiograph import SUFFIXES
 from blsgan.records.record import Result
@@ -122,7 +123,7 @@ def _is_list_file(path: Path) -> bool:
         return False
     try:
         with path.open("rb") as stream:
-            return stream.read(64).lstrip()[:1] in (b"[", b"{")
+            return begins_as_json(stream.read(64))
     except OSError:
         return False
 

@@ -124,13 +124,26 @@ def latest_step(folder: Path) -> int | None:
 
 
 def _entries(folder: Path) -> list[_Entry]:
+    """What the index names, in the order of steps; an entry that names no file is passed over."""
     try:
         entries = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
-        return sorted(entries, key=lambda entry: int(entry["step"]))
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{folder / _INDEX}: is not a readable index of checkpoints") from error
+    if not isinstance(entries, list):
+        raise InputError(f"{folder / _INDEX}: is not a readable index of checkpoints")
+    return sorted(filter(_is_whole, entries), key=lambda entry: int(entry["step"]))
+
+
+def _is_whole(entry: object) -> bool:
+    if not isinstance(entry, dict) or type(entry.get("step")) is not int:
+        return False
+    parts = [entry, *([entry["state"]] if "state" in entry else [])]
+    return all(
+        isinstance(part, dict) and isinstance(part.get("file"), str) and "sha256" in part
+        for part in parts
+    )
 
 
 def _write_index(folder: Path, entries: list[_Entry]) -> None:

@@ -19,7 +19,7 @@ import blsgan
 from blsgan import __version__
 from blsgan.data.layout import JointImage, content_digest
 from blsgan.data.splits import is_validation
-from blsgan.errors import UsageError, WeightsError
+from blsgan.errors import InputError, UsageError, WeightsError
 from blsgan.io.atomic import atomic_path, check_writable_folder
 from blsgan.tasks.task import SEPARATION, Task, WeightsFile, find_weights
 
@@ -110,11 +110,33 @@ def locked(run: Path) -> Iterator[None]:
 
 
 def metrics_until(path: Path, step: int) -> list[dict[str, Any]]:
-    """The lines already written, without those of steps that a resumed run repeats."""
+    """The lines already written, without those of steps that a resumed run repeats.
+
+    A line that was cut, by a crash or a full disk, is passed over: the checkpoint is what counts.
+    """
     if not path.exists():
         return []
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if line["step"] <= step]
+    found = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
+            line = json.loads(text)
+            if isinstance(line, dict) and isinstance(line.get("step"), int):
+                found.append(line)
+    return [line for line in found if line["step"] <= step]
+
+
+def _read_environment(run: Path) -> dict[str, Any]:
+    path = run / ENVIRONMENT_FILE
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path}: cannot be read ({type(error).__name__}), so what the run was is not known; "
+            "copy it from a backup, or start anew in another folder"
+        ) from error
+    if not isinstance(described, dict):
+        raise InputError(f"{path}: is not what a run wrote; start anew in another folder")
+    return described
 
 
 def environment(
@@ -199,9 +221,9 @@ def describe_run(
 def note_precision(run: Path, precision: str, step: int, warn: Callable[[str], None]) -> None:
     """Where a resumed run goes on in another precision than before, tells so and records it."""
     path = run / ENVIRONMENT_FILE
-    described = json.loads(path.read_text(encoding="utf-8"))
+    described = _read_environment(run)
     before = described.get("precision")  # runs begun before it was recorded have none
-    if before is None or before.split()[-1] == precision:
+    if not isinstance(before, str) or not before.split() or before.split()[-1] == precision:
         return
     described["precision"] = f"{before}, from step {step} {precision}"
     write_text(path, json.dumps(described, indent=2) + "\n")
@@ -227,7 +249,7 @@ def trained_card(
         metrics: lines of the metrics' file.
         limits: what the weights are not for.
     """
-    described = json.loads((run / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
+    described = _read_environment(run)
     return {
         "trained": {
             "config": config,

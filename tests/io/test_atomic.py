@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from blsgan.errors import InputError, OutputError
+from blsgan.io import atomic
 from blsgan.io.atomic import atomic_path, atomic_paths, check_writable_folder
 
 
@@ -166,3 +170,37 @@ def test_name_too_long(tmp_path):
     with pytest.raises(OutputError, match="too long"), atomic_path(tmp_path / ("x" * 300)):
         pass
     assert listing(tmp_path) == []
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path):
+    code = (
+        "import os, signal, sys\n"
+        "from blsgan.io.atomic import atomic_path\n"
+        "with atomic_path(sys.argv[1]):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.txt"])
+    assert done.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    recent = tmp_path / ".blsgan-0123456789ab.tmp.png"
+    own = tmp_path / ".blsgan-notes"
+    for path in (recent, own):
+        path.write_bytes(b"")
+    for path in (left, own):
+        os.utime(path, (0, 0))
+    with atomic_path(tmp_path / "b.txt") as temporary:
+        temporary.write_text("b")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [recent.name, own.name, "b.txt"]
+    )
+
+
+def test_what_another_process_is_writing_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(atomic, "_looked", set())
+    with atomic_path(tmp_path / "slow.txt") as slow:
+        os.utime(slow, (0, 0))
+        monkeypatch.setattr(atomic, "_looked", set())
+        with atomic_path(tmp_path / "quick.txt") as quick:
+            quick.write_text("quick")
+        slow.write_text("slow")
+    assert (tmp_path / "slow.txt").read_text() == "slow"

@@ -285,3 +285,44 @@ def test_a_decompression_bomb_within_limits_is_only_truncated(tmp_path):
     (tmp_path / "a.png").write_bytes(png_of_size(4000, 4000))
     with pytest.raises(InputError, match="damaged or truncated"):
         read_radiograph(tmp_path / "a.png")
+
+
+def write_tiff(path, values, sample_format, *tags):
+    """A TIFF of one strip, as Pillow would not write it."""
+    bits = 8 * values.dtype.itemsize
+    height, width = values.shape
+    entries = sorted(
+        [(256, 4, width), (257, 4, height), (258, 3, bits), (259, 3, 1), (262, 3, 1), (273, 4, 0),
+         (277, 3, 1), (278, 4, height), (279, 4, values.nbytes), (339, 3, sample_format), *tags]
+    )  # fmt: skip
+    start = 8 + 2 + 12 * len(entries) + 4
+    data = b"II*\0" + struct.pack("<IH", 8, len(entries))
+    for tag, kind, value in entries:
+        data += struct.pack("<HHII", tag, kind, 1, start if tag == 273 else value)
+    path.write_bytes(data + bytes(4) + values.tobytes())
+    return path
+
+
+def test_tiff_of_32_unsigned_bits(tmp_path):
+    values = np.arange(48 * 64).reshape(48, 64)
+    radiograph = read_radiograph(write_tiff(tmp_path / "a.tif", values.astype(np.uint32), 1))
+    np.testing.assert_allclose(radiograph.pixels, values / 4095, atol=1e-6)
+    large = write_tiff(tmp_path / "b.tif", (values + 2**31).astype(np.uint32), 1)
+    with pytest.raises(InputError, match="values from 2147483648 to 2147486719, outside"):
+        read_radiograph(large)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float64])
+def test_tiff_of_a_kind_that_is_not_read_is_said(tmp_path, kind):
+    values = (np.arange(48 * 64).reshape(48, 64) / 4000).astype(kind)
+    with pytest.raises(InputError, match="TIFF of a kind that is not read"):
+        read_radiograph(write_tiff(tmp_path / "a.tif", values, 3))
+
+
+def test_a_turned_tiff_is_noted_as_a_turned_png_is(tmp_path):
+    values = np.arange(48 * 64).reshape(48, 64).astype(np.uint16)
+    plain = read_radiograph(write_tiff(tmp_path / "a.tif", values, 1))
+    turned = read_radiograph(write_tiff(tmp_path / "b.tif", values, 1, (274, 3, 3)))
+    np.testing.assert_array_equal(turned.pixels, plain.pixels[::-1, ::-1])
+    assert "turned upright by its EXIF orientation" in turned.notes
+    assert "turned upright by its EXIF orientation" not in plain.notes

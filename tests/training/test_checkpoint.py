@@ -96,3 +96,37 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, monkeypatch):
             write(tmp_path, 2)
     assert load_checkpoint(tmp_path, refuse).step == 1
     assert not list(tmp_path.glob(".*tmp*"))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [{"step": 3}, {"step": 1e999, "file": "a", "sha256": ""}, {"step": "3"}, 3, None,
+     {"step": 3, "file": None, "sha256": ""}, {"step": 3, "file": "a", "sha256": "", "state": 1}],
+    ids=str,
+)  # fmt: skip
+def test_an_entry_that_names_no_file_does_not_hide_a_sound_checkpoint(tmp_path, entry):
+    write(tmp_path, 1, 2)
+    index = tmp_path / "index.json"
+    index.write_text(json.dumps([*json.loads(index.read_text()), entry]))
+    assert load_checkpoint(tmp_path, refuse).step == 2
+    write(tmp_path, 3)
+    assert load_checkpoint(tmp_path, refuse).step == 3
+
+
+def test_a_metrics_line_that_was_cut_is_passed_over(tmp_path):
+    from blsgan.training.run_folder import metrics_until
+
+    path = tmp_path / "metrics.jsonl"
+    sound = [json.dumps({"step": step, "loss": 0.5}) for step in (10, 20, 30)]
+    damaged = ['{"step": 15, "lo', "null", "[]", '{"step": 1e999}', "[" * 100_000, "{}", "\x00"]
+    path.write_text("\n".join([*damaged, *sound, '{"step": 40']))
+    assert [line["step"] for line in metrics_until(path, 20)] == [10, 20]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000])
+def test_a_damaged_description_of_a_run_is_named(tmp_path, text):
+    from blsgan.training.run_folder import note_precision
+
+    (tmp_path / "environment.json").write_text(text)
+    with pytest.raises(InputError, match=r"environment\.json: "):
+        note_precision(tmp_path, "float32", 3, refuse)
