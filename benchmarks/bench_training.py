@@ -52,8 +52,8 @@ from blsgan.ops import reference
 from blsgan.synthesis.overlap import PROTOCOL_SHIFT_PX, SyntheticOverlap, synthesize_overlap
 from blsgan.synthesis.phantoms import joint_phantom
 from blsgan.training.config import LARGE_CROP_EVERY, Stage, TrainingConfig, load_config, stages_of
-from blsgan.training.loop import Trainer
 from blsgan.training.run_folder import device_of
+from blsgan.training.separation import SeparationTrainer
 from blsgan.training.sources import load_sources
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -317,10 +317,12 @@ class Measurement:
 
 def our_step(
     config: TrainingConfig, root: Path, cache: Path, device: torch.device, stage: int
-) -> tuple[Trainer, Callable[[], object]]:
+) -> tuple[SeparationTrainer, Callable[[], object]]:
     """A trainer that stands at a stage, and what makes the steps in which its crops' sizes recur
     (:func:`cycle`)."""
-    trainer = Trainer(config, load_sources(config, load_root(root), cache, device), device)
+    trainer = SeparationTrainer(
+        config, load_sources(config, load_root(root), cache, device), device
+    )
     at = trainer.stages[min(stage, len(trainer.stages) - 1)]
     trainer.move_to(at.first)
 

@@ -33,10 +33,10 @@ COMMANDS = {
     "export-dicom": ("blsgan.cli.export_dicom", "Write results as DICOM objects."),
     "ablate": ("blsgan.cli.ablate", "Train the method without each of its parts, and compare."),
     "data": ("blsgan.cli.data", "Verify a dataset, or pack it into one file."),
-    "train": ("blsgan.cli.train", "Train a generator on the public dataset."),
+    "train": ("blsgan.cli.train", "Train a separator or a mask segmenter on the public dataset."),
     "train-segmenter": (
         "blsgan.cli.train_segmenter",
-        "Train the mask segmenter on the public dataset.",
+        "The old name of train --preset segmenter.",
     ),
     "export": ("blsgan.cli.export", "Write weights as one ONNX model, compared with torch."),
     "build-engine": ("blsgan.cli.build_engine", "Build a TensorRT engine that is proven equal."),

@@ -1,4 +1,4 @@
-"""``blsgan train``: a generator from a folder of joints."""
+"""``blsgan train``: a network from a folder of joints."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from blsgan.cli.training_bar import TrainingBar
 from blsgan.errors import BackendError, BlsganError, UsageError
 
 if TYPE_CHECKING:
-    from blsgan.training.config import TrainingConfig
-    from blsgan.training.loop import Progress as TrainingProgress
+    from blsgan.training.config import RunConfig
+    from blsgan.training.run import Progress
 
 
 @click.command("train")
@@ -45,7 +45,9 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     help="Short for --set steps=N; a preset with stages has stages.0.steps instead.",
 )
-@click.option("--init", help="Weights to start from, by name (lite) or path; random otherwise.")
+@click.option(
+    "--init", help="Weights to start from, by name (lite, segmenter) or path; random otherwise."
+)
 @click.option("--resume", is_flag=True, help="Go on with the run in the output folder.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option(
@@ -71,11 +73,11 @@ def command(
     tensorboard: bool,
     dry_run: bool,
 ) -> None:
-    """Train a generator on the public dataset's layout.
+    """Train a separator or, with --preset segmenter, a mask segmenter on the dataset's layout.
 
     Validation joints are held out by a fixed hash of the joint's name. A run that was stopped, by
     Ctrl-C, a kill or a power cut, goes on with --resume from its last checkpoint. The weights end
-    up in OUTPUT/weights; give that folder to `blsgan separate --weights`.
+    up in OUTPUT/weights; give that folder to `blsgan separate --weights` (or `blsgan segment`).
 
     Several devices: torchrun --nproc-per-node=2 -m blsgan train ...; the batch is shared among the
     processes, and the losses are those of one process.
@@ -88,7 +90,7 @@ def command(
             "pip install 'blsgan[train]'"
         ) from error
     from blsgan.training.config import load_config
-    from blsgan.training.loop import run_config, train
+    from blsgan.training.run import run_config, train
 
     if steps is not None:
         changes = (*changes, f"steps={steps}")
@@ -111,7 +113,7 @@ def command(
     first = os.environ.get("RANK", "0") == "0"
     console = Console(stderr=True, quiet=not first)
     try:
-        with TrainingBar(console, "reading joints, registering visits", config.steps) as bar:
+        with TrainingBar(console, "reading joints", config.steps) as bar:
             card = train(
                 root,
                 run,
@@ -133,22 +135,21 @@ def command(
         click.echo(f"wrote {card}")
 
 
-def _describe(config: TrainingConfig, root: Path, device: str) -> None:
-    from blsgan.data.dataset import load_root
-    from blsgan.training.estimate import estimate
+def _describe(config: RunConfig, root: Path, device: str) -> None:
+    from blsgan.training.estimate import dry_run
 
-    load_root(root)  # refused here, though only stages of epochs read it
+    lines = list(dry_run(config, root, device))
     click.echo(config.dump(), nl=False)
-    for line in estimate(config, root, device).lines():
+    for line in lines:
         click.echo(f"# {line}")
 
 
-def _report(bar: TrainingBar, progress: TrainingProgress) -> None:
+def _report(bar: TrainingBar, progress: Progress) -> None:
     terms = ", ".join(_shown(name, value) for name, value in progress.terms.items())
     figures = None
     if progress.validation is not None:
         figures = ", ".join(
-            f"{key.removesuffix('_psnr_db').replace('_', ' ')} {value:.2f}"
+            f"{key.removesuffix('_psnr_db').replace('_', ' ')} {value:.4g}"
             + (" dB" if key.endswith("_db") else "")
             for key, value in progress.validation.items()
         )

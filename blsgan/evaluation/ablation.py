@@ -330,10 +330,12 @@ def run_study(
 
 
 def _config(row: Row, steps: int, seed: int) -> TrainingConfig:
-    from blsgan.training.config import load_config
+    from blsgan.training.config import TrainingConfig, load_config
 
     changes = (*common_changes(steps), *row.changes, f"seed={seed}", f"name={row.name}")
-    return load_config(PRESET, changes)
+    config = load_config(PRESET, changes)
+    assert isinstance(config, TrainingConfig)
+    return config
 
 
 def _train(
@@ -349,8 +351,9 @@ def _train(
 ) -> dict[str, Any]:
     """Trains a row, goes on with it, or finds it finished; returns its weights' card."""
     from blsgan.training.config import differences
-    from blsgan.training.loop import CONFIG_FILE, WEIGHTS, run_config, train
-    from blsgan.training.loop import Progress as TrainingProgress
+    from blsgan.training.run import Progress as TrainingProgress
+    from blsgan.training.run import run_config, train
+    from blsgan.training.run_folder import CONFIG_FILE, WEIGHTS
 
     config = _config(row, steps, seed)
     resume = (folder / CONFIG_FILE).is_file()

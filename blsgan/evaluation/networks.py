@@ -156,10 +156,12 @@ def load_supervisor(run: str | Path) -> Supervise | None:
 
     from blsgan.models.supervisor import Supervisor
     from blsgan.training.checkpoint import load_checkpoint
-    from blsgan.training.loop import CHECKPOINTS, run_config
+    from blsgan.training.config import TrainingConfig
+    from blsgan.training.run import run_config
+    from blsgan.training.run_folder import CHECKPOINTS
 
     config = run_config(run)
-    if not config.has_supervisor():
+    if not isinstance(config, TrainingConfig) or not config.has_supervisor():
         return None
     tensors = load_checkpoint(Path(run) / CHECKPOINTS, lambda text: None).tensors
     state = {

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from blsgan.errors import UsageError
-from blsgan.training.pairs import PairBatch
-
-if TYPE_CHECKING:
-    from blsgan.training.loop import Progress
 
 
 def check_tensorboard() -> None:
@@ -48,22 +44,11 @@ class Board:
     def __exit__(self, *details: object) -> None:
         self._writer.close()
 
-    def scalars(self, progress: Progress) -> None:
-        """The terms of a report, and the figures of a validation."""
-        for name, value in progress.terms.items():
-            self._writer.add_scalar(f"training/{name}", value, progress.step)
-        for name, value in (progress.validation or {}).items():
-            self._writer.add_scalar(f"validation/{name}", value, progress.step)
+    def scalars(self, step: int, kind: str, values: Mapping[str, float]) -> None:
+        """Numbers by name: the terms of ``training``, the figures of a ``validation``."""
+        for name, value in values.items():
+            self._writer.add_scalar(f"{kind}/{name}", value, step)
 
-    def panel(self, step: int, pairs: PairBatch, layers: Tensor) -> None:
-        """A row for each pair: image, predicted layers, true layers, error times four.
-
-        Args:
-            step: of the run.
-            pairs: validation pairs.
-            layers: [B,N,H,W], predicted for them.
-        """
-        error = 4 * (layers - pairs.layers).abs() * pairs.valid
-        row = torch.cat((pairs.image, layers, pairs.layers, error), dim=1)
-        picture = torch.cat([torch.cat(list(planes), dim=1) for planes in row])
+    def panel(self, step: int, picture: Tensor) -> None:
+        """What the run makes of a few validation joints: [H,W], clipped to [0,1]."""
         self._writer.add_image("validation", picture.clamp(0, 1)[None], step)

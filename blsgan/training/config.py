@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -29,7 +29,22 @@ LARGE_CROP_EVERY = 4  # steps
 
 
 class _Strict(BaseModel):
+    """``removed``: keys of older versions, with the value at which they did nothing. Every old run
+    wrote them all down; with another value it can only be finished by the version that began it."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
+    removed: ClassVar[Mapping[str, Any]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_removed(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict):
+            return fields
+        return {
+            key: value
+            for key, value in fields.items()
+            if key not in cls.removed or value != cls.removed[key]
+        }
 
 
 class ModelConfig(_Strict):
@@ -51,6 +66,8 @@ class SupervisorConfig(_Strict):
 class DataConfig(_Strict):
     """What a step sees."""
 
+    removed = {"protocol_partner_share": 0}
+
     pairs: Literal["crops", "images"] = Field(
         default="crops", description="crops of the overlap, or whole images as published"
     )
@@ -59,10 +76,6 @@ class DataConfig(_Strict):
     )
     protocol_share: Share = Field(
         default=0.5, description="of the synthetic pairs: the evaluation protocol's settings"
-    )
-    protocol_partner_share: Share = Field(
-        default=0.0,
-        description="of those: the lower bone is another image's, as 0.3 of the others' are",
     )
     visits: Annotated[int, Field(ge=0)] = Field(
         default=8, description="real overlaps with another visit's truth in a step; 0: none"
@@ -137,6 +150,8 @@ class OptimiserConfig(_Strict):
 class LossConfig(_Strict):
     """Weights of the terms in ``objective.py``."""
 
+    removed = {"ssim": 0}
+
     decibel: Annotated[float, Field(ge=0)] = Field(
         default=0.1, description="logarithm of each image's error, where the truth is known"
     )
@@ -149,9 +164,6 @@ class LossConfig(_Strict):
     )
     visits_mse_floor: Positive | None = Field(
         default=None, description="of real overlaps, whose truth is noisy; none: mse_floor"
-    )
-    ssim: Annotated[float, Field(ge=0)] = Field(
-        default=0.0, description="structural dissimilarity 1 - SSIM of synthetic pairs"
     )
     layer: Annotated[float, Field(ge=0)] = Field(
         default=0.0, description="RMSE of layers of synthetic pairs"
@@ -185,13 +197,32 @@ class StageConfig(_Strict):
         return self
 
 
-class TrainingConfig(_Strict):
-    """A whole run. ``precision`` is of the networks' arithmetic; losses are always float32."""
+class RunConfig(_Strict):
+    """What every run has. ``precision`` is of the networks' arithmetic; losses are float32."""
 
-    name: Name = "lite"
+    task: str
+    name: Name
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    steps: Steps | None = Field(default=9000, description="of a run without stages")
+    steps: Steps | None
     precision: Literal["bfloat16", "float32"] = "bfloat16"
+    validate_every: Steps = 250
+    checkpoint_every: Steps = 250
+    keep_checkpoints: Steps = 3
+
+    def dump(self) -> str:
+        """The resolved configuration as YAML; :func:`load_config` reads it back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+    def check(self) -> None:
+        """Raises :class:`UsageError` for keys that do not go together."""
+
+
+class TrainingConfig(RunConfig):
+    """A whole run of a separator."""
+
+    task: Literal["separation"] = "separation"
+    name: Name = "lite"
+    steps: Steps | None = Field(default=9000, description="of a run without stages")
     compile: bool = Field(default=False, description="torch.compile the networks")
     deterministic: bool = Field(
         default=False, description="refuse kernels whose result varies; the CPU's never does"
@@ -202,9 +233,6 @@ class TrainingConfig(_Strict):
         "gives in a step depends on seed, source and step alone, so that runs which leave another "
         "source out see the same of it (crops only)",
     )
-    validate_every: Steps = 250
-    checkpoint_every: Steps = 250
-    keep_checkpoints: Steps = 3
     model: ModelConfig = ModelConfig()
     supervisor: SupervisorConfig = SupervisorConfig()
     data: DataConfig = DataConfig()
@@ -231,14 +259,122 @@ class TrainingConfig(_Strict):
             raise ValueError("a run has either steps or stages")
         return self
 
-    def dump(self) -> str:
-        """The resolved configuration as YAML; :func:`load_config` reads it back."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
-
     def has_supervisor(self) -> bool:
         """Whether any stage is supervised."""
         losses = [s.loss for s in self.stages if s.steps or s.epochs] or [self.loss]
         return self.supervisor.enabled and any(loss.supervisor > 0 for loss in losses)
+
+    def check(self) -> None:
+        parts = [(f"stages.{i}.data", stage.data) for i, stage in enumerate(self.stages)]
+        for key, data in parts or [("data", self.data)]:
+            for name in ("crop", "large_crop"):
+                rows, columns = getattr(data, name) or data.crop
+                if min(rows, columns) < 16 or rows % 16 or columns % 16:
+                    raise UsageError(
+                        f"key '{key}.{name}' is {rows}x{columns}; rows and "
+                        "columns must be multiples of 16"
+                    )
+            if data.pairs == "images" and data.large_crop is not None:
+                raise UsageError(
+                    f"key '{key}.large_crop' is {list(data.large_crop)}; whole "
+                    "images have no crops, so it must be null"
+                )
+            if data.pairs == "images" and data.visits:
+                raise UsageError(
+                    f"key '{key}.visits' is {data.visits}; whole images have no "
+                    "truth of other visits, so it must be 0"
+                )
+            if data.pairs == "images" and self.draws == "step":
+                raise UsageError(
+                    "key 'draws' is step; whole images are dealt one after the "
+                    "other, so it must be sequence"
+                )
+        if len({data.pairs for _, data in parts}) > 1:
+            raise UsageError(
+                "key 'stages' mixes data.pairs crops and images; a run has one of them"
+            )
+        for name in ("size", "validation"):
+            if len({getattr(data, name) for _, data in parts}) > 1:
+                raise UsageError(f"key 'data.{name}' differs between stages; a run has one")
+
+
+class SegmenterModelConfig(_Strict):
+    """The network: channels and residual blocks at 1/2, 1/4, ... of 256x256."""
+
+    widths: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=256)], ...], Field(min_length=2, max_length=7)
+    ] = (16, 32, 48, 64, 96, 96)
+    blocks: Annotated[
+        tuple[Annotated[int, Field(ge=0, le=8)], ...], Field(min_length=2, max_length=7)
+    ] = (1, 1, 1, 1, 1, 2)
+
+    @model_validator(mode="after")
+    def _one_block_count_for_each_width(self) -> SegmenterModelConfig:
+        if len(self.widths) != len(self.blocks):
+            raise ValueError("widths and blocks must be of one length")
+        return self
+
+
+class SceneConfig(_Strict):
+    """What a step of the segmenter sees."""
+
+    removed = {"composite_share": 0}
+
+    batch: Annotated[int, Field(ge=1)] = Field(default=8, description="pictures in a step")
+    phantom_share: Share = Field(default=0.08, description="of them: phantoms")
+    negative_share: Share = Field(default=0.2, description="of them: pictures without a joint")
+    validation: Annotated[int, Field(ge=1)] = Field(
+        default=96, description="validation joints in a validation, and a quarter as many negatives"
+    )
+
+
+class SegmentationLossConfig(_Strict):
+    """Weights of the terms in ``segmentation_loss``."""
+
+    border: Annotated[float, Field(ge=0)] = Field(
+        default=4.0, description="extra weight within 3 px of a border"
+    )
+    overlap: Annotated[float, Field(ge=0)] = Field(
+        default=4.0, description="extra weight where both bones are"
+    )
+    dice: Annotated[float, Field(ge=0)] = Field(default=1.0, description="Dice of each bone")
+    overlap_dice: Annotated[float, Field(ge=0)] = Field(
+        default=0.5, description="Dice of the overlap"
+    )
+
+
+class SegmentationOptimiserConfig(_Strict):
+    """AdamW with a linear warm-up and a cosine decay; the gradient's norm is clipped."""
+
+    learning_rate: Positive = 2e-3
+    final_share: Share = Field(
+        default=0.01, description="learning rate at the end / at its highest"
+    )
+    warm_up_steps: Steps = 150
+    betas: tuple[Share, Share] = (0.9, 0.99)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.02
+    clip_norm: Positive = 1.0
+    ema_decay: Share = Field(
+        default=0.998, description="of the averaged weights, the ones that ship"
+    )
+
+
+class SegmentationConfig(RunConfig):
+    """A whole run of a mask segmenter; the defaults are those of the shipped weights."""
+
+    task: Literal["segmentation"] = "segmentation"
+    name: Name = "segmenter"
+    steps: Steps = 4000
+    model: SegmenterModelConfig = SegmenterModelConfig()
+    data: SceneConfig = SceneConfig()
+    optimiser: SegmentationOptimiserConfig = SegmentationOptimiserConfig()
+    loss: SegmentationLossConfig = SegmentationLossConfig()
+
+
+TASKS: dict[str, type[RunConfig]] = {
+    "separation": TrainingConfig,
+    "segmentation": SegmentationConfig,
+}
 
 
 @dataclass(frozen=True)
@@ -299,7 +435,7 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
-def load_config(preset: str | Path, changes: Sequence[str] = ()) -> TrainingConfig:
+def load_config(preset: str | Path, changes: Sequence[str] = ()) -> RunConfig:
     """A preset with changes, checked.
 
     Args:
@@ -329,15 +465,16 @@ def load_config(preset: str | Path, changes: Sequence[str] = ()) -> TrainingConf
     if not isinstance(fields, dict):
         raise UsageError(f"{path}: is not a preset (keys and values)")
     for change in changes:
-        apply_change(fields, change)
+        _apply_change(fields, change)
+    kind = _kind_of(fields, path)
     try:
-        config = TrainingConfig.model_validate(fields)
+        config = kind.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         known = ""
         if first["type"] == "extra_forbidden":
-            names = _known_keys(first["loc"][:-1])
+            names = _known_keys(kind, first["loc"][:-1])
             known = f"; known keys there: {', '.join(names)}" if names else ""
         where = f"key '{key}': " if key else ""
         what = first["msg"].removeprefix("Value error, ")
@@ -345,8 +482,21 @@ def load_config(preset: str | Path, changes: Sequence[str] = ()) -> TrainingConf
         raise UsageError(f"{path}: {where}{what[0].lower()}{what[1:]}{got}{known}") from error
     for change in changes:
         _check_effective(fields, change)
-    _check_data(config, path)
+    try:
+        config.check()
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
     return config
+
+
+def _kind_of(fields: Mapping[str, Any], path: Path) -> type[RunConfig]:
+    model = fields.get("model")
+    # Runs of segmenters that were begun before configurations named their task.
+    older = isinstance(model, dict) and "widths" in model
+    task = fields.get("task", "segmentation" if older else "separation")
+    if not isinstance(task, str) or task not in TASKS:
+        raise UsageError(f"{path}: key 'task' is {task!r}; choose one of {', '.join(TASKS)}")
+    return TASKS[task]
 
 
 def _check_effective(fields: Mapping[str, Any], change: str) -> None:
@@ -367,41 +517,7 @@ def _check_effective(fields: Mapping[str, Any], change: str) -> None:
         )
 
 
-def _check_data(config: TrainingConfig, path: Path) -> None:
-    parts = [(f"stages.{i}.data", stage.data) for i, stage in enumerate(config.stages)]
-    for key, data in parts or [("data", config.data)]:
-        for name in ("crop", "large_crop"):
-            rows, columns = getattr(data, name) or data.crop
-            if min(rows, columns) < 16 or rows % 16 or columns % 16:
-                raise UsageError(
-                    f"{path}: key '{key}.{name}' is {rows}x{columns}; rows and "
-                    "columns must be multiples of 16"
-                )
-        if data.pairs == "images" and data.large_crop is not None:
-            raise UsageError(
-                f"{path}: key '{key}.large_crop' is {list(data.large_crop)}; whole "
-                "images have no crops, so it must be null"
-            )
-        if data.pairs == "images" and data.visits:
-            raise UsageError(
-                f"{path}: key '{key}.visits' is {data.visits}; whole images have no "
-                "truth of other visits, so it must be 0"
-            )
-        if data.pairs == "images" and config.draws == "step":
-            raise UsageError(
-                f"{path}: key 'draws' is step; whole images are dealt one after the "
-                "other, so it must be sequence"
-            )
-    if len({data.pairs for _, data in parts}) > 1:
-        raise UsageError(
-            f"{path}: key 'stages' mixes data.pairs crops and images; a run has one of them"
-        )
-    for name in ("size", "validation"):
-        if len({getattr(data, name) for _, data in parts}) > 1:
-            raise UsageError(f"{path}: key 'data.{name}' differs between stages; a run has one")
-
-
-def apply_change(fields: dict[str, Any], change: str) -> None:
+def _apply_change(fields: dict[str, Any], change: str) -> None:
     """Puts one ``key=value`` into ``fields``; raises :class:`UsageError` where it cannot."""
     key, equals, text = change.partition("=")
     if not equals or not key.strip():
@@ -450,8 +566,8 @@ def _number(text: str) -> str | float:
         return text
 
 
-def _known_keys(location: Sequence[str | int]) -> list[str]:
-    model: Any = TrainingConfig
+def _known_keys(kind: type[RunConfig], location: Sequence[str | int]) -> list[str]:
+    model: Any = kind
     for part in location:
         model = StageConfig if isinstance(part, int) else model.model_fields[part].annotation
     return list(model.model_fields)

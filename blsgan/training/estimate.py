@@ -13,11 +13,19 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from blsgan.data.dataset import load_root
-from blsgan.training.config import LARGE_CROP_EVERY, DataConfig, Stage, TrainingConfig
-from blsgan.training.loop import Trainer
+from blsgan.models.segmenter import SegmenterNetwork
+from blsgan.training.config import (
+    LARGE_CROP_EVERY,
+    DataConfig,
+    RunConfig,
+    SegmentationConfig,
+    Stage,
+    TrainingConfig,
+)
 from blsgan.training.pairs import PairBatch
-from blsgan.training.precision import no_bfloat16
+from blsgan.training.precision import has_bfloat16, no_bfloat16
 from blsgan.training.run_folder import device_of
+from blsgan.training.separation import SeparationTrainer
 from blsgan.training.sources import Sources, load_sources
 
 _TIMED_STEPS = 2  # after one that warms up
@@ -71,6 +79,19 @@ class Estimate:
         yield f"estimated time: {_hours(self.seconds)}, without reading the data and validations"
 
 
+def dry_run(config: RunConfig, root: str | Path, device: str = "cpu") -> Iterator[str]:
+    """What a run will cost, in sentences. Raises what :func:`estimate` raises."""
+    if isinstance(config, TrainingConfig):
+        load_root(root)  # refused here, though only stages of epochs read it
+        yield from estimate(config, root, device).lines()
+    elif isinstance(config, SegmentationConfig):
+        target = device_of(device)
+        count = _count(SegmenterNetwork(config.model.widths, config.model.blocks))
+        yield f"{count:,} parameters; {config.steps} steps of {config.data.batch} pictures"
+        if config.precision == "bfloat16" and not has_bfloat16(target):
+            yield f"note: {no_bfloat16(target)}"
+
+
 def estimate(config: TrainingConfig, root: str | Path, device: str = "cpu") -> Estimate:
     """Builds the networks and times steps of each stage on made-up pictures.
 
@@ -93,7 +114,7 @@ def estimate(config: TrainingConfig, root: str | Path, device: str = "cpu") -> E
     def epoch(data: DataConfig) -> int:
         return sources().epoch(data)
 
-    trainer = Trainer(config, MadeUp(epoch, target), target)
+    trainer = SeparationTrainer(config, MadeUp(epoch, target), target)
     costs = []
     for stage in trainer.stages:
         trainer.move_to(stage.first)
@@ -172,7 +193,7 @@ def _growth(data: DataConfig) -> float:
     return 1 + (ratio - 1) / LARGE_CROP_EVERY
 
 
-def _parameters(trainer: Trainer) -> dict[str, int]:
+def _parameters(trainer: SeparationTrainer) -> dict[str, int]:
     generator = trainer.generator
     counts = {generator.architecture: _count(generator)}
     if generator.soft_tissue == "reconstructor":

@@ -19,31 +19,9 @@ from blsgan.ops import layer_loss, reconstruction_loss, supervisor_loss
 from blsgan.ops.fused.supervisor_loss import TargetLayers
 from blsgan.training.config import LossConfig
 from blsgan.training.pairs import PairBatch
+from blsgan.training.trainer import Terms
 
 MIN_PX = 20  # an image with fewer pixels to compare says nothing
-_SSIM_MEAN, _SSIM_VARIANCE = 0.01**2, 0.03**2  # the constants of SSIM for a data range of 1
-
-
-@dataclass
-class Terms:
-    """The objective, scalars: ``total`` is minimised, ``parts`` are read.
-
-    ``synthetic_db`` and ``visits_db`` are an image's mean squared error in dB (minus its PSNR),
-    averaged over images; ``soft_tissue`` is the mean absolute error of k on synthetic pairs;
-    ``ssim``, ``layer``, ``reconstruction`` and ``supervisor`` are the terms of those weights in the
-    configuration, there where the weight is not 0.
-    """
-
-    total: Tensor
-    parts: dict[str, Tensor]
-
-    def names(self) -> list[str]:
-        """What :meth:`detached` holds."""
-        return ["loss", *self.parts]
-
-    def detached(self) -> Tensor:
-        """One number for each name."""
-        return torch.stack([value.detach() for value in (self.total, *self.parts.values())])
 
 
 def image_errors(layers: Tensor, batch: PairBatch) -> tuple[Tensor, Tensor]:
@@ -59,46 +37,6 @@ def image_errors(layers: Tensor, batch: PairBatch) -> tuple[Tensor, Tensor]:
     pixels = batch.valid.sum(dim=(1, 2, 3))
     squared = ((layers - batch.layers) ** 2 * batch.valid).sum(dim=(1, 2, 3))
     return squared / pixels.clamp(min=1), pixels >= MIN_PX
-
-
-def dissimilarity(layers: Tensor, batch: PairBatch) -> Tensor:
-    """1 - SSIM of each image, its map averaged over the valid pixels of both layers.
-
-    As ``blsgan evaluate`` measures it (11x11 Gaussian window of sigma 1.5, data range 1; Wang et
-    al., IEEE TIP 13(4), 2004), but for the crop's border, where a window has fewer pixels.
-
-    Args:
-        layers: [B,N,H,W], predicted; where nothing is valid they are taken as they should be.
-        batch: the truth.
-
-    Returns:
-        float32 [B]; 0 without a valid pixel.
-    """
-    truth = batch.layers
-    predicted = torch.where(batch.valid, layers.float(), truth)
-    rows, columns = (_window(side, truth.device) for side in truth.shape[2:])
-
-    def mean(values: Tensor) -> Tensor:
-        return rows @ values @ columns.T
-
-    a, b = mean(predicted), mean(truth)
-    variances = mean(predicted * predicted) - a * a + mean(truth * truth) - b * b
-    covariance = mean(predicted * truth) - a * b
-    similarity = (2 * a * b + _SSIM_MEAN) * (2 * covariance + _SSIM_VARIANCE)
-    similarity = similarity / ((a * a + b * b + _SSIM_MEAN) * (variances + _SSIM_VARIANCE))
-    pixels = batch.valid.sum(dim=(1, 2, 3)).clamp(min=1)
-    return ((1 - similarity) * batch.valid).sum(dim=(1, 2, 3)) / pixels
-
-
-def _window(side: int, device: torch.device) -> Tensor:
-    """[side,side]: its product with a column of that many pixels blurs it by SSIM's window.
-
-    A product of matrices, since convolving single channels takes several times as long on a CPU.
-    """
-    place = torch.arange(side, dtype=torch.float32, device=device)
-    apart = (place[:, None] - place).abs()
-    weight = torch.exp(-0.5 * (apart / 1.5) ** 2) * (apart <= 5)
-    return weight / weight.sum(dim=1, keepdim=True)
 
 
 def objective(
@@ -119,6 +57,12 @@ def objective(
         config: weights of the terms.
         synthetic: the number of synthetic pairs, which come first; all by default.
         verdict: the supervisor's logits [B,2N,H,W] for ``layers``, where it takes part.
+
+    Returns:
+        ``synthetic_db`` and ``visits_db`` are an image's mean squared error in dB (minus its PSNR),
+        averaged over images; ``soft_tissue`` is the mean absolute error of k on synthetic pairs;
+        ``layer``, ``reconstruction`` and ``supervisor`` are the terms of those weights in the
+        configuration, there where the weight is not 0.
     """
     errors, usable = image_errors(layers, batch)
     known = ~torch.isnan(batch.soft_tissue)
@@ -139,12 +83,6 @@ def objective(
     if config.decibel or config.soft_tissue:
         total = config.decibel * (synthetic_db + config.visits * visits_db)
         total = total + config.soft_tissue * tissue
-    if config.ssim:
-        first = slice(synthetic)
-        parts["ssim"] = mean(
-            dissimilarity(layers[first], batch.rows(first)), (usable & known)[first]
-        )
-        total = total + config.ssim * parts["ssim"]
     if config.layer:
         first = slice(synthetic)
         parts["layer"] = layer_loss(layers[first], batch.layers[first], batch.masks[first])
@@ -159,7 +97,7 @@ def objective(
 
 
 @dataclass
-class Lesson:
+class SupervisorBatch:
     """What the supervisor learns from in a step, in one batch of three kinds.
 
     Attributes:
@@ -174,7 +112,7 @@ class Lesson:
     counts: tuple[int, int, int]
 
 
-def lesson(layers: Tensor, batch: PairBatch, synthetic: int) -> Lesson:
+def supervisor_batch(layers: Tensor, batch: PairBatch, synthetic: int) -> SupervisorBatch:
     """Makes the supervisor's batch.
 
     Args:
@@ -187,15 +125,15 @@ def lesson(layers: Tensor, batch: PairBatch, synthetic: int) -> Lesson:
     first = slice(synthetic)
     parts = (batch.image[cut] * batch.masks[cut], batch.layers[first], layers.detach())
     masks = batch.masks
-    return Lesson(
+    return SupervisorBatch(
         torch.cat([part.to(layers.dtype) for part in parts]),
         torch.cat((masks[cut], masks[first], masks)),
         (len(parts[0]), len(parts[1]), len(parts[2])),
     )
 
 
-def supervisor_objective(verdict: Tensor, given: Lesson) -> Tensor:
-    """The supervisor's own loss for its logits [C+S+B,2N,H,W] on a lesson: the mean of three BCEs.
+def supervisor_objective(verdict: Tensor, given: SupervisorBatch) -> Tensor:
+    """The supervisor's own loss for its logits [C+S+B,2N,H,W] on its batch: the mean of three BCEs.
 
     In a radiograph cut out, no bone is there, nor separated, where another lies over it (target:
     masks without the overlap, twice); true layers are there and real (M, M); generated ones are

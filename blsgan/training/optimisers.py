@@ -48,10 +48,12 @@ def learning_rate_share(step: int, steps: int, course: Course) -> float:
     return warm_up * (cosine * (1 - course.final_share) + course.final_share)
 
 
-def follow(average: nn.Module, parameters: Sequence[Tensor], decay: float, step: int) -> None:
+def update_average(
+    average: nn.Module, parameters: Sequence[Tensor], decay: float, step: int
+) -> None:
     """Moves an average's weights towards ``parameters``, in the same order, by 1 - ``decay``.
 
-    They follow quickly at first, so that early validations mean something: in step s, from 0, the
+    It moves quickly at first, so that early validations mean something: in step s, from 0, the
     decay is at most (1 + s) / (10 + s).
     """
     decay = min(decay, (1 + step) / (10 + step))

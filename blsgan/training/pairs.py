@@ -400,8 +400,7 @@ class SyntheticPairs:
         plain = torch.ones(n, dtype=torch.bool) if protocol else _chance(g, n, data.protocol_share)
         first = torch.randint(len(self), (n,), generator=g)
         partner = torch.randint(len(self), (n,), generator=g)
-        share = 0.0 if protocol else data.protocol_partner_share
-        stranger = torch.where(plain, share, _PARTNER_SHARE)
+        stranger = torch.where(plain, 0.0, _PARTNER_SHARE)
         second = torch.where(torch.rand(n, generator=g) < stranger, partner, first)
 
         whole = torch.randint(_SMALLEST_PX, _REACH_PX + 1, (n, 2), generator=g).float()

@@ -20,10 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from blsgan.data.layout import MIN_OVERLAP_PX, JointImage, overlap_px, read_joint
+from blsgan.data.layout import JointImage, read_joint
 from blsgan.joint.geometry import GRID_PX
 from blsgan.synthesis.hand import hand_phantom
-from blsgan.synthesis.overlap import CROP_PX, synthesize_overlap
 from blsgan.synthesis.phantoms import joint_phantom
 
 Array = NDArray[Any]  # float32; OpenCV's stubs know no more
@@ -82,7 +81,6 @@ class SceneBatch:
 class _Joint:
     image: NDArray[np.uint8]
     masks: NDArray[np.bool_]
-    background: NDArray[np.uint8] | None = None
 
 
 class Scenes:
@@ -92,7 +90,6 @@ class Scenes:
         images: the real joints; of another size than 256x256 they are resized.
         phantom_share: of the samples, phantoms of this package.
         negative_share: of the samples, pictures without a joint.
-        composite_share: of the samples, synthetic overlaps of the real joints without overlap.
 
     Raises:
         InputError: a listed file is missing or damaged.
@@ -104,15 +101,9 @@ class Scenes:
         *,
         phantom_share: float,
         negative_share: float,
-        composite_share: float = 0,
     ) -> None:
         self._joints = [_on_grid(image) for image in images]
-        self._apart = [
-            joint
-            for joint in self._joints
-            if joint.background is not None and overlap_px(joint.masks) < MIN_OVERLAP_PX
-        ]
-        self._shares = (phantom_share, negative_share, composite_share if self._apart else 0)
+        self._shares = phantom_share, negative_share
 
     def draw(self, count: int, seed: Sequence[int]) -> SceneBatch:
         """``count`` samples; the same seed gives the same batch."""
@@ -127,14 +118,12 @@ class Scenes:
     def sample(self, rng: np.random.Generator) -> tuple[Array, Array]:
         """One picture [256,256] and its masks [2,256,256]."""
         drawn = rng.random()
-        phantom, negative, composite = self._shares
+        phantom, negative = self._shares
         if drawn < negative:
             image = self._negative(rng)
             return _tone(image, rng), np.zeros((2, GRID_PX, GRID_PX), np.float32)
         if drawn < negative + phantom:
             joint = _phantom(int(rng.integers(_PHANTOMS)))
-        elif drawn < negative + phantom + composite:
-            joint = _composite(self._apart[rng.integers(len(self._apart))], rng)
         else:
             joint = self._any_joint(rng)
         image, masks = _move(joint, rng)
@@ -202,7 +191,7 @@ class Scenes:
 
 def _on_grid(image: JointImage) -> _Joint:
     arrays = read_joint(image)
-    picture, masks, background = arrays.image, arrays.masks, arrays.background
+    picture, masks = arrays.image, arrays.masks
     if picture.shape != (GRID_PX, GRID_PX):
         size = (GRID_PX, GRID_PX)
         picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
@@ -212,29 +201,7 @@ def _on_grid(image: JointImage) -> _Joint:
                 for mask in masks
             ]
         )
-        if background is not None:
-            background = cv2.resize(background, size, interpolation=cv2.INTER_AREA)
-    return _Joint(picture, masks, background)
-
-
-def _composite(joint: _Joint, rng: np.random.Generator) -> _Joint:
-    """The joint with its bones pushed into each other, on black as in the protocol or on its soft
-    tissue; k is the tissue's or one that real overlaps ask for."""
-    assert joint.background is not None
-    pair = synthesize_overlap(
-        joint.image,
-        joint.masks,
-        joint.background,
-        down_px=rng.uniform(0.5, 8),
-        up_px=rng.uniform(0.5, 8),
-        soft_tissue=None if rng.random() < 0.4 else rng.uniform(0.2, 0.6),
-    )
-    image = pair.image
-    if rng.random() < 0.6:
-        inside = _unit(joint.background)[CROP_PX:-CROP_PX, CROP_PX:-CROP_PX]
-        behind = cv2.resize(inside, (GRID_PX, GRID_PX), interpolation=cv2.INTER_LINEAR)
-        image = np.where(pair.union, image, behind)
-    return _Joint(np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8), pair.masks)
+    return _Joint(picture, masks)
 
 
 @functools.cache

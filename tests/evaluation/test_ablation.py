@@ -22,7 +22,7 @@ from blsgan.evaluation.ablation import (
     run_study,
 )
 from blsgan.training.config import differences, load_config, stages_of
-from blsgan.training.loop import first_generator
+from blsgan.training.separation import first_generator
 from blsgan.training.sources import load_sources
 
 

@@ -125,7 +125,7 @@ def test_the_supervisors_opinion_is_recorded(images):
 def test_a_runs_supervisor_judges_what_it_was_trained_on(dataset, phantom, tmp_path):
     from blsgan.data.dataset import load_root
     from blsgan.training.config import load_config
-    from blsgan.training.loop import train
+    from blsgan.training.run import train
 
     run = tmp_path / "run"
     config = load_config(

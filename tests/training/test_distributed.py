@@ -28,11 +28,11 @@ from safetensors.torch import save_file
 from blsgan.training.config import load_config
 from blsgan.training.distributed import world_of
 from blsgan.training.estimate import MadeUp
-from blsgan.training.loop import Trainer
+from blsgan.training.separation import SeparationTrainer
 
 path, *changes = sys.argv[1:]
 with world_of(torch.device("cpu")) as (world, device):
-    trainer = Trainer(
+    trainer = SeparationTrainer(
         load_config("paper", changes), MadeUp(lambda data: 1, device), device, world
     )
     trainer.train_step()

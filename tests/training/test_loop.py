@@ -21,12 +21,15 @@ from blsgan.data.layout import content_digest
 from blsgan.errors import InputError, UsageError, WeightsError
 from blsgan.models import load_generator
 from blsgan.tasks.backend import create
-from blsgan.training import loop, precision, run_folder
+from blsgan.training import precision, run_folder, separation
+from blsgan.training import run as run_module
+from blsgan.training import trainer as trainer_module
 from blsgan.training.config import load_config, stages_of
 from blsgan.training.distributed import World
 from blsgan.training.estimate import estimate
-from blsgan.training.loop import DivergedError, Trainer, run_config, train
 from blsgan.training.optimisers import learning_rate_share
+from blsgan.training.run import DivergedError, run_config, train
+from blsgan.training.separation import SeparationTrainer
 from blsgan.training.sources import check_sources, load_sources
 
 
@@ -77,7 +80,7 @@ def test_training_lowers_its_objective(dataset, tiny, tmp_path, registered):
     config = tiny.model_copy(update={"steps": 40})
     cache = registered(tmp_path / "cache")
     sources = load_sources(config, load_root(dataset), cache, torch.device("cpu"))
-    trainer = Trainer(config, sources, torch.device("cpu"))
+    trainer = SeparationTrainer(config, sources, torch.device("cpu"))
     totals = [float(trainer.train_step().total.detach()) for _ in range(40)]
     assert np.mean(totals[-10:]) < np.mean(totals[:10]) - 0.02
 
@@ -144,14 +147,14 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_it_used(
 def test_nan_stops_the_run_with_the_step_and_the_terms(
     dataset, tiny, tmp_path, registered, monkeypatch
 ):
-    honest = loop.objective
+    honest = separation.objective
 
     def broken(layers, *rest, **options):
         terms = honest(layers, *rest, **options)
         terms.total = terms.total * float("nan")
         return terms
 
-    monkeypatch.setattr(loop, "objective", broken)
+    monkeypatch.setattr(separation, "objective", broken)
     with pytest.raises(DivergedError, match=r"not finite at step 1 \(loss nan, synthetic_db"):
         train(dataset, registered(tmp_path / "run"), tiny)
     index = json.loads((tmp_path / "run" / "checkpoints" / "index.json").read_text())
@@ -162,7 +165,7 @@ def test_weights_that_are_not_finite_are_no_checkpoint(
     dataset, tiny, tmp_path, registered, monkeypatch
 ):
     """A finite loss may have a gradient that is not: nobody shall resume from what it leaves."""
-    honest, calls = loop.objective, []
+    honest, calls = separation.objective, []
 
     def broken(layers, *rest, **options):
         calls.append(layers)
@@ -171,7 +174,7 @@ def test_weights_that_are_not_finite_are_no_checkpoint(
             terms.total = terms.total + (0 * layers.sum()).sqrt()  # 0, with the gradient NaN
         return terms
 
-    monkeypatch.setattr(loop, "objective", broken)
+    monkeypatch.setattr(separation, "objective", broken)
     run = registered(tmp_path / "run")
     with pytest.raises(DivergedError, match=r"weights are not finite after step 4 \(.*step 2 in"):
         train(dataset, run, tiny)
@@ -312,7 +315,7 @@ def test_a_run_killed_before_its_first_step_starts_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "describe_run", killed)
+        patch.setattr(run_module, "describe_run", killed)
         with pytest.raises(KeyboardInterrupt):
             train(dataset, run, tiny)
     assert (run / "checkpoints").exists()
@@ -332,11 +335,11 @@ def test_a_checkpoint_of_another_optimiser_is_refused(dataset, tiny, finished):
     run, _, _ = finished
     images, cpu = load_root(dataset), torch.device("cpu")
     sources = load_sources(tiny, images, run, cpu)
-    trainer = Trainer(tiny, sources, cpu)
+    trainer = SeparationTrainer(tiny, sources, cpu)
     trainer.train_step()
     saved = trainer.checkpoint()
     muon = tiny.optimiser.model_copy(update={"method": "muon"})
-    other = Trainer(tiny.model_copy(update={"optimiser": muon}), sources, cpu)
+    other = SeparationTrainer(tiny.model_copy(update={"optimiser": muon}), sources, cpu)
     with pytest.raises(InputError, match=r"another model or optimiser\.method"):
         other.restore(saved)
     other.train_step()
@@ -368,7 +371,7 @@ def test_terms_that_a_stage_does_not_have_are_not_reported(dataset, tiny):
     data = tiny.data.model_copy(update={"visits": 0})
     config = tiny.model_copy(update={"data": data})
     sources = load_sources(config, load_root(dataset), None, torch.device("cpu"))
-    trainer = Trainer(config, sources, torch.device("cpu"))
+    trainer = SeparationTrainer(config, sources, torch.device("cpu"))
     assert trainer.train_step().names() == ["loss", "synthetic_db", "soft_tissue"]
 
 
@@ -405,7 +408,7 @@ def test_what_only_another_process_meets_is_said(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise InputError("its disk is away")
 
-    monkeypatch.setattr(loop, "train", fail)
+    monkeypatch.setattr(run_module, "train", fail)
     result = invoke("--data", tmp_path, "-o", tmp_path / "run", RANK="1")
     assert result.exit_code == 1
     assert "process 1: its disk is away" in result.stderr
@@ -503,7 +506,7 @@ def arithmetic_of(trainer):
 @pytest.mark.parametrize("there", [True, False])
 def test_bfloat16_is_not_emulated(dataset, tiny, tmp_path, registered, monkeypatch, there):
     """Without the instructions a step in bfloat16 takes many times as long as in float32."""
-    monkeypatch.setattr(loop, "has_bfloat16", lambda device: there)
+    monkeypatch.setattr(trainer_module, "has_bfloat16", lambda device: there)
     wanted = tiny.model_copy(update={"precision": "bfloat16", "steps": 1})
     said, cpu = [], torch.device("cpu")
     run = registered(tmp_path / "run")
@@ -515,16 +518,16 @@ def test_bfloat16_is_not_emulated(dataset, tiny, tmp_path, registered, monkeypat
     assert [text for text in said if "no bfloat16 instructions" in text] == said
     assert bool(said) != there
     sources = load_sources(wanted, load_root(dataset), run, cpu)
-    assert arithmetic_of(Trainer(wanted, sources, cpu)) == getattr(torch, taken)
+    assert arithmetic_of(SeparationTrainer(wanted, sources, cpu)) == getattr(torch, taken)
     lines = list(estimate(wanted, dataset).lines())
     assert any("no bfloat16 instructions" in line for line in lines) != there
     exact = tiny.model_copy(update={"precision": "float32"})
-    assert arithmetic_of(Trainer(exact, sources, cpu)) == torch.float32
+    assert arithmetic_of(SeparationTrainer(exact, sources, cpu)) == torch.float32
 
 
 def test_one_process_without_bfloat16_takes_it_from_all(dataset, tiny, monkeypatch):
     """Weights that one process moves in bfloat16 and another in float32 would drift apart."""
-    monkeypatch.setattr(loop, "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(trainer_module, "has_bfloat16", lambda device: True)
 
     class Mixed(World):
         def all(self, flag):
@@ -533,7 +536,7 @@ def test_one_process_without_bfloat16_takes_it_from_all(dataset, tiny, monkeypat
 
     wanted = tiny.model_copy(update={"precision": "bfloat16"})
     sources = load_sources(wanted, load_root(dataset), None, torch.device("cpu"))
-    assert Trainer(wanted, sources, torch.device("cpu"), Mixed()).precision == "float32"
+    assert SeparationTrainer(wanted, sources, torch.device("cpu"), Mixed()).precision == "float32"
 
 
 def test_going_on_in_another_precision_is_said_and_recorded(
@@ -541,15 +544,15 @@ def test_going_on_in_another_precision_is_said_and_recorded(
 ):
     wanted = tiny.model_copy(update={"precision": "bfloat16", "steps": 2, "checkpoint_every": 1})
     run, said = registered(tmp_path / "run"), []
-    monkeypatch.setattr(loop, "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(trainer_module, "has_bfloat16", lambda device: True)
 
     def stop(progress):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "_READ_EVERY", 1)
+    monkeypatch.setattr(run_module, "_READ_EVERY", 1)
     with pytest.raises(KeyboardInterrupt):
         train(dataset, run, wanted, report=stop)
-    monkeypatch.setattr(loop, "has_bfloat16", lambda device: False)
+    monkeypatch.setattr(trainer_module, "has_bfloat16", lambda device: False)
     card = train(dataset, run, run_config(run), resume=True, warn=said.append)
     assert any("was trained in bfloat16 until now and goes on in float32" in text for text in said)
     recorded = json.loads((run / "environment.json").read_text())["precision"]
@@ -573,7 +576,7 @@ def test_a_run_may_start_from_a_smaller_network(dataset, tiny, finished):
     model = tiny.model.model_copy(update={"configuration": blocks})
     config = tiny.model_copy(update={"model": model})
     sources = load_sources(config, load_root(dataset), None, torch.device("cpu"))
-    trainer = Trainer(config, sources, torch.device("cpu"))
+    trainer = SeparationTrainer(config, sources, torch.device("cpu"))
     trainer.start_from(finished[1].with_suffix(".safetensors"))
     smaller = load_generator(finished[1].with_suffix(".safetensors"))
     batch = trainer.draw()

@@ -82,7 +82,6 @@ def test_protocol_k_is_the_background_over_the_overlap(synthetic, everything):
 
 SWITCHES = {
     "protocol_share": 0.9,
-    "protocol_partner_share": 0.9,
     "soft_tissue_share": 0.9,
     "soft_tissue_range": (0.2, 0.3),
     "tone_curves": False,
@@ -101,22 +100,6 @@ def test_no_switch_moves_the_random_numbers_of_the_others(synthetic, visits, eve
             assert torch.equal(first.masks, second.masks)
         differs = not torch.equal(first.image, second.image)
         assert differs == (pairs is synthetic or key == "tone_curves")
-
-
-def test_partners_are_of_the_share_that_was_asked_for(synthetic):
-    """Only crops with the protocol's settings change, and those of a validation never do."""
-    own = draw(synthetic, 64, data=DataConfig(protocol_share=0.5))
-    others = draw(synthetic, 64, data=DataConfig(protocol_share=0.5, protocol_partner_share=1))
-    free = draw(synthetic, 64, data=DataConfig(protocol_share=0))
-    changed = (own.masks != others.masks).flatten(1).any(dim=1)
-    settings = (own.masks != free.masks).flatten(1).any(dim=1)  # those of the protocol
-    assert changed.any()
-    assert not (changed & ~settings).any()
-    assert torch.equal(own.masks[:, 0], others.masks[:, 0])  # the upper bone stays
-    assert torch.equal(
-        draw(synthetic, protocol=True).image,
-        draw(synthetic, protocol=True, data=DataConfig(protocol_partner_share=1)).image,
-    )
 
 
 def test_k_comes_from_where_the_switches_say(synthetic):

@@ -1,7 +1,5 @@
 """What the segmenter sees: joints with their masks, and pictures that have none."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -14,7 +12,7 @@ from blsgan.training.scenes import BORDER_PX, Scenes
 @pytest.fixture(scope="module")
 def joints(dataset):
     images = load_root(dataset)
-    return Scenes(images, phantom_share=0.1, negative_share=0.3, composite_share=0.1)
+    return Scenes(images, phantom_share=0.1, negative_share=0.3)
 
 
 def test_the_same_seed_gives_the_same_batch_and_another_one_another(joints):
@@ -71,21 +69,6 @@ def test_negatives_are_pictures(joints):
         assert picture.shape == (GRID_PX, GRID_PX)
         assert np.isfinite(picture).all()
         assert -0.1 <= picture.min() <= picture.max() <= 1.1
-
-
-def test_composites_are_made_of_joints_apart_and_overlap(joints):
-    assert len(joints._apart) == 4  # of each joint the visit without overlap
-    made = [scenes._composite(joints._apart[n % 4], np.random.default_rng(n)) for n in range(8)]
-    overlaps = [np.count_nonzero(joint.masks.all(axis=0)) for joint in made]
-    assert max(overlaps) > 200
-    black = [(joint.image[~joint.masks.any(axis=0)] == 0).mean() for joint in made]
-    assert min(black) < 0.5 < max(black)  # some on their soft tissue, some on nothing
-
-
-def test_joints_without_a_background_are_not_composed(dataset):
-    images = [replace(image, background=None) for image in load_root(dataset)]
-    scenes_without = Scenes(images, phantom_share=0, negative_share=0, composite_share=1)
-    assert scenes_without.draw(1, (0,)).masks.max() == 1
 
 
 def test_validation_takes_every_joint_as_it_is(joints, dataset):

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from blsgan.cli import main
 from blsgan.data.dataset import load_root
@@ -13,15 +14,11 @@ from blsgan.models.weights import safetensors_bytes
 from blsgan.tasks.backend import create
 from blsgan.tasks.task import SEGMENTATION, WEIGHTS_FOLDER
 from blsgan.training import segmentation
-from blsgan.training.loop import DivergedError
+from blsgan.training import trainer as trainer_module
+from blsgan.training.config import SegmentationConfig, SegmentationLossConfig, load_config
+from blsgan.training.run import DivergedError, run_config, train
 from blsgan.training.scenes import SceneBatch
-from blsgan.training.segmentation import (
-    SegmentationLossConfig,
-    segmentation_config,
-    segmentation_loss,
-    segmentation_run_config,
-    train_segmenter,
-)
+from blsgan.training.segmentation import segmentation_loss
 
 TINY = (
     "steps=6",
@@ -39,20 +36,20 @@ TINY = (
 
 @pytest.fixture(scope="module")
 def tiny():
-    return segmentation_config(None, TINY)
+    return load_config("segmenter", TINY)
 
 
 @pytest.fixture(scope="module")
 def finished(dataset, tiny, tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "whole"
     reports = []
-    card = train_segmenter(dataset, run, tiny, report=reports.append)
+    card = train(dataset, run, tiny, report=reports.append)
     return run, card, reports
 
 
 def test_a_run_leaves_everything_a_user_needs(finished, tiny):
     run, card, reports = finished
-    assert segmentation_run_config(run) == tiny
+    assert run_config(run) == tiny
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [3, 6]
     assert all(0 <= line["upper_dice"] <= 1 for line in lines)
@@ -74,10 +71,8 @@ def test_a_run_that_was_stopped_ends_with_the_same_bytes(finished, dataset, tiny
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_segmenter(dataset, tmp_path / "run", tiny, report=stop)
-    card = train_segmenter(
-        dataset, tmp_path / "run", segmentation_run_config(tmp_path / "run"), resume=True
-    )
+        train(dataset, tmp_path / "run", tiny, report=stop)
+    card = train(dataset, tmp_path / "run", run_config(tmp_path / "run"), resume=True)
     for ending in (".safetensors", ".onnx"):
         assert card.with_suffix(ending).read_bytes() == (
             finished[1].with_suffix(ending).read_bytes()
@@ -86,7 +81,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_bytes(finished, dataset, tiny
 
 @pytest.mark.parametrize("there", [True, False])
 def test_bfloat16_is_not_emulated(dataset, tiny, tmp_path, monkeypatch, there):
-    monkeypatch.setattr(segmentation, "has_bfloat16", lambda device: there)
+    monkeypatch.setattr(trainer_module, "has_bfloat16", lambda device: there)
     wanted = tiny.model_copy(update={"precision": "bfloat16", "steps": 1})
     said, seen = [], []
     forward = segmentation.SegmenterNetwork.forward
@@ -98,7 +93,7 @@ def test_bfloat16_is_not_emulated(dataset, tiny, tmp_path, monkeypatch, there):
         return logits
 
     monkeypatch.setattr(segmentation.SegmenterNetwork, "forward", watched)
-    train_segmenter(dataset, tmp_path / "run", wanted, warn=said.append)
+    train(dataset, tmp_path / "run", wanted, warn=said.append)
     taken = "bfloat16" if there else "float32"
     assert seen[0] == getattr(torch, taken)
     assert json.loads((tmp_path / "run/environment.json").read_text())["precision"] == taken
@@ -114,13 +109,13 @@ def test_it_starts_from_given_weights(finished, dataset, tiny, tmp_path):
     with pytest.raises(InputError, match="not of the configuration's model"):
         trainer.start_from(WEIGHTS_FOLDER / "segmenter.safetensors")
     with pytest.raises(WeightsError, match="no weights called 'none'"):
-        train_segmenter(dataset, tmp_path / "run", tiny, init="none")
+        train(dataset, tmp_path / "run", tiny, init="none")
 
 
 @pytest.mark.slow
 def test_it_learns(dataset, tmp_path):
-    config = segmentation_config(
-        None,
+    config = load_config(
+        "segmenter",
         (
             "steps=20",
             "precision=float32",
@@ -134,25 +129,25 @@ def test_it_learns(dataset, tmp_path):
         ),
     )
     trainer = segmentation.SegmentationTrainer(config, load_root(dataset), torch.device("cpu"))
-    losses = [float(trainer.train_step()) for _ in range(20)]
+    losses = [float(trainer.train_step().total) for _ in range(20)]
     assert np.mean(losses[-5:]) < 0.85 * np.mean(losses[:5])
 
 
 def test_a_run_is_refused_where_it_cannot_be(finished, dataset, tiny, tmp_path):
     with pytest.raises(UsageError, match="holds a run already"):
-        train_segmenter(dataset, finished[0], tiny)
+        train(dataset, finished[0], tiny)
     with pytest.raises(UsageError, match="holds no run to resume"):
-        train_segmenter(dataset, tmp_path / "new", tiny, resume=True)
+        train(dataset, tmp_path / "new", tiny, resume=True)
     with pytest.raises(InputError, match="holds none of the dataset's list files"):
-        train_segmenter(tmp_path, tmp_path / "new", tiny)
+        train(tmp_path, tmp_path / "new", tiny)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(dataset, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(
         segmentation, "segmentation_loss", lambda logits, *rest: logits.sum() * float("nan")
     )
-    with pytest.raises(DivergedError, match="not finite at step 2"):
-        train_segmenter(dataset, tmp_path / "run", tiny)
+    with pytest.raises(DivergedError, match="not finite at step 1"):
+        train(dataset, tmp_path / "run", tiny)
 
 
 @pytest.mark.parametrize(
@@ -165,18 +160,18 @@ def test_a_loss_that_is_not_finite_stops_the_run(dataset, tiny, tmp_path, monkey
 )
 def test_wrong_keys(change, message):
     with pytest.raises(UsageError, match=message):
-        segmentation_config(None, (change,))
+        load_config("segmenter", (change,))
 
 
 def test_files_of_configurations(tmp_path, tiny):
     path = tmp_path / "mine.yaml"
     path.write_text(tiny.dump())
-    assert segmentation_config(path) == tiny
+    assert load_config(path) == tiny
     path.write_text("[")
     with pytest.raises(UsageError, match="not a YAML file"):
-        segmentation_config(path)
-    with pytest.raises(UsageError, match="not a readable YAML file"):
-        segmentation_config(tmp_path / "none.yaml")
+        load_config(path)
+    with pytest.raises(UsageError, match="nor a readable YAML file"):
+        load_config(tmp_path / "none.yaml")
 
 
 def test_dry_run(tmp_path, capsys):
@@ -219,24 +214,32 @@ class TestLoss:
         assert self.loss(logits, empty, dice=1, overlap_dice=1) == self.loss(logits, empty)
 
 
-def test_every_key_is_in_the_reference():
-    from pathlib import Path
+def test_the_preset_is_the_defaults():
+    assert load_config("segmenter") == SegmentationConfig()
 
-    page = Path(__file__).parents[2] / "docs/reference/segmenter-training.md"
-    rows = {
-        line.split("`")[1]: line
-        for line in page.read_text(encoding="utf-8").splitlines()
-        if line.startswith("| `")
-    }
 
-    def keys(values, prefix=""):
-        for name, value in values.items():
-            if isinstance(value, dict):
-                yield from keys(value, f"{prefix}{name}.")
-            else:
-                yield prefix + name, value
+def test_runs_of_before_are_read(tiny, tmp_path):
+    """They named no task, and had a key that nothing used."""
+    fields = yaml.safe_load(tiny.dump())
+    del fields["task"]
+    fields["data"]["composite_share"] = 0.0
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(fields))
+    assert load_config(path) == tiny
+    fields["data"]["composite_share"] = 0.1
+    path.write_text(yaml.safe_dump(fields))
+    with pytest.raises(UsageError, match=r"key 'data\.composite_share'"):
+        load_config(path)
 
-    documented = {key: row.split("|")[2].strip() for key, row in rows.items()}
-    assert documented == {
-        key: str(value) for key, value in keys(segmentation_config().model_dump(mode="json"))
-    }
+
+def test_the_old_command_says_that_it_is_one(tmp_path, capsys):
+    path = tmp_path / "mine.yaml"
+    path.write_text("steps: 7\n")
+    given = ["--data", "none", "-o", str(tmp_path / "run"), "--dry-run"]
+    assert main(["train-segmenter", *given, "--config", str(path), "--set", "seed=3"]) == 0
+    out, err = capsys.readouterr()
+    assert "note: train-segmenter is now `blsgan train --preset segmenter`" in err
+    assert main(["train", "--preset", "segmenter", *given, "--steps", "7", "--set", "seed=3"]) == 0
+    assert capsys.readouterr().out == out
+    assert main(["train-segmenter", "--data", "none", "-o", str(tmp_path), "--resume"]) == 2
+    assert "holds no run to resume" in capsys.readouterr().err

@@ -14,11 +14,12 @@ import torch
 from blsgan.data.dataset import load_root
 from blsgan.errors import InputError, UsageError, WeightsError
 from blsgan.models import load_generator
-from blsgan.training import loop
+from blsgan.training import separation
 from blsgan.training.checkpoint import load_checkpoint
 from blsgan.training.config import load_config
 from blsgan.training.estimate import MadeUp
-from blsgan.training.loop import DivergedError, Trainer, run_config, train
+from blsgan.training.run import DivergedError, run_config, train
+from blsgan.training.separation import SeparationTrainer
 from blsgan.training.sources import load_sources
 
 CPU = torch.device("cpu")
@@ -72,7 +73,7 @@ def test_free_heads_are_not_for_the_separator(finished):
 
 
 def test_one_forward_pass_of_the_generator_serves_both_players(sources, staged):
-    trainer = Trainer(staged, sources, CPU)
+    trainer = SeparationTrainer(staged, sources, CPU)
     passes = []
     trainer.generator.register_forward_hook(lambda *call: passes.append(len(call[1][0])))
     trainer.train_step()
@@ -80,7 +81,7 @@ def test_one_forward_pass_of_the_generator_serves_both_players(sources, staged):
 
 
 def test_each_player_moves_by_its_own_loss_alone(sources, staged):
-    trainer = Trainer(staged, sources, CPU)
+    trainer = SeparationTrainer(staged, sources, CPU)
     supervisor = [p.detach().clone() for p in trainer.supervisor.parameters()]
     trainer.supervisor.register_forward_hook(lambda *call: None)
     with torch.no_grad():
@@ -91,7 +92,7 @@ def test_each_player_moves_by_its_own_loss_alone(sources, staged):
         assert torch.equal(before, after)
         assert after.requires_grad
         assert after.grad.abs().sum() > 0
-    generator = Trainer(staged, sources, CPU).generator.state_dict()
+    generator = SeparationTrainer(staged, sources, CPU).generator.state_dict()
     moved = [not torch.equal(generator[k], v) for k, v in trainer.generator.state_dict().items()]
     assert any(moved)
 
@@ -107,7 +108,7 @@ def test_the_supervisor_learns_to_tell_layers_apart(staged):
             "optimiser.supervisor_learning_rate=0.01",
         ],
     )
-    trainer = Trainer(config, MadeUp(lambda data: 1, CPU), CPU)
+    trainer = SeparationTrainer(config, MadeUp(lambda data: 1, CPU), CPU)
     own = [float(trainer.train_step().parts["supervisor_own"].detach()) for _ in range(40)]
     assert own[-1] < 0.8 * own[0]
 
@@ -133,14 +134,14 @@ def staged_like():
 )
 def test_parts_are_switched_off_by_one_key(change, gone):
     config = load_config("paper", [*staged_like(), change])
-    trainer = Trainer(config, MadeUp(lambda data: 1, CPU), CPU)
+    trainer = SeparationTrainer(config, MadeUp(lambda data: 1, CPU), CPU)
     assert gone not in trainer.train_step().parts
     assert (trainer.supervisor is None) == (gone == "supervisor")
 
 
 def test_k_is_nought_without_the_correction():
     config = load_config("paper", [*staged_like(), "model.configuration.soft_tissue=zero"])
-    trainer = Trainer(config, MadeUp(lambda data: 1, CPU), CPU)
+    trainer = SeparationTrainer(config, MadeUp(lambda data: 1, CPU), CPU)
     _, soft_tissue = trainer._separate(trainer.draw())
     assert not soft_tissue.any()
 
@@ -155,7 +156,7 @@ def test_three_bones_train_both_players():
             "loss.decibel=0.1",
         ],
     )
-    trainer = Trainer(config, MadeUp(lambda data: 1, CPU, layers=3), CPU)
+    trainer = SeparationTrainer(config, MadeUp(lambda data: 1, CPU, layers=3), CPU)
     first = trainer.train_step()
     for _ in range(5):
         last = trainer.train_step()
@@ -165,7 +166,7 @@ def test_three_bones_train_both_players():
 
 
 def test_stages_go_on_with_weights_and_start_with_fresh_optimisers(sources, staged):
-    trainer = Trainer(staged, sources, CPU)
+    trainer = SeparationTrainer(staged, sources, CPU)
     for _ in range(3):
         trainer.train_step()
     assert trainer.stage.name == "main"
@@ -209,10 +210,10 @@ def test_killed_in_the_second_stage_and_resumed_gives_the_same_bytes(
     # What it would have become is computed without a break from the same start.
     config = run_config(run)
     goal = stopped + 3
-    whole = Trainer(config, load_sources(config, load_root(dataset), None, CPU), CPU)
+    whole = SeparationTrainer(config, load_sources(config, load_root(dataset), None, CPU), CPU)
     while whole.step < goal:
         whole.train_step()
-    resumed = Trainer(config, load_sources(config, load_root(dataset), None, CPU), CPU)
+    resumed = SeparationTrainer(config, load_sources(config, load_root(dataset), None, CPU), CPU)
     resumed.restore(load_checkpoint(run / "checkpoints", lambda text: None))
     while resumed.step < goal:
         resumed.train_step()
@@ -239,7 +240,7 @@ def test_resumed_in_the_second_stage_after_damage_gives_the_same_bytes(dataset, 
 def test_a_checkpoint_of_another_supervisor_is_refused(sources, finished):
     run, _, _ = finished
     other = load_config(run / "config.yaml", ["supervisor.widths=[4, 6]"])
-    trainer = Trainer(other, sources, CPU)
+    trainer = SeparationTrainer(other, sources, CPU)
     with pytest.raises(InputError, match="another model"):
         trainer.restore(load_checkpoint(run / "checkpoints", refuse))
 
@@ -247,14 +248,14 @@ def test_a_checkpoint_of_another_supervisor_is_refused(sources, finished):
 def test_nan_names_the_step_the_terms_and_the_last_good_checkpoint(
     dataset, staged, tmp_path, monkeypatch
 ):
-    honest = loop.supervisor_objective
+    honest = separation.supervisor_objective
     calls = []
 
     def broken(*given):
         calls.append(given)
         return honest(*given) * (float("nan") if len(calls) == 3 else 1.0)
 
-    monkeypatch.setattr(loop, "supervisor_objective", broken)
+    monkeypatch.setattr(separation, "supervisor_objective", broken)
     with pytest.raises(DivergedError, match=r"step 3 \(loss .*supervisor_own nan.*, step 2 in"):
         train(dataset, tmp_path / "run", staged)
 
@@ -289,7 +290,7 @@ def test_sizes_and_bones_that_do_not_fit_are_refused_before_anything_starts(data
     ]
     config = load_config("fine-tune", changes)
     with pytest.raises(UsageError, match=r"'data.crop' is 48x112 px.*'unet' needs multiples of 32"):
-        Trainer(config, MadeUp(lambda data: 1, CPU), CPU)
+        SeparationTrainer(config, MadeUp(lambda data: 1, CPU), CPU)
     config = load_config("paper", ["model.configuration.layers=3"])
     with pytest.raises(UsageError, match="joints have 2 bones"):
         train(dataset, tmp_path / "run", config)
@@ -350,7 +351,7 @@ def test_dry_run_counts_epochs_of_crops_as_the_run_does(dataset, tiny):
         ],
     )
     sources = load_sources(config, load_root(dataset), None, CPU)
-    (stage,) = Trainer(config, sources, CPU).stages
+    (stage,) = SeparationTrainer(config, sources, CPU).stages
     assert sources.epoch(stage.data) > 1  # as many as the joint has hidden bones
     (cost,) = estimate(config, dataset).stages
     assert cost.stage.steps == stage.steps == 3 * sources.epoch(stage.data)
