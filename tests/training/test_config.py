@@ -31,7 +31,7 @@ def test_whole_images_are_dealt_in_sequence():
     ("change", "expected"),
     [
         ("optimiser.learnig_rate=1", "optimiser.learnig_rate"),
-        ("nonsense=1", "known keys there: name, seed, steps"),
+        ("nonsense=1", "known keys there: task, name, seed, steps"),
         ("steps=0", "steps"),
         ("steps=many", "'many'"),
         ("optimiser.ema_decay=1.5", "optimiser.ema_decay"),
