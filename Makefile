@@ -30,7 +30,7 @@ SANITIZERS := address,undefined
 build_inputs := pyproject.toml setup.py $(wildcard build_backend/blsgan_build/*.py) \
     $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 
-.PHONY: all demo test setup lint lint-python lint-cpp sanitize sanitize-cpp sanitize-ops emulate cuda bench \
+.PHONY: all demo test setup lint lint-python lint-cpp sanitize sanitize-cpp sanitize-ops emulate emulate-build cuda bench \
     cmake ctest clean distclean
 .DELETE_ON_ERROR:
 
@@ -150,6 +150,8 @@ emulate-build: cmake
 	    'from blsgan.ops.fused._library import build_info as b; assert b()["cuda"] == "emulated"'
 emulate: emulate-build
 	$(emulated) tests/ops/test_every_op.py tests/ops/test_traps.py
+	$(PY) benchmarks/gpu_check.py --emulated
+	$(PY) csrc/tests/cuda_emulator/mutants.py
 
 cuda: $(STAMPS)/test-tools
 	@if command -v nvcc >/dev/null || test -x "$${CUDA_HOME:-/none}/bin/nvcc"; then \

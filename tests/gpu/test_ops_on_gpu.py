@@ -1,4 +1,8 @@
-"""What only a GPU can show; benchmarks/gpu_check.py runs this where there is one."""
+"""What only a GPU can show; benchmarks/gpu_check.py runs this where there is one.
+
+With the emulated kernels (`make emulate`) the same tests run on the CPU, those that need no stream
+and no second processor, on tensors that they have time for.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,13 @@ torch = pytest.importorskip("torch", reason="the ops on a GPU are PyTorch's")
 
 from blsgan.ops.cases import CASES, Joint  # noqa: E402
 
+# "1": a GPU; "emulated": the emulated kernels. Either must then be there.
+REQUIRED = os.environ.get("BLSGAN_REQUIRE_GPU")
+
 
 def _why_not() -> str | None:
+    if REQUIRED == "emulated":
+        return None
     if not torch.cuda.is_available():
         return "no CUDA device can be used here"
     from blsgan.ops.fused._library import build_info
@@ -23,8 +32,16 @@ def _why_not() -> str | None:
 
 REASON = _why_not()
 pytestmark = pytest.mark.gpu
-if REASON and os.environ.get("BLSGAN_REQUIRE_GPU") != "1":
+if REASON and not REQUIRED:
     pytest.skip(REASON, allow_module_level=True)
+
+EMULATED = REQUIRED == "emulated"
+if EMULATED:
+    from blsgan.ops.fused._library import build_info
+
+    assert build_info()["cuda"] == "emulated"
+DEVICE = "cpu" if EMULATED else "cuda"
+needs_a_device = pytest.mark.skipif(EMULATED, reason="the emulator has no streams and no memory")
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 LIMIT = {torch.float64: 1e-12, torch.float32: 4e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
@@ -34,7 +51,7 @@ SHAPES = (
     (1, 2, 1, 1),
     (2, 3, 33, 47),
     (1, 6, 20, 31),
-    (2, 2, 513, 129),
+    (2, 2, 65, 129) if EMULATED else (2, 2, 513, 129),
 )
 differentiable = [case for case in CASES if case.gradients]
 
@@ -75,7 +92,7 @@ def run_with_gradients(function, args, wanted, device):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_values(case, dtype, shape):
     for kind in ("joint", "random"):
-        args = case.inputs(Joint(shape, dtype=dtype, device="cuda", masks_kind=kind))
+        args = case.inputs(Joint(shape, dtype=dtype, device=DEVICE, masks_kind=kind))
         expected = tensors(case.call_reference(*oracle(args)))
         for got, want in zip(tensors(case.call(*args)), expected, strict=True):
             torch.testing.assert_close(
@@ -88,7 +105,7 @@ def test_values(case, dtype, shape):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_gradients(case, dtype, shape):
     args = interior(case.inputs(Joint(shape, dtype=dtype, masks_kind="random")))
-    got = run_with_gradients(case.call, args, case.gradients, "cuda")
+    got = run_with_gradients(case.call, args, case.gradients, DEVICE)
     want = run_with_gradients(case.call_reference, oracle(args), case.gradients, "cpu")
     for g, w in zip(got, want, strict=True):
         size = max(w.abs().max().item(), 1e-30)
@@ -99,7 +116,7 @@ def test_gradients(case, dtype, shape):
 
 @by_case()
 def test_layouts(case):
-    args = case.inputs(Joint((2, 2, 24, 40), device="cuda"))
+    args = case.inputs(Joint((2, 2, 24, 40), device=DEVICE))
     expected = tensors(case.call(*args))
     other = [a.contiguous(memory_format=torch.channels_last) if a.dim() == 4 else a for a in args]
     for got, want in zip(tensors(case.call(*other)), expected, strict=True):
@@ -117,21 +134,23 @@ def test_layouts(case):
 @by_case()
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_same_bits_twice(case, dtype):
-    args = case.inputs(Joint((5, 2, 300, 257), dtype=dtype, device="cuda"))
+    shape = (2, 2, 60, 57) if EMULATED else (5, 2, 300, 257)
+    args = case.inputs(Joint(shape, dtype=dtype, device=DEVICE))
     runs = []
     for _ in range(3):
         result = list(tensors(case.call(*args)))
         if case.gradients:
-            result += run_with_gradients(case.call, args, case.gradients, "cuda")
+            result += run_with_gradients(case.call, args, case.gradients, DEVICE)
         runs.append(result)
     for other in runs[1:]:
         for got, want in zip(other, runs[0], strict=True):
             assert torch.equal(got, want)
 
 
+@needs_a_device
 @by_case()
 def test_a_stream_of_ones_own(case):
-    args = case.inputs(Joint((8, 2, 256, 256), device="cuda"))
+    args = case.inputs(Joint((8, 2, 256, 256), device=DEVICE))
     expected = tensors(case.call(*args))
     stream = torch.cuda.Stream()
     torch.cuda.synchronize()
@@ -145,6 +164,7 @@ def test_a_stream_of_ones_own(case):
         assert torch.equal(g, w)
 
 
+@needs_a_device
 @by_case()
 def test_another_device_than_the_current_one(case):
     if torch.cuda.device_count() < 2:
@@ -160,13 +180,16 @@ def test_another_device_than_the_current_one(case):
         case.call(second[0], *first[1:])
 
 
+@needs_a_device
 @by_case()
 def test_cuda_graph_capture(case):
-    args = [a.clone() for a in case.inputs(Joint((4, 2, 128, 128), device="cuda"))]
+    args = [a.clone() for a in case.inputs(Joint((4, 2, 128, 128), device=DEVICE))]
     args = [a.requires_grad_(i in case.gradients) for i, a in enumerate(args)]
 
     def step():
         result = case.call(*args)
+        if not case.gradients:
+            return tensors(result)
         total = sum(part.float().sum() for part in tensors(result) if part.is_floating_point())
         wanted = [args[i] for i in case.gradients]
         return (*tensors(result), *torch.autograd.grad(total, wanted))
@@ -179,7 +202,7 @@ def test_cuda_graph_capture(case):
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         captured = step()
-    other = case.inputs(Joint((4, 2, 128, 128), device="cuda", seed=9))
+    other = case.inputs(Joint((4, 2, 128, 128), device=DEVICE, seed=9))
     with torch.no_grad():
         for a, o in zip(args, other, strict=True):
             a.copy_(o)
@@ -189,12 +212,13 @@ def test_cuda_graph_capture(case):
         assert torch.equal(got, want)
 
 
+@needs_a_device
 def test_the_generators_objective_takes_a_handful_of_launches():
     from blsgan import ops
     from blsgan.ops import reference
     from blsgan.ops.benchmark import count_launches
 
-    joint = Joint((12, 2, 256, 256), device="cuda")
+    joint = Joint((12, 2, 256, 256), device=DEVICE)
     layers, logits = joint.layers.requires_grad_(), joint.supervisor_logits.requires_grad_()
     k, masks, image, truth = joint.soft_tissue, joint.masks, joint.image, joint.true_layers
 
@@ -211,16 +235,17 @@ def test_the_generators_objective_takes_a_handful_of_launches():
     assert count(reference) > 5 * count(ops)
 
 
+@needs_a_device
 def test_more_than_2_to_the_31_elements():
     free, _ = torch.cuda.mem_get_info()
     if free < 24 * 2**30:
         pytest.skip(f"needs 24 GB of free device memory, {free / 2**30:.0f} GB are free")
     batch, height, width = 66, 4096, 4096
-    layers = torch.zeros(batch, 2, height, width, dtype=torch.bfloat16, device="cuda")
+    layers = torch.zeros(batch, 2, height, width, dtype=torch.bfloat16, device=DEVICE)
     assert layers.numel() > 2**31
-    masks = torch.zeros(batch, 2, height, width, dtype=torch.bool, device="cuda")
+    masks = torch.zeros(batch, 2, height, width, dtype=torch.bool, device=DEVICE)
     masks[-1, -1, -1, -9:] = True
-    truth = torch.full((1, 2, height, width), 0.25, dtype=torch.bfloat16, device="cuda")
+    truth = torch.full((1, 2, height, width), 0.25, dtype=torch.bfloat16, device=DEVICE)
     layers.requires_grad_()
     from blsgan import ops
 
@@ -232,14 +257,16 @@ def test_more_than_2_to_the_31_elements():
     assert layers.grad.count_nonzero().item() == 9
 
 
+@needs_a_device
 def test_a_failed_launch_names_the_op():
     from blsgan import ops
 
-    joint = Joint((1, 2, 8, 8), device="cuda")
+    joint = Joint((1, 2, 8, 8), device=DEVICE)
     with pytest.raises((ValueError, RuntimeError), match="compose_layers"):
         ops.compose_layers(joint.layers, joint.masks.cpu(), joint.soft_tissue)
 
 
+@needs_a_device
 def test_training_pairs_are_the_same_on_the_gpu(dataset):
     """The host's random numbers, so the same pairs; made without the host waiting."""
     from blsgan.data.dataset import load_root
