@@ -1,4 +1,4 @@
-"""A lower bound of the kernels' time on GPUs that nobody has run them on. Needs neither GPU nor nvcc.
+"""A lower bound of the kernels' time on GPUs that they have not run on. Needs no GPU and no nvcc.
 
     python benchmarks/cuda_time_model.py            writes the tables into docs/how-to/gpu.md
     python benchmarks/cuda_time_model.py --check    status 1 where they are not what it would write
@@ -91,7 +91,7 @@ def occupancy() -> list[str]:
         rows = list(csv.DictReader(file))
     architectures = list(RESIDENT_THREADS)
     lines = [
-        "Registers of a thread, and the share of a multiprocessor's threads that they leave room for:",
+        "Registers of a thread, and the share of a multiprocessor's threads that fit:",
         "",
         "| kernel, float32 | " + " | ".join(f"{a[:-1]}.{a[-1]}" for a in architectures) + " |",
         "|---|" + "---:|" * len(architectures),

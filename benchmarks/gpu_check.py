@@ -234,7 +234,8 @@ class Plan:
         command += ["--device", self.device, "-o", str(file)]
         if self.emulated:
             command += ["--preset", "lite", "--joints", "2", "--rounds", "1"]
-            for key in ("data.crop=[16,32]", "data.validation=2"):
+            small = "model.configuration={widths: [8, 8, 8, 8], blocks: [1, 1, 1, 1]}"
+            for key in (small, "data.crop=[16,32]", "data.validation=2"):
                 command += ["--lite-set", key]
         if self.run("training", *command) is None:
             return False
@@ -291,8 +292,9 @@ def report(result: dict[str, Any]) -> str:
             f"`lite`, {batch} at a time: {row['p50_ms']:.1f} ms, {row['psnr_to_cpu_db']:.0f} dB "
             "from the CPU."
         )
-    for row in result["training"]:
-        lines.append("Training: " + ", ".join(f"{k} {v}" for k, v in list(row.items())[:12]) + ".")
+    if training := result["training"]:
+        lines += ["", "| " + " | ".join(training[0]) + " |", "|" + "---|" * len(training[0])]
+        lines += ["| " + " | ".join(row.values()) + " |" for row in training]
     lines += ["", "| stage | | s |", "|---|---|---:|"]
     for stage, row in result["stages"].items():
         lines.append(f"| {stage} | {row['status']} | {row['seconds']:.0f} |")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from blsgan_build.torch_source import BuildError, Torch, switch
 
-# Everything that nvcc 13 still supports and that runs torch, Jetson Orin (8.7) and Thor (11.0, which
-# nvcc 12 called 10.1) too, with PTX for what comes later.
+# Everything that nvcc 13 still supports and that runs torch, Jetson Orin (8.7) and Thor (11.0) too,
+# with PTX for what comes later.
 DEFAULT_ARCHITECTURES = "7.5;8.0;8.6;8.7;8.9;9.0;10.0;11.0;12.0+PTX"
 
 

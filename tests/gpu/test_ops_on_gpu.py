@@ -46,13 +46,13 @@ needs_a_device = pytest.mark.skipif(EMULATED, reason="the emulator has no stream
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 LIMIT = {torch.float64: 1e-12, torch.float32: 4e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 SHAPES = (
-    (3, 2, 64, 64),
     (2, 2, 37, 53),
     (1, 2, 1, 1),
     (2, 3, 33, 47),
+    (3, 2, 64, 64),
     (1, 6, 20, 31),
-    (2, 2, 65, 129) if EMULATED else (2, 2, 513, 129),
-)
+    (2, 2, 513, 129),
+)[: 3 if EMULATED else 6]
 differentiable = [case for case in CASES if case.gradients]
 
 

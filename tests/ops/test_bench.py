@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -204,3 +205,42 @@ def test_the_gpu_script_says_that_there_is_no_gpu():
     )
     assert done.returncode == 2
     assert "no CUDA device" in done.stdout
+
+
+def test_the_gpu_scripts_result_becomes_the_readmes_table(tmp_path):
+    row = {"phase": "full", "dtype": "float32", "roofline": "0.814", "op": "layer_loss"}
+    result = {
+        "machine": {"gpu": "Some GPU", "torch": "2.13.0", "time": "2026-01-02T03:04:05Z"},
+        "commit": "abc",
+        "ops": [
+            {**row, "size": size, "variant": variant, "slower_than_blsgan": str(slower)}
+            for size, scale in (("training", 1), ("large", 2))
+            for variant, slower in (("blsgan", 1), ("eager", 6 * scale), ("compile", 4 * scale))
+        ],
+        "launches": {"blsgan": 9, "eager": 200},
+        "inference": {"32": {"p50_ms": 1.25, "psnr_to_cpu_db": 99.0}},
+        "training": [],
+        "stages": {"build": {"status": "passed", "seconds": 61.2}},
+    }
+    file = tmp_path / "result.json"
+    file.write_text(json.dumps(result), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "gpu_check.py"), "--report", str(file)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0] == "On Some GPU, torch 2.13.0, 2026-01-02, commit abc."
+    assert "| `layer_loss` | 6.0x | 4.0x | 12.0x | 8.0x | 81 % |" in lines
+    assert "| build | passed | 61 |" in lines
+    readme = (BENCHMARKS.parent / "README.md").read_text(encoding="utf-8")
+    assert lines[2] in readme.splitlines()
+
+
+def test_the_table_of_the_lower_bound_is_what_the_script_writes():
+    script = BENCHMARKS / "cuda_time_model.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

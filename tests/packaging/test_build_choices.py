@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,12 @@ def test_architecture_of_the_visible_gpu():
 def test_without_a_gpu_all_are_built_and_the_last_has_ptx():
     chosen = cuda.choose_architectures("", [], NVCC_13)
     assert ";".join(chosen) == cuda.DEFAULT_ARCHITECTURES
+
+
+def test_the_documentation_lists_the_architectures():
+    page = (ROOT / "docs/how-to/gpu.md").read_text(encoding="utf-8")
+    listed = page.split("compiled and linked for ")[1].split(" and PTX")[0]
+    assert re.findall(r"\d+\.\d", listed) == re.findall(r"\d+\.\d", cuda.DEFAULT_ARCHITECTURES)
 
 
 def test_all_ignores_the_visible_gpu():

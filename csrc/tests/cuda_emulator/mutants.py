@@ -7,6 +7,9 @@ place of the build's. Exit status 1 when the test passes in spite of a change, o
 longer applies.
 """
 
+# The sources' lines are quoted whole.
+# ruff: noqa: E501
+
 from __future__ import annotations
 
 import json
