@@ -1,13 +1,17 @@
 """Separate overlapping bones in conventional radiographs.
 
-    >>> import blsgan
-    >>> separator = blsgan.Separator.from_pretrained()  # doctest: +SKIP
-    >>> joint = separator(image, masks)  # doctest: +SKIP
+>>> import blsgan
+>>> joint = blsgan.separate("joint.png")
+>>> joint
+<Joint joint: 128x128 px, overlap ... px, soft tissue k 0...>
+>>> files = joint.save("out")
 
-``image`` is float32 [H,W] in [0,1] (or uint8, uint16), ``masks`` bool [2,H,W] (upper, lower bone).
-``joint.upper`` and ``joint.lower`` are the layers, float32 [H,W]: zero outside their bone, exactly
-the image outside the overlap, and together exactly the image inside it. Without masks,
-``blsgan.Segmenter.from_pretrained()(image).masks`` predicts them.
+``separate`` takes a file or an array, one or many, with or without masks; ``joint.upper`` and
+``joint.lower`` are the layers, float32 [H,W]: zero outside their bone, exactly the image outside
+the overlap, and together exactly the image inside it. ``segment`` predicts the masks, ``measure``
+is joint space narrowing between two visits, ``read`` reads a radiograph. ``Separator`` and
+``Segmenter`` are the networks for arrays; ``ops`` and ``nn`` the kernels for PyTorch; ``errors``
+what all of these raise.
 
 Importing this package loads none of its dependencies: the names below come with their first use.
 """
@@ -22,29 +26,50 @@ stop_telemetry()
 
 __version__ = "0.1.0"
 
-__all__ = ["Segmentation", "Segmenter", "Separation", "Separator", "__version__"]
+__all__ = [
+    "Segmenter",
+    "Separator",
+    "errors",
+    "measure",
+    "nn",
+    "ops",
+    "read",
+    "segment",
+    "separate",
+]
 
 if TYPE_CHECKING:
-    from blsgan.tasks.segmentation import Segmentation, Segmenter
-    from blsgan.tasks.separation import Separation, Separator
+    from blsgan import errors, nn, ops
+    from blsgan.pipeline.api import measure, read, segment, separate
+    from blsgan.tasks.segmentation import Segmentation as Segmentation
+    from blsgan.tasks.segmentation import Segmenter
+    from blsgan.tasks.separation import Separation as Separation
+    from blsgan.tasks.separation import Separator
 
+_MODULES = ("errors", "nn", "ops")
 _LAZY = {
     "Segmentation": "blsgan.tasks.segmentation",
     "Segmenter": "blsgan.tasks.segmentation",
     "Separation": "blsgan.tasks.separation",
     "Separator": "blsgan.tasks.separation",
+    "measure": "blsgan.pipeline.api",
+    "read": "blsgan.pipeline.api",
+    "segment": "blsgan.pipeline.api",
+    "separate": "blsgan.pipeline.api",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_LAZY[name]), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return __all__

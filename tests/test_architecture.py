@@ -57,6 +57,13 @@ def test_the_separator_comes_on_first_use_without_torch():
     assert modules_after("import blsgan; blsgan.Separator; blsgan.Separation") & HEAVY == set()
 
 
+def test_only_the_public_names_are_shown():
+    names = ["Segmenter", "Separator", "errors", "measure", "nn", "ops", "read", "segment"]
+    assert dir(blsgan) == [*names, "separate"]
+    loaded = modules_after("import blsgan; blsgan.separate; blsgan.ops; blsgan.errors")
+    assert "torch" not in loaded
+
+
 def test_an_unknown_attribute_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'Seperator'"):
         _ = blsgan.Seperator

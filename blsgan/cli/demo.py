@@ -10,12 +10,13 @@ import numpy as np
 from blsgan.io.atomic import atomic_path, check_writable_folder
 from blsgan.io.listing import Item
 from blsgan.io.results import to_uint16
+from blsgan.pipeline.joint import Joint
 from blsgan.pipeline.separate import separate_item
 from blsgan.pipeline.worklist import Outcome
 from blsgan.records.separation import SeparationOptions, SeparationRecord
 from blsgan.synthesis.phantoms import Phantom, joint_phantom
 from blsgan.tasks.backend import CHOICES
-from blsgan.tasks.separation import Separation, Separator
+from blsgan.tasks.separation import Separator
 
 _NAME = "phantom"
 
@@ -76,7 +77,7 @@ def _write_phantom(phantom: Phantom, folder: Path) -> Item:
     return Item(image, upper, lower, Path(), _NAME)
 
 
-def _report(phantom: Phantom, outcome: Outcome[Separation, SeparationRecord], seed: int) -> None:
+def _report(phantom: Phantom, outcome: Outcome[Joint, SeparationRecord], seed: int) -> None:
     from blsgan.evaluation.baselines import equal_split, ring_soft_tissue
     from blsgan.evaluation.metrics import psnr_db, region_mse
 

@@ -13,12 +13,13 @@ from blsgan.io import results
 from blsgan.io.atomic import check_writable_folder
 from blsgan.io.listing import DEFAULT_MASK_PATTERN, Item, describe_passed_over
 from blsgan.io.spacing import user_spacing
+from blsgan.pipeline.joint import Joint
 from blsgan.pipeline.separate import separate_item
 from blsgan.pipeline.worklist import Outcome, attempt, work_list
 from blsgan.records.separation import Format, SeparationOptions, SeparationRecord
 from blsgan.tasks.backend import CHOICES, ENGINES
 from blsgan.tasks.segmentation import Segmenter
-from blsgan.tasks.separation import Separation, Separator
+from blsgan.tasks.separation import Separator
 
 
 @click.command()
@@ -164,7 +165,7 @@ def command(
             segmenter, "auto" if backend in ENGINES else backend, threads=threads
         )
 
-    def work(item: Item) -> Outcome[Separation, SeparationRecord]:
+    def work(item: Item) -> Outcome[Joint, SeparationRecord]:
         return separate_item(
             separator,
             item,
@@ -186,7 +187,7 @@ def command(
     )
 
 
-def _report_one(item: Item, outcome: Outcome[Separation, SeparationRecord]) -> None:
+def _report_one(item: Item, outcome: Outcome[Joint, SeparationRecord]) -> None:
     record, panel = outcome.record, outcome.files[-2]
     if outcome.renamed:
         click.echo(f"{item.image} became {panel}")

@@ -7,6 +7,7 @@ the files' hashes, wherever they are moved together.
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,15 @@ def predicted_names(name: str) -> list[str]:
     return [*masks, f"{name}_mask_overlay.png", f"{name}_mask.json"]
 
 
+def encode_mask(mask: NDArray[np.bool_]) -> bytes:
+    """The file of one mask bool [H,W]: PNG, 8 bit, 0 and 255."""
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).save(stream, format="PNG")
+    return stream.getvalue()
+
+
 def write_predicted(
     folder: Path,
     name: str,
@@ -40,8 +50,6 @@ def write_predicted(
 
     Raises :class:`blsgan.errors.OutputError`.
     """
-    from PIL import Image
-
     targets = [folder / file for file in predicted_names(name)]
     with atomic_paths(targets) as temporaries:
         current = targets[0]
@@ -49,7 +57,7 @@ def write_predicted(
             *pictures, overlay_path, record_path = temporaries
             for mask, target, path in zip(masks, targets, pictures, strict=False):
                 current = target
-                Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).save(path, format="PNG")
+                path.write_bytes(encode_mask(mask))
             current = targets[-2]
             overlay.save(overlay_path, format="PNG", compress_level=4)
             current = targets[-1]

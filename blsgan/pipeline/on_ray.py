@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 
 from blsgan.errors import BackendError, UsageError
 from blsgan.io.listing import Item
+from blsgan.pipeline.joint import Joint
 from blsgan.pipeline.separate import separate_item
 from blsgan.pipeline.worklist import Attempt, Outcome, attempt
 from blsgan.records.separation import SeparationOptions, SeparationRecord
 from blsgan.runtimes.session import ENGINES
 from blsgan.tasks.segmentation import Segmenter
-from blsgan.tasks.separation import Separation, Separator
+from blsgan.tasks.separation import Separator
 
 JOINTS_PER_TASK = 8
 """What a worker takes at once, and tries again when it was killed."""
@@ -80,7 +81,7 @@ class SeparateJoints:
             )
         )
 
-    def _separate(self, item: Item) -> Outcome[Separation, SeparationRecord]:
+    def _separate(self, item: Item) -> Outcome[Joint, SeparationRecord]:
         return separate_item(
             self._separator,
             item,

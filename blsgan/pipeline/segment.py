@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,7 @@ def segment_item(
     """
     started = time.perf_counter()
     image_file = read_file(item.image, what="image")
-    made_from: dict[str, Any] = {
-        "kind": "masks",
-        "blsgan": __version__,
-        "inputs": {"image": InputFile(sha256=image_file.sha256)},
-        "options": options,
-        "weights": weights_record(segmenter.weights),
-    }
+    made_from = _made_from(segmenter, image_file.sha256, options)
     folder, name = output / item.folder, item.name
     file_name: str | None = item.image.name
     private = is_path_private(image_file)
@@ -61,19 +56,60 @@ def segment_item(
     files = [folder / file for file in predicted_names(name)]
     if not overwrite and (known := results.finished(MasksRecord, files, made_from)):
         return Outcome(files, known, None, private)
-    _protect_drawn_masks(files)
 
     radiograph = decode_radiograph(image_file, bit_depth=options.bit_depth, invert=options.invert)
-    read = time.perf_counter()
     try:
-        segmentation = segmenter(radiograph.pixels)
+        predicted = predict(segmenter, radiograph, options, name, file_name, started)
     except InputError as error:
         raise type(error)(f"{item.image}: {error}") from error
+    predicted.write(folder)
+    return Outcome(files, predicted.record, predicted.segmentation, private)
+
+
+@dataclass(frozen=True)
+class PredictedMasks:
+    """Masks of one radiograph and what is known of them; ``record`` lacks the files' hashes."""
+
+    radiograph: Radiograph
+    segmentation: Segmentation
+    record: MasksRecord
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write masks, overlay and record.
+
+        Raises:
+            UsageError: masks of that name are there that no prediction wrote.
+            OutputError: they cannot be written.
+        """
+        _protect_drawn_masks([folder / file for file in predicted_names(self.record.name)])
+        overlay = draw_masks(
+            self.radiograph.pixels, self.segmentation.masks, caption=_caption(self.segmentation)
+        )
+        return write_predicted(
+            folder, self.record.name, self.segmentation.masks, overlay, self.record
+        )
+
+
+def predict(
+    segmenter: Segmenter,
+    radiograph: Radiograph,
+    options: SegmentationOptions,
+    name: str,
+    file_name: str | None,
+    started: float,
+) -> PredictedMasks:
+    """Predict the masks of a radiograph that was read since ``started`` (of ``perf_counter``).
+
+    ``name`` is the result's, ``file_name`` the picture's, None where it may tell the patient.
+    Raises :class:`InputError`, without a file's name.
+    """
+    read = time.perf_counter()
+    segmentation = segmenter(radiograph.pixels)
     segmented = time.perf_counter()
     record = MasksRecord(
         schema=1,
         name=name,
-        **made_from,
+        **_made_from(segmenter, radiograph.sha256, options),
         image=image_record(radiograph, file_name),
         confidence=Confidence(**segmentation.confidence.record()),
         doubtful=bool(segmentation.doubts),
@@ -92,9 +128,18 @@ def segment_item(
         },
         notes=[*radiograph.notes, *(f"doubtful masks: {why}" for why in segmentation.doubts)],
     )
-    overlay = draw_masks(radiograph.pixels, segmentation.masks, caption=_caption(segmentation))
-    write_predicted(folder, name, segmentation.masks, overlay, record)
-    return Outcome(files, record, segmentation, private)
+    return PredictedMasks(radiograph, segmentation, record)
+
+
+def _made_from(segmenter: Segmenter, sha256: str, options: SegmentationOptions) -> dict[str, Any]:
+    """What decides the masks of a picture of this hash."""
+    return {
+        "kind": "masks",
+        "blsgan": __version__,
+        "inputs": {"image": InputFile(sha256=sha256)},
+        "options": options,
+        "weights": weights_record(segmenter.weights),
+    }
 
 
 def weights_record(weights: WeightsFile) -> Weights:

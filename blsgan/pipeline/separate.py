@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blsgan import __version__
-from blsgan.errors import InputError, UsageError
+from blsgan.errors import InputError
 from blsgan.io import results
 from blsgan.io.files import read_file
 from blsgan.io.listing import Item
 from blsgan.io.masks import BONES, decode_masks
-from blsgan.io.panel import draw_panel
 from blsgan.io.predicted import prediction_of
 from blsgan.io.radiograph import (
     Radiograph,
@@ -27,6 +26,7 @@ from blsgan.io.radiograph import (
     is_path_private,
 )
 from blsgan.joint.geometry import bounding_box
+from blsgan.pipeline.joint import Joint, milliseconds, residual_encoding
 from blsgan.pipeline.segment import image_record, segment_item, weights_record
 from blsgan.pipeline.worklist import Outcome
 from blsgan.records.masks import MasksRecord, SegmentationOptions
@@ -52,7 +52,7 @@ def separate_item(
     *,
     overwrite: bool = False,
     segmenter: Callable[[], Segmenter] | None = None,
-) -> Outcome[Separation, SeparationRecord]:
+) -> Outcome[Joint, SeparationRecord]:
     """Read, separate and write one joint; every error names its file.
 
     The result lands in ``output / item.folder``; that of a DICOM file, whose path may tell who the
@@ -65,26 +65,17 @@ def separate_item(
         masks_options = SegmentationOptions(bit_depth=options.bit_depth, invert=options.invert)
         predicted = segment_item(segmenter(), item, output, masks_options, overwrite=overwrite)
         item = replace(item, upper=predicted.files[0], lower=predicted.files[1])
-    upper, lower = _require_masks(item)
+    upper, lower = require_masks(item)
     image_file = read_file(item.image, what="image")
     mask_files = (read_file(upper, what="mask"), read_file(lower, what="mask"))
-    made_from: dict[str, Any] = {
-        "kind": "separation",
-        "blsgan": __version__,
-        "inputs": {
-            "image": InputFile(sha256=image_file.sha256),
-            "upper_mask": InputFile(sha256=mask_files[0].sha256),
-            "lower_mask": InputFile(sha256=mask_files[1].sha256),
-        },
-        "options": options,
-        "weights": weights_record(separator.weights),
-    }
+    hashes = (image_file.sha256, mask_files[0].sha256, mask_files[1].sha256)
+    made_from = made_from_hashes(separator, hashes, options)
     folder, name = output / item.folder, item.name
     file_name: str | None = item.image.name
     private = is_path_private(image_file)
     if private:
         folder, file_name = output, None
-        name = anonymous_name(image_file.sha256, (mask_files[0].sha256, mask_files[1].sha256))
+        name = anonymous_name(hashes[0], hashes[1:])
     files = [folder / file for file in results.result_names(name, options.format)]
     if not overwrite and (known := results.finished(SeparationRecord, files, made_from)):
         return Outcome(files, known, None, private)
@@ -97,26 +88,66 @@ def separate_item(
     )
     height, width = radiograph.pixels.shape
     masks = decode_masks(*mask_files, (height, width)).masks
-    _protect_inputs(files, (item.image, upper, lower))
 
-    read = time.perf_counter()
     try:
-        separation = separator(radiograph.pixels, masks)
+        joint = separate_read(
+            separator,
+            radiograph,
+            masks,
+            made_from,
+            name=name,
+            file_name=file_name,
+            prediction=prediction_of(*mask_files),
+            started=started,
+            sources=(item.image, upper, lower),
+        )
     except InputError as error:
         raise InputError(f"{item.image}: {error}") from error
+    made = joint.write(folder)
+    return Outcome(files, made, joint, private)
+
+
+def made_from_hashes(
+    separator: Separator, hashes: tuple[str, str, str], options: SeparationOptions
+) -> dict[str, Any]:
+    """What decides a result: fields of its record, known before it is made.
+
+    ``hashes`` are of the image and of the masks of the upper and the lower bone.
+    """
+    roles = ("image", "upper_mask", "lower_mask")
+    return {
+        "kind": "separation",
+        "blsgan": __version__,
+        "inputs": {
+            role: InputFile(sha256=sha256) for role, sha256 in zip(roles, hashes, strict=True)
+        },
+        "options": options,
+        "weights": weights_record(separator.weights),
+    }
+
+
+def separate_read(
+    separator: Separator,
+    radiograph: Radiograph,
+    masks: NDArray[np.bool_],
+    made_from: dict[str, Any],
+    *,
+    name: str,
+    file_name: str | None,
+    prediction: MasksRecord | None,
+    started: float,
+    sources: tuple[Path, ...] = (),
+) -> Joint:
+    """Separate what was read since ``started`` (of ``perf_counter``).
+
+    ``made_from`` is that of :func:`made_from_hashes`, ``name`` the result's, ``file_name`` the
+    picture's, None where it may tell the patient; ``prediction`` where the masks are one;
+    ``sources`` are files that no result may replace. Raises :class:`InputError`, without a file's
+    name.
+    """
+    read = time.perf_counter()
+    separation = separator(radiograph.pixels, masks)
     separated = time.perf_counter()
-    error_mse = _reconstruction_mse(separation, masks)
-    panel = draw_panel(
-        radiograph.pixels,
-        masks,
-        separation.upper,
-        separation.lower,
-        separation.reconstruction,
-        separation.residual,
-        pixel_mm=radiograph.pixel_spacing.column_mm if radiograph.pixel_spacing else None,
-        caption=_caption(radiograph, separation, error_mse),
-    )
-    prediction = prediction_of(*mask_files)
     record = SeparationRecord(
         schema=1,
         name=name,
@@ -127,33 +158,26 @@ def separate_item(
         soft_tissue=separation.soft_tissue if separation.overlap.any() else None,
         overlap=_overlap_record(radiograph, separation),
         reconstruction_error=ReconstructionError(
-            mse=error_mse, max_abs=float(np.abs(separation.residual).max())
+            mse=_reconstruction_mse(separation, masks),
+            max_abs=float(np.abs(separation.residual).max()),
         ),
         working_scale=separation.scale,
-        residual_encoding=None if options.format == "npz" else results.RESIDUAL_ENCODING,
+        residual_encoding=residual_encoding(made_from["options"].format),
         backend=Backend(name=separator.backend.name, version=separator.backend.version),
         versions={"python": platform.python_version(), "numpy": np.__version__},
         times_ms={
-            "read": _milliseconds(started, read),
-            "separate": _milliseconds(read, separated),
-            "draw": _milliseconds(separated, time.perf_counter()),
+            "read": milliseconds(started, read),
+            "separate": milliseconds(read, separated),
         },
         notes=[*radiograph.notes, *_masks_notes(prediction), *separation.notes],
     )
-    results.write_result(
-        folder,
-        name,
-        {plane: getattr(separation, plane) for plane in results.PLANES},
-        panel,
-        record,
-        file_format=options.format,
-        arrays=_arrays(radiograph, separation),
-        pixel_spacing=radiograph.pixel_spacing,
+    return Joint(
+        **vars(separation), radiograph=radiograph, masks=masks, record=record, sources=sources
     )
-    return Outcome(files, record, separation, private)
 
 
-def _require_masks(item: Item) -> tuple[Path, Path]:
+def require_masks(item: Item) -> tuple[Path, Path]:
+    """Both masks of an item; raises :class:`InputError` where one is missing."""
     if item.upper is None or item.lower is None:
         missing = " and ".join(
             bone for bone, path in zip(BONES, (item.upper, item.lower), strict=True) if path is None
@@ -167,17 +191,6 @@ def _require_masks(item: Item) -> tuple[Path, Path]:
 
 def _pair(values: list[float] | None) -> tuple[float, float] | None:
     return None if values is None else (values[0], values[1])
-
-
-def _protect_inputs(files: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """Refuse to write a result over one of its own inputs (a mask called NAME_upper.png)."""
-    targets = {os.path.realpath(file) for file in files}
-    for path in inputs:
-        if os.path.realpath(path) in targets:
-            raise UsageError(
-                f"{path} is an input and would be overwritten by a result of that name; choose "
-                "another output folder."
-            )
 
 
 def _masks_record(prediction: MasksRecord | None) -> GivenMasks | PredictedMasks:
@@ -223,30 +236,3 @@ def _overlap_record(radiograph: Radiograph, separation: Separation) -> Overlap:
         area_mm2=None if spacing is None else pixels * spacing.area_mm2,
         bounding_box_px=box,
     )
-
-
-def _arrays(radiograph: Radiograph, separation: Separation) -> dict[str, Any]:
-    arrays: dict[str, Any] = {
-        "overlap": separation.overlap,
-        "soft_tissue": np.float32(separation.soft_tissue),
-    }
-    if radiograph.pixel_spacing is not None:
-        spacing = radiograph.pixel_spacing
-        arrays["pixel_spacing_mm"] = np.array([spacing.row_mm, spacing.column_mm])
-    return arrays
-
-
-def _caption(radiograph: Radiograph, separation: Separation, error_mse: float) -> str:
-    pixels = int(np.count_nonzero(separation.overlap))
-    if not pixels:
-        return "no overlap: each layer is the image inside its mask"
-    spacing = radiograph.pixel_spacing
-    area = "" if spacing is None else f" = {pixels * spacing.area_mm2:.2f} sq mm"
-    return (
-        f"overlap {pixels} px{area}     soft tissue k = {separation.soft_tissue:.3f}     "
-        f"reconstruction MSE {error_mse:.1e}"
-    )
-
-
-def _milliseconds(start: float, stop: float) -> float:
-    return round(1000 * (stop - start), 1)

@@ -44,7 +44,7 @@ class Outcome(Generic[Found, Made]):
 
 def work_list(
     image: Path,
-    output: Path,
+    output: Path | None,
     *,
     masks: tuple[Path | None, Path | None] = (None, None),
     pattern: str | None = DEFAULT_MASK_PATTERN,
@@ -55,7 +55,7 @@ def work_list(
 
     Args:
         image: what was named.
-        output: folder of the results, in which no input is looked for.
+        output: folder of the results, in which no input is looked for; None: there is none.
         masks: of the upper and the lower bone, where they were named.
         pattern: how masks are named otherwise; None where they do not matter.
         need_masks: whether a single file without any mask is an error.

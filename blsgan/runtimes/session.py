@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from importlib import import_module
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 from blsgan.errors import BackendError, WeightsError
 from blsgan.runtimes import libraries
+
+_LOG = logging.getLogger(__name__)
 
 Float32 = NDArray[np.float32]
 Ports = Mapping[str, tuple[int | None, ...] | None]
@@ -78,6 +81,20 @@ def usable_cores() -> int:
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
     return min(count, 8)
+
+
+def thread_count(threads: int | None) -> int | None:
+    """``threads``, but no more than the cores this process may use: more of them wait in circles.
+
+    A runtime with 64 threads on two cores took 9 s for what takes 10 ms, and with 1000 forever.
+    """
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    if threads is None or threads <= cores:
+        return threads
+    _LOG.warning("%d threads are more than the %d usable cores: %d are used", threads, cores, cores)
+    return cores
 
 
 def imported(name: str) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 from blsgan.errors import BackendError, BlsganError, UsageError, WeightsError
 from blsgan.runtimes import session as runtimes
 from blsgan.runtimes.session import ENGINES, NAMES, Float32, Ports, Session
-from blsgan.tasks.task import SEPARATION, Task, Weights, WeightsFile, find_weights
+from blsgan.tasks.task import SEGMENTATION, SEPARATION, Task, Weights, WeightsFile, find_weights
 
 CHOICES = ("auto", *NAMES)
 
@@ -25,12 +25,19 @@ class Backend:
         weights: in use.
         task: what they are for.
         session: what runs.
+        threads: of the runtime, None: its default.
     """
 
     name: str
     weights: WeightsFile
     task: Task
     session: Session
+    threads: int | None = None
+
+    def __reduce__(self) -> tuple[Callable[..., Backend], tuple[Any, ...]]:
+        # Another process loads the same file: a session cannot travel.
+        path, sha256 = self.weights.path, self.weights.sha256
+        return _load_again, (self.name, path, sha256, self.threads, self.task.name)
 
     @property
     def version(self) -> str:
@@ -61,6 +68,7 @@ def create(
         raise UsageError(f"backend {name!r} is unknown; choose one of {', '.join(CHOICES)}.")
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}; give a whole number from 1 on.")
+    threads = runtimes.thread_count(threads)
     weights = find_weights(path_or_name, task)
     if name in ENGINES or (name == "auto" and _takes_engine(weights)):
         backend = _engine(weights, task)
@@ -82,13 +90,25 @@ def create(
     )
 
 
+def _load_again(name: str, path: Path, sha256: str, threads: int | None, task_name: str) -> Backend:
+    """A backend that was pickled."""
+    task = next(task for task in (SEPARATION, SEGMENTATION) if task.name == task_name)
+    backend = create(name, path, threads, task)
+    if backend.weights.sha256 != sha256:
+        raise WeightsError(
+            f"{path} is not the file that was loaded (SHA-256 {backend.weights.sha256[:12]}... in "
+            f"place of {sha256[:12]}...); load it anew."
+        )
+    return backend
+
+
 def _onnx(weights: Weights, threads: int | None, task: Task) -> Backend:
     from blsgan.runtimes.onnx import OnnxSession
 
     file = weights.load(_onnx_file(weights))
     session = OnnxSession(file.data, str(file.path), threads=threads)
     _check_signature(task, file, session)
-    return Backend("onnx", file, task, session)
+    return Backend("onnx", file, task, session, threads)
 
 
 def _openvino(weights: Weights, threads: int | None, task: Task) -> Backend:
@@ -97,7 +117,7 @@ def _openvino(weights: Weights, threads: int | None, task: Task) -> Backend:
     file = weights.load(_onnx_file(weights))
     session = OpenVinoSession(file.data, str(file.path), threads=threads)
     _check_signature(task, file, session)
-    return Backend("openvino", file, task, session)
+    return Backend("openvino", file, task, session, threads)
 
 
 def _torch(weights: Weights, threads: int | None, task: Task) -> Backend:
@@ -123,7 +143,7 @@ def _torch(weights: Weights, threads: int | None, task: Task) -> Backend:
     else:
         network = load_segmenter(file.path, file.data)
     session = TorchSession(network, list(task.inputs), task.outputs, threads=threads)
-    return Backend("torch", file, task, session)
+    return Backend("torch", file, task, session, threads)
 
 
 _LOADERS: dict[str, Callable[[Weights, int | None, Task], Backend]] = {

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blsgan.errors import InputError, NoJointError, WeightsError
+from blsgan.errors import NoJointError, WeightsError
 from blsgan.joint.geometry import GRID_PX, bone_width_px, bounding_box
 from blsgan.joint.window import SAME_SCALE, TYPICAL_BONE_WIDTH_PX, Window
 from blsgan.tasks.backend import Backend, create
-from blsgan.tasks.separation import as_unit_interval
+from blsgan.tasks.separation import as_plane, as_unit_interval
 from blsgan.tasks.task import SEGMENTATION, WeightsFile
 
 Float32 = NDArray[np.float32]
@@ -115,8 +115,9 @@ class Segmentation:
 class Segmenter:
     """Predicts the masks of the two bones of a finger joint.
 
-    >>> segmenter = Segmenter.from_pretrained()  # doctest: +SKIP
-    >>> masks = segmenter(image).masks  # doctest: +SKIP
+    >>> segmenter = blsgan.Segmenter.from_pretrained()
+    >>> segmenter(image).masks.shape
+    (2, 128, 128)
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -153,9 +154,7 @@ class Segmenter:
             NoJointError: the picture shows no such joint; the message says what was found instead.
             InputError: a wrong shape, NaN or infinity, values outside [0,1].
         """
-        image = np.asarray(image)
-        if image.ndim != 2 or 0 in image.shape:
-            raise InputError(f"image has shape {list(image.shape)}; give [H,W].")
+        image, _ = as_plane(np.asarray(image))
         image, _ = as_unit_interval(image)
         if float(np.ptp(image)) == 0.0:
             raise NoJointError("the picture is constant; give a radiograph of one finger joint.")

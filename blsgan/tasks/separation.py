@@ -128,8 +128,12 @@ class SeparationBatch(Sequence[Separation]):
 class Separator:
     """Separates two overlapping bones of a radiograph.
 
-    >>> separator = Separator.from_pretrained()
-    >>> joint = separator(image, masks)  # doctest: +SKIP
+    >>> separator = blsgan.Separator.from_pretrained()
+    >>> joint = separator(image, masks)
+    >>> joint.layers.shape
+    (2, 128, 128)
+
+    It can be pickled: another process loads the same file again, by path and hash.
 
     Args:
         backend: what runs the network.
@@ -172,8 +176,8 @@ class Separator:
 
         Args:
             image: [H,W], white = dense: floating point in [0,1], or uint8 / uint16 over their whole
-                range.
-            masks: bool (or 0/1) [2,H,W], upper and lower bone.
+                range; [1,H,W] and grey RGB are taken as well, and the notes say so.
+            masks: bool (or 0 and 1, or 0 and 255) [2,H,W], upper and lower bone.
 
         Raises:
             InputError: shapes that do not fit, NaN or infinity, values outside [0,1], a mask that
@@ -264,16 +268,16 @@ class _Joint:
 
     @classmethod
     def check(cls, image: NDArray[Any], masks: NDArray[Any], size_multiple: int) -> _Joint:
-        image, masks = np.asarray(image), np.asarray(masks)
-        if image.ndim != 2:
-            raise InputError(f"image has shape {list(image.shape)}; give [H,W].")
+        masks = np.asarray(masks)
+        image, shape_notes = as_plane(np.asarray(image))
         if masks.shape != (2, *image.shape):
             raise InputError(
                 f"masks have shape {list(masks.shape)} for an image of {list(image.shape)}; give "
                 f"[2,{image.shape[0]},{image.shape[1]}] (upper, lower)."
             )
-        masks = _as_masks(masks)
+        masks, mask_notes = _as_masks(masks)
         image, notes = as_unit_interval(image)
+        notes = (*shape_notes, *notes, *mask_notes)
         covered = masks[0] | masks[1]
         if covered.all():
             raise InputError("the masks cover every pixel; no background is left around the bones.")
@@ -368,11 +372,14 @@ class _Joint:
         return self.window
 
 
-def _as_masks(masks: NDArray[Any]) -> Bool:
+def _as_masks(masks: NDArray[Any]) -> tuple[Bool, tuple[str, ...]]:
+    notes: tuple[str, ...] = ()
     if masks.dtype != np.bool_:
         if masks.dtype.kind not in "uif":
             raise InputError(f"masks have dtype {masks.dtype}; give bool, or 0 and 1.")
-        if not ((masks == 0) | (masks == 1)).all():
+        if (masks == 255).any():
+            notes = ("the masks are of 0 and 255: 255 was taken as bone",)
+        if not ((masks == 0) | (masks == (255 if notes else 1))).all():
             raise InputError("masks have values other than 0 and 1; threshold them to bool first.")
         masks = masks.astype(np.bool_)
     for bone, mask in zip(("upper", "lower"), masks, strict=True):
@@ -382,7 +389,25 @@ def _as_masks(masks: NDArray[Any]) -> Bool:
             raise InputError(
                 f"the {bone} mask covers every pixel; mark only the bone's pixels in it."
             )
-    return np.ascontiguousarray(masks)
+    return np.ascontiguousarray(masks), notes
+
+
+def as_plane(image: NDArray[Any]) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """An image as [H,W], from [1,H,W] and from RGB of equal channels too, and a note about it.
+
+    Raises :class:`InputError` for another shape and for colours.
+    """
+    shape = list(image.shape)
+    if image.ndim == 3 and shape[0] == 1:
+        return image[0], (f"the image of shape {shape} was taken as [H,W]",)
+    if image.ndim == 3 and shape[2] in (3, 4):
+        grey = image[..., 0]
+        if not (image[..., 1:3] == grey[..., None]).all():
+            raise InputError(f"image of shape {shape} is in colour; give a radiograph [H,W].")
+        return grey, (f"the grey RGB image of shape {shape} was taken as [H,W]",)
+    if image.ndim != 2 or 0 in shape:
+        raise InputError(f"image has shape {shape}; give [H,W].")
+    return image, ()
 
 
 def as_unit_interval(image: NDArray[Any]) -> tuple[Float32, tuple[str, ...]]:

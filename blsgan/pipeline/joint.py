@@ -1,0 +1,172 @@
+"""What separating one joint gives: its layers, and all that its files say about them."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blsgan.errors import UsageError
+from blsgan.io import results
+from blsgan.io.panel import draw_panel
+from blsgan.io.radiograph import Radiograph
+from blsgan.pipeline.segment import PredictedMasks
+from blsgan.records.separation import Format, SeparationRecord
+from blsgan.tasks.separation import Separation
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class Joint(Separation):
+    """One separated joint: a :class:`blsgan.Separation` that knows where it comes from.
+
+    Attributes:
+        radiograph: the image as it was read, ``pixels`` float32 [H,W] in [0,1].
+        masks: bool [2,H,W], upper and lower bone.
+        record: what ``NAME.json`` says; without the hashes of files that are not written yet.
+        predicted: the masks' prediction, where they are one and not in files; they are saved too.
+        sources: files that it was read from; they are never written over.
+    """
+
+    radiograph: Radiograph
+    masks: NDArray[np.bool_]
+    record: SeparationRecord
+    predicted: PredictedMasks | None = None
+    sources: tuple[Path, ...] = ()
+
+    def save(
+        self,
+        folder: os.PathLike[str] | str,
+        *,
+        name: str | None = None,
+        format: Format | None = None,
+    ) -> list[Path]:
+        """Write the files that ``blsgan separate`` writes, all of them or none.
+
+        Args:
+            folder: where to; it is made where it does not exist.
+            name: of the files; default: the image's, for DICOM one made of hashes.
+            format: of the layers, "png", "tiff" or "npz"; default: what was asked for.
+
+        Returns:
+            The files; the record ``NAME.json`` is the last one.
+
+        Raises:
+            OutputError: they cannot be written.
+            UsageError: an input, or a mask that somebody drew, would be written over.
+        """
+        folder = Path(folder)
+        if self.predicted is not None:
+            self.predicted.write(folder)
+        record = self.write(folder, name=name, format=format)
+        assert record.name is not None, "written above"
+        return [folder / file for file in results.result_names(record.name, record.options.format)]
+
+    def write(
+        self, folder: Path, *, name: str | None = None, format: Format | None = None
+    ) -> SeparationRecord:
+        """:meth:`save` without predicted masks; the record as it was written."""
+        started = time.perf_counter()
+        panel = self.panel()
+        options = self.record.options
+        if format is not None:
+            options = options.model_copy(update={"format": format})
+        times = {**self.record.times_ms, "draw": milliseconds(started, time.perf_counter())}
+        record = self.record.model_copy(
+            update={
+                "name": name or self.record.name,
+                "options": options,
+                "residual_encoding": residual_encoding(options.format),
+                "times_ms": times,
+            }
+        )
+        assert record.name is not None, "every joint has a name"
+        files = [folder / file for file in results.result_names(record.name, options.format)]
+        _protect_inputs(files, self.sources)
+        results.write_result(
+            folder,
+            record.name,
+            {plane: getattr(self, plane) for plane in results.PLANES},
+            panel,
+            record,
+            file_format=options.format,
+            arrays=self._arrays(),
+            pixel_spacing=self.radiograph.pixel_spacing,
+        )
+        return record
+
+    def panel(self) -> Image.Image:
+        """The picture to look at: input, layers, reconstruction and residual side by side."""
+        spacing = self.radiograph.pixel_spacing
+        return draw_panel(
+            self.radiograph.pixels,
+            self.masks,
+            self.upper,
+            self.lower,
+            self.reconstruction,
+            self.residual,
+            pixel_mm=None if spacing is None else spacing.column_mm,
+            caption=self._caption(),
+        )
+
+    def _repr_png_(self) -> bytes:
+        """The panel, for Jupyter."""
+        stream = io.BytesIO()
+        self.panel().save(stream, format="PNG")
+        return stream.getvalue()
+
+    def __repr__(self) -> str:
+        height, width = self.overlap.shape
+        area = self.record.overlap.area_px
+        k = "" if self.record.soft_tissue is None else f", soft tissue k {self.soft_tissue:.3f}"
+        return f"<Joint {self.record.name}: {width}x{height} px, overlap {area} px{k}>"
+
+    def _arrays(self) -> dict[str, Any]:
+        arrays: dict[str, Any] = {
+            "overlap": self.overlap,
+            "soft_tissue": np.float32(self.soft_tissue),
+        }
+        spacing = self.radiograph.pixel_spacing
+        if spacing is not None:
+            arrays["pixel_spacing_mm"] = np.array([spacing.row_mm, spacing.column_mm])
+        return arrays
+
+    def _caption(self) -> str:
+        overlap = self.record.overlap
+        if not overlap.area_px:
+            return "no overlap: each layer is the image inside its mask"
+        area = "" if overlap.area_mm2 is None else f" = {overlap.area_mm2:.2f} sq mm"
+        return (
+            f"overlap {overlap.area_px} px{area}     soft tissue k = {self.soft_tissue:.3f}     "
+            f"reconstruction MSE {self.record.reconstruction_error.mse:.1e}"
+        )
+
+
+def _protect_inputs(files: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Refuse to write a result over one of its own inputs (a mask called NAME_upper.png)."""
+    targets = {os.path.realpath(file) for file in files}
+    for path in inputs:
+        if os.path.realpath(path) in targets:
+            raise UsageError(
+                f"{path} is an input and would be overwritten by a result of that name; choose "
+                "another output folder."
+            )
+
+
+def residual_encoding(file_format: Format) -> str | None:
+    """What a record says about the residual's file."""
+    return None if file_format == "npz" else results.RESIDUAL_ENCODING
+
+
+def milliseconds(start: float, stop: float) -> float:
+    """Between two times in seconds."""
+    return round(1000 * (stop - start), 1)
