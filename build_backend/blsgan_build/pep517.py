@@ -81,4 +81,6 @@ def build_editable(wheel_directory, config_settings=None, metadata_directory=Non
     """Build the extensions in the tree and an editable wheel that points at it."""
     _check_tools()
     expose_torch()
-    return build_meta.build_editable(wheel_directory, config_settings, metadata_directory)
+    # A path in a .pth file instead of an import hook, which type checkers do not follow.
+    settings = {"editable_mode": "compat", **(config_settings or {})}
+    return build_meta.build_editable(wheel_directory, settings, metadata_directory)
