@@ -7,10 +7,10 @@ survives new downloads of the dataset and cannot drift between training and eval
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from blsgan.data.layout import JointImage
-from blsgan.errors import UsageError
+from blsgan.errors import InputError, UsageError
 
 VALIDATION_SHARE = 0.18
 SPLITS = ("train", "val", "all")
@@ -33,3 +33,18 @@ def select(images: Iterable[JointImage], split: str) -> list[JointImage]:
     if split == "all":
         return list(images)
     return [image for image in images if is_validation(image.joint) == (split == "val")]
+
+
+def split_for_training(images: Sequence[JointImage]) -> tuple[list[JointImage], list[JointImage]]:
+    """The images to train on and to validate on.
+
+    Raises:
+        InputError: one of both has no joint.
+    """
+    training, validation = select(images, "train"), select(images, "val")
+    if not training or not validation:
+        raise InputError(
+            f"the dataset's {len(images)} images leave {len(training)} for training "
+            f"and {len(validation)} for validation; both must have some joints"
+        )
+    return training, validation

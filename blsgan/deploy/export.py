@@ -28,12 +28,12 @@ from blsgan.deploy.samples import Sample, phantom_sample, random_sample
 from blsgan.errors import BackendError, ParityError, UsageError, WeightsError
 from blsgan.io.atomic import atomic_paths
 from blsgan.io.files import FileBytes
+from blsgan.models import OPSET
 from blsgan.records.parity import ParityRecord
 from blsgan.records.record import Weights
 from blsgan.tasks.task import WeightsFile, find_weights
 
 OUTPUTS = ("layers", "reconstruction", "soft_tissue", "share_logits")
-OPSET = 20
 OPSETS = (18, 22)  # later ones emit Attention, which engine builders parse and then fail on
 REPORT_SUFFIX = ".parity.json"
 

@@ -12,7 +12,7 @@ from blsgan.errors import BackendError, InputError
 from blsgan.io.files import FileBytes, read_file
 from blsgan.runtimes.onnx_model import refuse_external_data
 
-CROP_PX = (96, 192)
+FREE_SIZE_PX = (96, 192)
 """Rows and columns of the crops a model of free size is calibrated and judged on: most overlaps of
 the public dataset with their context fit in."""
 
@@ -53,7 +53,7 @@ class ExportedModel:
         Phantoms of the seeds from ``seed`` on, or synthetic overlaps of the public dataset under
         ``root``. Raises :class:`InputError` where that gives none.
         """
-        height, width = self.size or CROP_PX
+        height, width = self.size or FREE_SIZE_PX
         batch = self.batch or 1
         if root is None:
             return [

@@ -37,6 +37,7 @@ from blsgan.evaluation.protocol import Progress, silent
 from blsgan.evaluation.results import Table, write_csv
 from blsgan.evaluation.run import run_evaluation
 from blsgan.io.atomic import atomic_paths
+from blsgan.training import CONFIG_FILE, WEIGHTS
 
 if TYPE_CHECKING:
     from blsgan.training.config import TrainingConfig
@@ -353,7 +354,6 @@ def _train(
     from blsgan.training.config import differences
     from blsgan.training.run import Progress as TrainingProgress
     from blsgan.training.run import run_config, train
-    from blsgan.training.run_folder import CONFIG_FILE, WEIGHTS
 
     config = _config(row, steps, seed)
     resume = (folder / CONFIG_FILE).is_file()

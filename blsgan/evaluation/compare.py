@@ -18,7 +18,6 @@ from blsgan import __version__
 from blsgan.errors import InputError, UsageError
 from blsgan.evaluation.methods import model_name
 from blsgan.evaluation.metrics import bootstrap_balanced_mean
-from blsgan.evaluation.protocol import BONES
 from blsgan.evaluation.results import (
     JSON_NAME,
     REAL_CSV,
@@ -27,6 +26,7 @@ from blsgan.evaluation.results import (
     with_interval,
 )
 from blsgan.io.atomic import atomic_paths
+from blsgan.io.masks import BONES
 from blsgan.records.evaluation import ComparisonRecord, EvaluationRecord
 
 COMPARISON_JSON, COMPARISON_MARKDOWN = "comparison.json", "comparison.md"

@@ -18,7 +18,7 @@ from blsgan.errors import BackendError
 from blsgan.evaluation.compare import Comparison
 from blsgan.evaluation.methods import Answer, Method, Sample
 from blsgan.evaluation.metrics import BUCKETS, bucket_name, psnr_db, region_mse
-from blsgan.evaluation.protocol import BONES, Part
+from blsgan.evaluation.protocol import Part
 from blsgan.evaluation.results import (
     BY_SIZE_NAME,
     PANEL_NAME,
@@ -27,6 +27,7 @@ from blsgan.evaluation.results import (
     Evaluation,
 )
 from blsgan.io.atomic import atomic_path
+from blsgan.io.masks import BONES
 from blsgan.joint.geometry import bounding_box
 from blsgan.synthesis.overlap import as_unit, protocol_overlap
 

@@ -27,7 +27,7 @@ from blsgan.runtimes.onnx import OnnxSession
 
 PATCH_PX = 8
 PATCHES = 64  # of each bone, spread evenly over the overlap
-CROP_PX = 64
+BONE_CROP_PX = 64
 INSIDE_PX = 48  # rows of a crop on the bone's side of its end at the joint; the others lie beyond
 INCEPTION_FEATURES = 2048
 _INCEPTION_SIZE_PX = 299
@@ -159,9 +159,9 @@ def load_extractor(path: str | Path, *, inception: bool = False) -> Extractor:
         return features.reshape(1, -1)
 
     found = run(
-        np.zeros((CROP_PX, CROP_PX)),
-        np.ones((CROP_PX, CROP_PX), bool),
-        np.ones((CROP_PX, CROP_PX), bool),
+        np.zeros((BONE_CROP_PX, BONE_CROP_PX)),
+        np.ones((BONE_CROP_PX, BONE_CROP_PX), bool),
+        np.ones((BONE_CROP_PX, BONE_CROP_PX), bool),
         UPPER,
     ).shape[1]
     if inception and found != INCEPTION_FEATURES:
@@ -171,8 +171,8 @@ def load_extractor(path: str | Path, *, inception: bool = False) -> Extractor:
         )
     name = "FID" if inception else f"Fréchet distance, {path.stem}"
     description = {
-        "what": f"{path.name} (sha256 {file.sha256[:12]}) of {CROP_PX}x{CROP_PX} px at the bones' "
-        "ends",
+        "what": f"{path.name} (sha256 {file.sha256[:12]}) of {BONE_CROP_PX}x{BONE_CROP_PX} px at "
+        "the bones' ends",
         "features": found,
         "file": path.name,
         "sha256": file.sha256,
@@ -281,11 +281,11 @@ def bone_crop(layer: np.ndarray, mask: np.ndarray, bone: int) -> np.ndarray:
         top = int(rows[-1]) + 1 - INSIDE_PX
         inside = mask[max(top, 0) : int(rows[-1]) + 1]
     else:
-        top = int(rows[0]) - (CROP_PX - INSIDE_PX)
+        top = int(rows[0]) - (BONE_CROP_PX - INSIDE_PX)
         inside = mask[int(rows[0]) : int(rows[0]) + INSIDE_PX]
-    left = round(float(np.nonzero(inside)[1].mean())) - CROP_PX // 2
+    left = round(float(np.nonzero(inside)[1].mean())) - BONE_CROP_PX // 2
     bone_alone = np.where(mask, layer, 0).astype(np.float32)
-    return cut(bone_alone, (top, left, top + CROP_PX, left + CROP_PX))
+    return cut(bone_alone, (top, left, top + BONE_CROP_PX, left + BONE_CROP_PX))
 
 
 @dataclass

@@ -13,12 +13,11 @@ from blsgan.joint.geometry import bounding_box
 from blsgan.joint.window import Window, around, around_overlap, cut
 from blsgan.tasks.separation import Separator
 from blsgan.tasks.task import Weights, find_weights
+from blsgan.training import CHECKPOINTS, CONFIG_FILE, WEIGHTS
 
 if TYPE_CHECKING:
     from blsgan.evaluation.protocol import Supervise
     from blsgan.models.generator import Generator
-
-CONFIG_FILE, WEIGHTS_FOLDER = "config.yaml", "weights"  # of a run, read here without torch
 
 
 def run_of(path_or_name: str | Path | None) -> Path | None:
@@ -44,7 +43,7 @@ def from_weights(
     """
     run = run_of(path_or_name)
     if run is not None:
-        path_or_name = run / WEIGHTS_FOLDER
+        path_or_name = run / WEIGHTS
         if not path_or_name.is_dir():
             raise UsageError(f"{run}: has no weights yet; finish it with `blsgan train --resume`")
     weights = find_weights(path_or_name)
@@ -158,7 +157,6 @@ def load_supervisor(run: str | Path) -> Supervise | None:
     from blsgan.training.checkpoint import load_checkpoint
     from blsgan.training.config import TrainingConfig
     from blsgan.training.run import run_config
-    from blsgan.training.run_folder import CHECKPOINTS
 
     config = run_config(run)
     if not isinstance(config, TrainingConfig) or not config.has_supervisor():

@@ -46,6 +46,7 @@ from blsgan.evaluation.metrics import (
     region_mse,
     score_regions,
 )
+from blsgan.io.masks import BONES
 from blsgan.synthesis.overlap import (
     PROTOCOL_SHIFT_PX,
     as_unit,
@@ -54,7 +55,6 @@ from blsgan.synthesis.overlap import (
     protocol_overlap,
 )
 
-BONES = ("upper", "lower")
 Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
 # Layers and masks [2,H,W] -> a supervisor's probabilities [4,h,w] (upper and lower bone here, upper
 # and lower one real) and the masks [2,h,w] of what it saw (blsgan.evaluation.networks).

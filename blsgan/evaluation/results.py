@@ -16,8 +16,9 @@ import numpy as np
 
 from blsgan import __version__
 from blsgan.evaluation.metrics import BUCKETS, bucket_name
-from blsgan.evaluation.protocol import BONES, Part
+from blsgan.evaluation.protocol import Part
 from blsgan.io.atomic import atomic_paths
+from blsgan.io.masks import BONES
 from blsgan.records.evaluation import EvaluationRecord
 
 JSON_NAME, MARKDOWN_NAME = "evaluation.json", "evaluation.md"

@@ -28,12 +28,12 @@ from blsgan.data.visits import VisitTruth
 from blsgan.errors import BackendError, NoJointError
 from blsgan.evaluation.metrics import bootstrap_mean, psnr_db, region_mse
 from blsgan.io.atomic import atomic_paths
+from blsgan.io.masks import BONES
 from blsgan.records.evaluation import MasksEvaluationRecord
 from blsgan.synthesis.overlap import as_unit, protocol_overlap
 from blsgan.tasks.segmentation import Segmenter
 from blsgan.tasks.separation import Separator
 
-BONES = ("upper", "lower")
 LARGE_OVERLAP_PX = 150
 """From here on the Dice coefficient of the overlap is reported."""
 

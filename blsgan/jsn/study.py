@@ -74,7 +74,7 @@ MAGNIFICATION = 0.01  # each visit, with fit_scale
 GAIN = 0.1  # exposure: intensities times 0.9..1.1,
 OFFSET = 0.03  # plus up to 0.03 either way,
 NOISE = 0.01  # and Gaussian noise of this standard deviation
-CROP_PX = 18  # rows and columns at the border that a movement may leave empty
+BORDER_PX = 18  # rows and columns at the border that a movement may leave empty
 APART_PX = 2.0  # how far each bone moves away from the other where none may overlap
 _ATTEMPTS = 8
 
@@ -157,7 +157,7 @@ def _draw_places(
     for bones in ((upper, lower), (upper, change.after(lower))):
         position = RigidTransform.about(
             centre,
-            rng.uniform(-POSITION_PX, POSITION_PX, 2) - CROP_PX,
+            rng.uniform(-POSITION_PX, POSITION_PX, 2) - BORDER_PX,
             np.radians(rng.uniform(-ROTATION_DEG, ROTATION_DEG)),
             1 + (rng.uniform(-MAGNIFICATION, MAGNIFICATION) if magnify else 0.0),
         )
@@ -170,7 +170,7 @@ def _compose(
 ) -> Sample:
     """A radiograph of the joint's bones at ``places``, with an exposure and noise of its own."""
     assert joint.background is not None, "asked for before"
-    size = tuple(length - 2 * CROP_PX for length in joint.image.shape)
+    size = tuple(length - 2 * BORDER_PX for length in joint.image.shape)
     grey = as_unit(joint.image).astype(np.float64)
     masks = np.stack(
         [
@@ -181,7 +181,7 @@ def _compose(
     layers = np.stack([_moved(grey, place, size, order=3) for place in places])
     layers = (np.clip(layers, 0, 1) * masks).astype(np.float32)
     overlap = masks[0] & masks[1]
-    tissue = as_unit(joint.background)[CROP_PX:-CROP_PX, CROP_PX:-CROP_PX]
+    tissue = as_unit(joint.background)[BORDER_PX:-BORDER_PX, BORDER_PX:-BORDER_PX]
     k = min(float(tissue[overlap].mean()), K_MAX) if overlap.any() else 0.0
     image = compose_image(layers, masks, k)
     image = np.where(rim_of(overlap), cv2.GaussianBlur(image, (3, 3), 0), image)

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from blsgan.models.registry import build_generator
     from blsgan.models.weights import load_generator, load_segmenter, save_weights
 
-__all__ = ["build_generator", "load_generator", "load_segmenter", "save_weights"]
+OPSET = 20
+"""Of the ONNX standard; newer ones emit operators that engine builders parse and then fail on."""
+
+__all__ = ["OPSET", "build_generator", "load_generator", "load_segmenter", "save_weights"]
 
 _HOMES = {
     "build_generator": "blsgan.models.registry",

@@ -27,11 +27,10 @@ from blsgan.errors import WeightsError
 from blsgan.io.atomic import atomic_paths
 from blsgan.joint.geometry import GRID_PX
 from blsgan.joint.window import SIZE_MULTIPLE
+from blsgan.models import OPSET
 from blsgan.models.generator import Generator
 from blsgan.models.registry import build_generator
 from blsgan.models.segmenter import SegmenterNetwork
-
-OPSET = 20  # newer ones emit operators that engine builders parse and then fail on
 
 
 def load_generator(path: str | Path, data: bytes | None = None) -> Generator:

@@ -20,8 +20,6 @@ except ImportError as error:  # pragma: no cover - depends on the installation
         "`pip install .`"
     ) from error
 
-K_MAX: float = 0.95
-
 
 def _floating(name: str, value: ArrayLike) -> NDArray[Any]:
     array = np.asarray(value)

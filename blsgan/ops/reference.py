@@ -11,7 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-K_MAX = 0.95
+from blsgan.ops import K_MAX
+
 TRANSMISSION_MIN = 2.0**-24
 
 

@@ -34,7 +34,7 @@ from blsgan.report.templating import render
 
 REAL: Final = "real"
 GENERATED: Final = "generated"
-MIN_OVERLAP_PX = 150
+LEAST_OVERLAP_PX = 150
 """A layer is shown as generated where at least so many of its pixels were."""
 
 _VIEW_PX = 320
@@ -81,7 +81,7 @@ def build_study(
     *,
     count: int = 60,
     seed: int = 0,
-    min_overlap_px: int = MIN_OVERLAP_PX,
+    min_overlap_px: int = LEAST_OVERLAP_PX,
     track: Track = lambda items, total: items,
 ) -> Study:
     """Write a study of ``count`` pictures, half of them real, and its key beside it.

@@ -26,16 +26,13 @@ from blsgan.data.dataset import load_root
 from blsgan.data.layout import check_complete
 from blsgan.errors import BlsganError
 from blsgan.models.weights import check_exporter, save_weights
+from blsgan.training import CHECKPOINTS, CONFIG_FILE, METRICS_FILE, WEIGHTS
 from blsgan.training.board import Board, check_tensorboard
 from blsgan.training.checkpoint import latest_step, load_checkpoint, save_checkpoint
 from blsgan.training.config import RunConfig, load_config
 from blsgan.training.distributed import world_of
 from blsgan.training.precision import no_bfloat16
 from blsgan.training.run_folder import (
-    CHECKPOINTS,
-    CONFIG_FILE,
-    METRICS_FILE,
-    WEIGHTS,
     check_run,
     describe_run,
     device_of,

@@ -22,12 +22,7 @@ from blsgan.data.splits import is_validation
 from blsgan.errors import InputError, UsageError, WeightsError
 from blsgan.io.atomic import atomic_path, check_writable_folder
 from blsgan.tasks.task import SEPARATION, Task, WeightsFile, find_weights
-
-CONFIG_FILE = "config.yaml"
-ENVIRONMENT_FILE = "environment.json"
-METRICS_FILE = "metrics.jsonl"
-CHECKPOINTS = "checkpoints"
-WEIGHTS = "weights"
+from blsgan.training import CONFIG_FILE, ENVIRONMENT_FILE
 
 
 def device_of(name: str) -> torch.device:

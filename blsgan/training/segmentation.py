@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blsgan.data.layout import JointImage
-from blsgan.data.splits import select
+from blsgan.data.splits import split_for_training
 from blsgan.errors import InputError, UsageError
 from blsgan.models.segmenter import SegmenterNetwork
 from blsgan.models.weights import load_segmenter
@@ -96,8 +96,7 @@ class SegmentationTrainer(Trainer):
         if self.world.size > 1:
             raise UsageError("a segmenter is trained by one process; start it without torchrun")
         self.config, self.steps = config, config.steps
-        _check_data(config, images)
-        training, validation = select(images, "train"), select(images, "val")
+        training, validation = split_for_training(images)
         data = config.data
         self._scenes = Scenes(
             training,
@@ -216,13 +215,7 @@ def _load_first(network: SegmenterNetwork, weights: Path, config: SegmentationCo
 
 
 def _check_data(config: SegmentationConfig, images: Sequence[JointImage]) -> None:
-    training, validation = select(images, "train"), select(images, "val")
-    if not training or not validation:
-        raise InputError(
-            f"the dataset's {len(images)} images leave {len(training)} for "
-            f"training and {len(validation)} for validation; both must have some "
-            "joints"
-        )
+    split_for_training(images)
 
 
 def _load(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from blsgan.data.layout import JointImage, check_one_square_size, joints_of
-from blsgan.data.splits import select
+from blsgan.data.splits import split_for_training
 from blsgan.data.truths import cached_visit_truths
 from blsgan.data.visits import PROTOCOL, TRAINING, VisitTruth
 from blsgan.errors import InputError, UsageError
@@ -69,12 +69,7 @@ def check_sources(config: TrainingConfig, images: Sequence[JointImage]) -> None:
         raise UsageError(
             f"key 'model.configuration.layers' is {layers}; the dataset's joints have 2 bones"
         )
-    training, validation = select(images, "train"), select(images, "val")
-    if not training or not validation:
-        raise InputError(
-            f"the dataset's {len(images)} images leave {len(training)} for training "
-            f"and {len(validation)} for validation; both must have some joints"
-        )
+    training, _ = split_for_training(images)
     check_one_square_size(images)
     if _visit_keys(config) and len(joints_of(training)) == len(training):
         raise _no_visits(config, f"none of the {len(training)} training joints has a second visit")
@@ -110,7 +105,7 @@ def load_sources(
         UsageError: the network is of another number of bones than the dataset's joints have.
     """
     check_sources(config, images)
-    training, validation = select(images, "train"), select(images, "val")
+    training, validation = split_for_training(images)
     parts = [stage.data for stage in config.stages] or [config.data]
     if parts[0].pairs == "images":
         return _Images(parts, training, validation, config.seed, device)

@@ -6,7 +6,7 @@ import pytest
 from blsgan.errors import InputError, WeightsError
 from blsgan.evaluation import baselines
 from blsgan.evaluation.frechet import (
-    CROP_PX,
+    BONE_CROP_PX,
     INSIDE_PX,
     Sample,
     bone_crop,
@@ -73,8 +73,8 @@ def test_a_crop_holds_the_bones_end_whatever_lies_beside_it(bone):
         mask = mask[::-1]
     layer = np.arange(9000, dtype=np.float32).reshape(100, 90) / 9000
     crop = bone_crop(layer, mask, bone)
-    assert crop.shape == (CROP_PX, CROP_PX)
-    end = INSIDE_PX if bone == 0 else CROP_PX - INSIDE_PX
+    assert crop.shape == (BONE_CROP_PX, BONE_CROP_PX)
+    end = INSIDE_PX if bone == 0 else BONE_CROP_PX - INSIDE_PX
     filled = crop.any(axis=1)
     assert filled[:end].all() == (bone == 0)
     assert filled[end:].all() == (bone == 1)
