@@ -17,7 +17,7 @@ from blsgan.data.layout import JointImage, content_hashes
 from blsgan.data.visits import PROTOCOL, Thresholds, VisitTruth, visit_truths
 from blsgan.io.atomic import atomic_path
 
-_FORMAT = 3
+_FORMAT = 4
 _MARGIN_PX = 3
 
 
@@ -82,6 +82,7 @@ def _save(path: Path, truths: Sequence[VisitTruth]) -> None:
         "bone": np.array([t.bone for t in truths], dtype=np.int64),
         "correlation": np.array([t.correlation for t in truths], dtype=np.float64),
         "floor_mse": np.array([t.floor_mse for t in truths], dtype=np.float64),
+        "overlap_px": np.array([t.overlap_px for t in truths], dtype=np.int64),
     }
     for index, truth in enumerate(truths):
         arrays[f"truth_{index}"] = truth.truth
@@ -109,6 +110,7 @@ def _load(path: Path) -> list[VisitTruth]:
                     guide=where[1],
                     correlation=float(arrays["correlation"][index]),
                     floor_mse=float(arrays["floor_mse"][index]),
+                    overlap_px=int(arrays["overlap_px"][index]),
                 )
             )
     return truths

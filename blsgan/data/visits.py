@@ -62,6 +62,7 @@ class VisitTruth:
         guide: bool [H,W], the free pixels of the bone at A that guided the registration.
         correlation: Pearson correlation of A and registered B on ``guide``.
         floor_mse: mean squared error of ``truth`` against A on ``guide``: what no method can beat.
+        overlap_px: size of A's overlap.
     """
 
     image: str
@@ -73,6 +74,15 @@ class VisitTruth:
     guide: np.ndarray
     correlation: float
     floor_mse: float
+    overlap_px: int
+
+    def meets(self, thresholds: Thresholds) -> bool:
+        """Whether these thresholds would have let it pass."""
+        return (
+            self.overlap_px >= thresholds.overlap_px
+            and self.correlation >= thresholds.correlation
+            and int(np.count_nonzero(self.valid)) >= thresholds.truth_px
+        )
 
 
 def _dilate(mask: np.ndarray, radius_px: int) -> np.ndarray:
@@ -90,7 +100,7 @@ def guide_pixels(masks: np.ndarray, bone: int) -> np.ndarray:
     return masks[bone] & ~masks[1 - bone] & ~_dilate(overlap, CLEARANCE_PX) & near
 
 
-def _joint_edge(mask: np.ndarray, bone: int) -> tuple[float, float]:
+def joint_edge(mask: np.ndarray, bone: int) -> tuple[float, float]:
     """(x, y) of the bone's end at the joint: where a start for the registration is well placed."""
     rows = np.flatnonzero(mask.any(axis=1))
     end = float(rows[-1] if bone == UPPER else rows[0])
@@ -100,7 +110,7 @@ def _joint_edge(mask: np.ndarray, bone: int) -> tuple[float, float]:
 
 def _starts(mask_a: np.ndarray, mask_b: np.ndarray, bone: int) -> list[tuple[float, float]]:
     """Shifts (x, y) from B to A to start from: none, bone ends matched, and one in between."""
-    (xa, ya), (xb, yb) = _joint_edge(mask_a, bone), _joint_edge(mask_b, bone)
+    (xa, ya), (xb, yb) = joint_edge(mask_a, bone), joint_edge(mask_b, bone)
     dx, dy = xa - xb, ya - yb
     return [(0.0, 0.0), (dx, dy), (dx / 2, dy / 2), (dx, dy - 4.0), (dx, dy + 4.0)]
 
@@ -211,7 +221,18 @@ def match(
     away = cv2.distanceTransform((~b.masks[1 - bone]).astype(np.uint8), cv2.DIST_L2, 5)
     away = np.clip(np.ceil(_warp(away, matrix, cv2.INTER_LINEAR)), 1, 255).astype(np.uint8)
     clear_px = np.where(near & own & ~other, away, np.uint8(0))
-    return VisitTruth(name_a, name_b, bone, truth, valid, clear_px, guide, correlation, floor_mse)
+    return VisitTruth(
+        name_a,
+        name_b,
+        bone,
+        truth,
+        valid,
+        clear_px,
+        guide,
+        correlation,
+        floor_mse,
+        int(np.count_nonzero(overlap)),
+    )
 
 
 def visit_truths(

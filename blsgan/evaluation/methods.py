@@ -13,6 +13,7 @@ from blsgan.evaluation import baselines
 from blsgan.tasks.separation import Separator
 
 K_SYNTHETIC = 0.245  # mean k of the protocol's synthetic overlaps on the public dataset
+K_HALF = 0.5  # under which the upper bone of real overlaps comes out best
 K_REAL = 0.55  # what true layers from other visits ask for (docs/explanation/evaluation.md)
 
 
@@ -146,8 +147,12 @@ def _true_share(sample: Sample) -> Answer:
     return Answer(baselines.share_split(sample.image, sample.masks, logits, k), k)
 
 
-COPY = Method("copy", lambda s: Answer(baselines.copy_layers(s.image, s.masks)))
-HARMONIC = Method("harmonic", lambda s: Answer(baselines.harmonic(s.image, s.masks)))
+def _closed(separate: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[[Sample], Answer]:
+    return lambda sample: Answer(separate(sample.image, sample.masks))
+
+
+COPY = Method("copy", _closed(baselines.copy_layers))
+HARMONIC = Method("harmonic", _closed(baselines.harmonic))
 EQUAL_RING = Method("equal split, ring k", _ring(baselines.equal_split))
 HARMONIC_RING = Method("harmonic + physics, ring k", _ring(baselines.harmonic_with_physics))
 
@@ -177,4 +182,22 @@ def real_baselines() -> list[Method]:
         EQUAL_RING,
         HARMONIC,
         HARMONIC_RING,
+    ]
+
+
+PRIOR = Method("prior: exponential law + harmonic of the zone", _closed(baselines.prior))
+
+
+def hidden_baselines() -> list[Method]:
+    """What is printed beside a model where hidden bones are judged by several visits."""
+    return [
+        COPY,
+        Method(f"equal split, k={K_HALF}", _equal(K_HALF)),
+        Method(f"equal split, k={K_REAL}", _equal(K_REAL)),
+        EQUAL_RING,
+        Method("equal split, exponential law", _closed(baselines.equal_split_exponential)),
+        HARMONIC,
+        HARMONIC_RING,
+        Method("exponential law + harmonic, halved", _closed(baselines.halved_with_harmonic)),
+        PRIOR,
     ]

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blsgan.errors import BackendError, UsageError
+from blsgan.errors import BackendError, NoJointError, UsageError
 from blsgan.evaluation.methods import Answer, Method, Sample, from_separator
 from blsgan.joint.geometry import bounding_box
 from blsgan.joint.window import Window, around, around_overlap, cut
+from blsgan.tasks.segmentation import Segmenter
 from blsgan.tasks.separation import Separator
 from blsgan.tasks.task import Weights, find_weights
 from blsgan.training import CHECKPOINTS, CONFIG_FILE, WEIGHTS
 
 if TYPE_CHECKING:
+    from blsgan.evaluation.layers import Predict
     from blsgan.evaluation.protocol import Supervise
     from blsgan.models.generator import Generator
 
@@ -190,3 +192,22 @@ def load_supervisor(run: str | Path) -> Supervise | None:
         return probabilities.cpu().numpy(), masks
 
     return supervise
+
+
+def predict_masks() -> Predict:
+    """The shipped segmenter: image float32 [H,W] -> masks bool [2,H,W], None where it finds no
+    joint.
+
+    Raises:
+        WeightsError: its weights are damaged.
+        BackendError: nothing can run it here.
+    """
+    segmenter = Segmenter.from_pretrained()
+
+    def predict(image: np.ndarray) -> np.ndarray | None:
+        try:
+            return segmenter(image).masks
+        except NoJointError:
+            return None
+
+    return predict

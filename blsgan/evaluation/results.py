@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from blsgan import __version__
+from blsgan.evaluation.layers import OUTLINE_KEYS
 from blsgan.evaluation.metrics import BUCKETS, bucket_name
 from blsgan.evaluation.protocol import Part
 from blsgan.io.atomic import atomic_paths
@@ -22,7 +23,7 @@ from blsgan.io.masks import BONES
 from blsgan.records.evaluation import EvaluationRecord
 
 JSON_NAME, MARKDOWN_NAME = "evaluation.json", "evaluation.md"
-SYNTHETIC_CSV, REAL_CSV = "synthetic.csv", "real.csv"
+LAYERS_CSV, SYNTHETIC_CSV, REAL_CSV = "layers.csv", "synthetic.csv", "real.csv"
 FIGURE_NAMES = BY_SIZE_NAME, SPECTRUM_NAME, PANEL_NAME, REAL_PANEL_NAME = (
     "metric_by_overlap_size.png",
     "mse_spectrum.png",
@@ -62,7 +63,7 @@ class Evaluation:
         seed: of the synthetic shifts and of the bootstrap.
         dataset: ``images`` and ``joints`` of the split, ``sha256`` of their names and files.
         model: what identifies the model (weights, hash, backend); empty for closed forms alone.
-        synthetic, real: the parts that were run.
+        layers, real, synthetic: the parts that were run.
     """
 
     split: str
@@ -71,6 +72,7 @@ class Evaluation:
     model: dict[str, Any]
     synthetic: Part | None = None
     real: Part | None = None
+    layers: Part | None = None
 
     def record(self) -> EvaluationRecord:
         """The JSON file's content: figures without their single records."""
@@ -88,6 +90,7 @@ class Evaluation:
             },
             synthetic=self.synthetic.summary if self.synthetic else None,
             real=self.real.summary if self.real else None,
+            layers=self.layers.summary if self.layers else None,
         )
 
     def heading(self) -> str:
@@ -107,14 +110,14 @@ class Evaluation:
 
     def tables(self) -> list[Table]:
         """The tables of the protocol, ready to print."""
-        tables = []
+        tables = _layer_tables(self.layers.summary) if self.layers else []
+        if self.real:
+            tables += [_real_table(self.real.summary), _reconstruction_table(self.real.summary)]
         if self.synthetic:
             tables += [
                 _synthetic_table(self.synthetic.summary),
                 _bucket_table(self.synthetic.summary),
             ]
-        if self.real:
-            tables += [_real_table(self.real.summary), _reconstruction_table(self.real.summary)]
         return tables + _frechet_tables(
             *(
                 part.summary.get("frechet", []) if part else []
@@ -131,7 +134,7 @@ class Evaluation:
         Raises:
             OutputError: the folder is not writable or the disk is full.
         """
-        parts = {SYNTHETIC_CSV: self.synthetic, REAL_CSV: self.real}
+        parts = {LAYERS_CSV: self.layers, SYNTHETIC_CSV: self.synthetic, REAL_CSV: self.real}
         present = {name: part for name, part in parts.items() if part is not None}
         names = [*present, MARKDOWN_NAME, JSON_NAME]
         paths = [folder / name for name in names]
@@ -172,6 +175,110 @@ def with_interval(value: dict[str, float] | None, form: str) -> str:
 def _left_out(summary: dict[str, Any]) -> str:
     reasons = [f"{count} {reason}" for reason, count in summary["left_out"].items() if count]
     return f" Left out: {', '.join(reasons)}." if reasons else ""
+
+
+def _layer_tables(summary: dict[str, Any]) -> list[Table]:
+    tables = []
+    for thresholds, by_masks in summary["thresholds"].items():
+        for masks, methods in by_masks.items():
+            for bone in BONES:
+                table = _hidden_table(methods, bone, f"{masks} masks, {thresholds} thresholds")
+                tables += [table] if table else []
+    return [*_outline_tables(summary), *tables, *_realism_tables(summary)]
+
+
+def _outline_tables(summary: dict[str, Any]) -> list[Table]:
+    tables = []
+    for masks, methods in summary["thresholds"]["protocol"].items():
+        rows = [
+            [
+                f"{method}, {bone} bone ({figures['comparisons']})",
+                *(with_interval(figures["outline"].get(key), "+.3f") for key in OUTLINE_KEYS),
+                f"{figures['outline_worst']:+.3f}",
+            ]
+            for method, bones in methods.items()
+            for bone, figures in bones.items()
+            if figures.get("outline_worst") is not None
+        ]
+        if rows:
+            edges = [key.removeprefix("bias_").replace("_", " to ") for key in OUTLINE_KEYS]
+            tables.append(
+                Table(
+                    f"Outline of the other bone: mean of layer minus another visit, {masks} masks",
+                    ["px from the border, - in the overlap", *edges, "worst of -3 to +4"],
+                    rows,
+                    ["Mean over comparisons; 95 % intervals are bootstrapped over joints."],
+                )
+            )
+    return tables
+
+
+def _hidden_table(methods: dict[str, Any], bone: str, what: str) -> Table | None:
+    own = {name: bones[bone] for name, bones in methods.items() if bone in bones}
+    if not any(figures["comparisons"] for figures in own.values()):
+        return None
+    last = list(own)[-1]
+    most = max(own.values(), key=lambda figures: int(figures["comparisons"]))
+    rows = []
+    for name, figures in own.items():
+        gain = own[last]["gains"].get(name, {}).get("corrected_db")
+        texture = figures.get("texture")
+        rows.append(
+            [
+                name,
+                with_interval(figures.get("corrected_db"), ".2f"),
+                with_interval(gain, "+.2f"),
+                with_interval(figures.get("plain_db"), ".2f"),
+                with_interval(figures.get("ring_bias"), "+.3f"),
+                with_interval(figures.get("ring_corrected_db"), ".2f"),
+                with_interval(figures.get("ring_plain_db"), ".2f"),
+                f"{texture['median']:.2f} ({texture['images']})" if texture else "",
+            ]
+        )
+    return Table(
+        f"Hidden {bone} bone, {what}: {most['comparisons']} comparisons, "
+        f"{most['pairs']} pairs of {most['joints_of_pairs']} joints",
+        [
+            "method",
+            "corrected dB [95 %]",
+            f"gain of {last} over it",
+            "plain PSNR dB",
+            "ring: bias",
+            "ring: corrected dB",
+            "ring: plain dB",
+            "texture, median",
+        ],
+        rows,
+        [
+            "Corrected: mean of (layer - B)(layer - C) over the pixels where visits B and C both "
+            "show the bone, averaged over pairs, then in dB; 100 where an interval holds 0. Ring: "
+            "the bone's free pixels within 5 px of the overlap; its plain and corrected dB are of "
+            "mean errors. Texture: power above 0.1 cycles/px against the same bone beside it."
+        ],
+    )
+
+
+def _realism_tables(summary: dict[str, Any]) -> list[Table]:
+    rows = [
+        [
+            method,
+            *(
+                f"{with_interval(bones[bone]['auc'], '.2f')} ({bones[bone]['layers']})"
+                if bone in bones
+                else ""
+                for bone in BONES
+            ),
+        ]
+        for method, bones in summary["realism"].items()
+    ]
+    if not rows:
+        return []
+    note = (
+        "A classifier of layers against free bones under other joints' outlines, cross-validated "
+        "over joints; 0.5: it cannot tell them apart. In brackets the number of layers."
+    )
+    header = ["method", *(f"{bone} bone AUC [95 %]" for bone in BONES)]
+    return [Table("Realism", header, rows, [note])]
 
 
 def _synthetic_table(summary: dict[str, Any]) -> Table:

@@ -9,8 +9,10 @@ from typing import Any
 
 from blsgan.data.layout import JointImage, content_digest
 from blsgan.data.truths import cached_visit_truths
+from blsgan.data.visits import PROTOCOL, TRAINING, VisitTruth
 from blsgan.evaluation.frechet import Extractor
-from blsgan.evaluation.methods import Method
+from blsgan.evaluation.layers import Predict, evaluate_layers
+from blsgan.evaluation.methods import Method, hidden_baselines
 from blsgan.evaluation.protocol import (
     NothingToMeasureError,
     Progress,
@@ -22,7 +24,8 @@ from blsgan.evaluation.protocol import (
 )
 from blsgan.evaluation.results import Evaluation
 
-PARTS = ("synthetic", "real")
+PARTS = ("layers", "real", "synthetic")
+COMPARED = PARTS[1:]  # what two evaluations are compared by
 Busy = Callable[[str], AbstractContextManager[Any]]
 
 
@@ -31,10 +34,11 @@ def run_evaluation(
     model: Method | None,
     *,
     split: str,
-    parts: Sequence[str] = PARTS,
+    parts: Sequence[str] = COMPARED,
     seed: int = 0,
     cache: Path | None = None,
     extractors: Sequence[Extractor] = (),
+    predict: Predict | None = None,
     supervise: Supervise | None = None,
     baselines: bool = True,
     progress: Progress = silent,
@@ -51,6 +55,7 @@ def run_evaluation(
         seed: of the synthetic shifts and of the bootstrap.
         cache: folder where registered visits are kept.
         extractors: features of the Fréchet distances.
+        predict: a segmenter, to judge layers with predicted masks, too.
         supervise: a supervisor's opinion of layers.
         baselines: also measure the closed forms; without them there must be a model.
         progress: wraps loops over images: (items, label, total).
@@ -66,6 +71,25 @@ def run_evaluation(
     evaluation = Evaluation(split, seed, dataset, model.description if model else {})
     # A split may lack what one part measures; the other part is worth having all the same.
     empty: list[NothingToMeasureError] = []
+    truths: list[VisitTruth] = []
+    if "layers" in parts or "real" in parts:
+        with busy("registering the visits of each joint (minutes at the first run)"):
+            thresholds = TRAINING if "layers" in parts else PROTOCOL
+            truths = cached_visit_truths(images, cache, thresholds)
+    if "layers" in parts:
+        methods = [*(hidden_baselines() if baselines else []), *([model] if model else [])]
+        try:
+            evaluation.layers = evaluate_layers(
+                images,
+                truths,
+                methods,
+                with_other_masks=[model] if model else [],
+                predict=predict,
+                seed=seed,
+                progress=progress,
+            )
+        except NothingToMeasureError as error:
+            empty.append(error)
     if "synthetic" in parts:
         try:
             evaluation.synthetic = evaluate_synthetic(
@@ -79,12 +103,10 @@ def run_evaluation(
         except NothingToMeasureError as error:
             empty.append(error)
     if "real" in parts:
-        with busy("registering the visits of each joint (minutes at the first run)"):
-            truths = cached_visit_truths(images, cache)
         try:
             evaluation.real = evaluate_real(
                 images,
-                truths,
+                [truth for truth in truths if truth.meets(PROTOCOL)],
                 model,
                 seed=seed,
                 progress=progress,

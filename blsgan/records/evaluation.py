@@ -27,6 +27,7 @@ class EvaluationRecord(Record):
     versions: dict[str, str] = Field(default_factory=dict)
     synthetic: dict[str, Any] | None
     real: dict[str, Any] | None
+    layers: dict[str, Any] | None = None
 
 
 class ComparisonRecord(Record):
