@@ -4,10 +4,10 @@
 
 Where other visits show both bones of an image on the same (>= 10) pixels of its overlap, the image
 I, the upper bone U and the lower bone L are all known there. Each law predicts I from U, L and,
-but for the paper's, the soft tissue S beside the overlap. A law's one parameter is chosen on a grid to
-minimise the mean squared error over images, without the joint that is then predicted. The RMSE is
-that of an image's pixels, pooled over images alike; intervals resample joints. By default on
-training joints. Writes laws.csv.
+but for the paper's, the soft tissue S beside the overlap. A law's one parameter is chosen on a
+grid to minimise the mean squared error over images, without the joint that is then predicted. The
+RMSE is that of an image's pixels, pooled over images alike; intervals resample joints. By default
+on training joints. Writes laws.csv.
 """
 
 from __future__ import annotations

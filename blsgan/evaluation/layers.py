@@ -28,9 +28,10 @@ from blsgan.evaluation.hidden import (
 )
 from blsgan.evaluation.methods import Method, Sample
 from blsgan.evaluation.metrics import bootstrap_mean, region_mse
-from blsgan.evaluation.protocol import BONES, NothingToMeasureError, Part, Progress, silent
+from blsgan.evaluation.protocol import NothingToMeasureError, Part, Progress, silent
 from blsgan.evaluation.realism import classifier_auc, laid_over, realism_features
 from blsgan.evaluation.texture import texture_ratio
+from blsgan.io.masks import BONES
 from blsgan.synthesis.overlap import as_unit, image_rng
 
 DRAWN, CLOSER, APART, PREDICTED = "drawn", "1 px closer", "1 px apart", "predicted"
