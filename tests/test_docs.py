@@ -29,6 +29,17 @@ def test_every_option_of_every_command_is_in_the_reference(name):
             assert option in section or parameter.param_type_name == "argument", option
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_reference_says_what_help_says(name):
+    """A line that was cut in one of them shows."""
+    text = (ROOT / "docs/reference/cli.md").read_text(encoding="utf-8")
+    said = " ".join(text.replace("`", "").split())
+    command = import_module(COMMANDS[name][0]).command
+    prose = [part for part in (command.help or "").split("\n\n") if "Example:" not in part]
+    for paragraph in prose:
+        assert " ".join(paragraph.replace("`", "").split()) in said, paragraph
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links_between_documents_lead_somewhere(document):
     for target in re.findall(r"\]\(([^)#]+)", document.read_text(encoding="utf-8")):

@@ -336,3 +336,10 @@ def test_the_real_report_has_a_reason_for_every_cannot_and_imports_no_torch():
     assert any(check["name"].startswith("torch ops, cuda") for check in checks)
     for check in checks:
         assert check["works"] == (check["reason"] is None), check
+
+
+def test_a_long_name_and_its_value_do_not_run_together(capsys):
+    from blsgan.cli.info import _table
+
+    _table("Weights", {"/a/path/that/is/longer/than/the/column.onnx": "SHA-256 ab", "short": "c"})
+    assert "column.onnx SHA-256 ab" in capsys.readouterr().out

@@ -15,7 +15,7 @@ def _table(title: str, rows: dict[str, Any]) -> None:
     for name, value in rows.items():
         if value is None:
             continue
-        click.echo(f"  {name:<24}{value}")
+        click.echo(f"  {name:<23} {value}")
 
 
 def _outcomes(checks: list[Check]) -> dict[str, str]:

@@ -86,4 +86,5 @@ def command(
     written = write_report(runs, output, images, layout, progress)
     more = f" and {len(written.pages) - 1} more pages" if len(written.pages) > 1 else ""
     detail = "" if written.detailed == written.joints else f", {written.detailed} in detail"
-    click.echo(f"{written.joints} joints{detail}; wrote {output}{more}")
+    rows = "" if written.joints == written.radiographs else f" in {written.joints} rows"
+    click.echo(f"{written.radiographs} radiographs{rows}{detail}; wrote {output}{more}")

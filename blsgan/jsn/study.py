@@ -322,15 +322,19 @@ class Study:
         return None if limits is None else asdict(limits)
 
     def write(self, folder: Path) -> list[Path]:
-        """Write JSON, markdown and CSV into ``folder``: all of them, or none.
+        """Write JSON, markdown and the parts' CSV into ``folder``: all of them, or none.
+
+        A part that was not measured has no file.
 
         Raises:
             OutputError: the folder is not writable or the disk is full.
         """
-        paths = [folder / name for name in STUDY_FILES]
-        with atomic_paths(paths) as (accuracy, consistency, markdown, record):
-            write_csv(accuracy, self.accuracy)
-            write_csv(consistency, self.consistency)
+        parts = zip(STUDY_FILES, (self.accuracy, self.consistency), strict=False)
+        tables = {name: rows for name, rows in parts if rows}
+        paths = [folder / name for name in (*tables, *STUDY_FILES[2:])]
+        with atomic_paths(paths) as (*csv_files, markdown, record):
+            for file, rows in zip(csv_files, tables.values(), strict=True):
+                write_csv(file, rows)
             text = f"# Accuracy of joint space narrowing\n\n{self.heading()}\n\n"
             text += "\n".join(table.markdown() for table in self.tables())
             markdown.write_text(text, encoding="utf-8")

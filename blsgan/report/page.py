@@ -61,9 +61,13 @@ class Layout:
 
 @dataclass(frozen=True)
 class Written:
-    """What :func:`write_report` made: its pages, how many joints and how many in detail."""
+    """What :func:`write_report` made: its pages, how many joints and how many in detail.
+
+    Only a measurement says which radiographs are of one joint; another one is a row of its own.
+    """
 
     pages: list[Path]
+    radiographs: int
     joints: int
     detailed: int
     sources: int
@@ -137,7 +141,8 @@ def write_report(
             except OSError as error:
                 raise output_error(file, error) from error
     _remove_stale(output, len(files))
-    return Written(files, len(joints), len(chosen), len(sources))
+    radiographs = sum(len(joint.visits) for joint in joints)
+    return Written(files, radiographs, len(joints), len(chosen), len(sources))
 
 
 @dataclass(frozen=True)
@@ -222,7 +227,8 @@ def _summary(joints: list[Joint]) -> dict[str, Any]:
         counts.update({(flag.level, flag.kind) for flag in raised})
     flags = sorted(counts.items(), key=lambda item: (_LEVELS.index(item[0][0]), -item[1]))
     return {
-        "joints": len(joints),
+        # Which radiographs are of one joint only a measurement says.
+        "joints": sum(bool(joint.pairs) for joint in joints),
         "visits": len(results),
         "overlapping": sum(result.record.overlap.area_px > 0 for result in results),
         "pairs": len(pairs),

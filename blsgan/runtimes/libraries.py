@@ -1,8 +1,8 @@
 """TensorRT and TensorRT-RTX: one Python interface under two names, imported when it is needed.
 
-Three generations are served: TensorRT 10 (JetPack 6), 11 (JetPack 7) and TensorRT-RTX 1. What one
-of them lacks is asked for with ``hasattr``, here and wherever they are used; no version is compared
-with a number.
+Three generations are served: TensorRT 10 (JetPack 6, and 7 up to 7.2.1), 11 (JetPack from 7.2.2 on)
+and TensorRT-RTX 1. What one of them lacks is asked for with ``hasattr``, here and wherever they are
+used; no version is compared with a number.
 """
 
 from __future__ import annotations

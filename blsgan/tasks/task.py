@@ -129,10 +129,15 @@ def find_weights(
     if path_or_name is None or (path.name == text and not path.suffix and not path.exists()):
         path = WEIGHTS_FOLDER / f"{text}.json"
         if not path.is_file():
-            known = sorted(card.stem for card in WEIGHTS_FOLDER.glob("*.json"))
+            cards = sorted(WEIGHTS_FOLDER.glob("*.json"))
+            known = [
+                card.stem
+                for card in cards
+                if _read_card(card).get("task", SEPARATION.name) == task.name
+            ]
             raise WeightsError(
-                f"there are no weights called {text!r}; known names: {', '.join(known) or 'none'}, "
-                "or give the path of an .onnx or .safetensors file."
+                f"there are no weights for {task.name} called {text!r}; known names: "
+                f"{', '.join(known) or 'none'}, or give the path of an .onnx or .safetensors file."
             )
     if path.is_dir():
         cards = sorted(path.glob("*.json"))

@@ -1,6 +1,7 @@
 """The study: its known displacements are known, and its figures come from its records."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -90,6 +91,10 @@ def test_study_of_the_phantom_dataset(images, tmp_path):
 
     written = study.write(tmp_path / "out")
     assert [path.name for path in written] == list(STUDY_FILES)
+    partial = replace(study, consistency=[]).write(tmp_path / "partial")
+    names = ["accuracy.csv", "study.md", "study.json"]
+    assert [path.name for path in partial] == names
+    assert sorted(path.name for path in (tmp_path / "partial").iterdir()) == sorted(names)
     record = json.loads(written[-1].read_text())
     assert record["images"] == 3
     assert len((tmp_path / "out" / "accuracy.csv").read_text().splitlines()) == 1 + 3 * 5

@@ -140,7 +140,7 @@ def test_limit_shows_flagged_joints_first_and_says_so(run_folder, tmp_path):
     out = tmp_path / "r.html"
     assert report(results, "--limit", 1, "-o", out) == 0
     page = Page(out)
-    assert "1 of 4 joints are shown in detail" in page.text
+    assert "1 of 4 entries are shown in detail" in page.text
     assert len(page.named("article")) == 1
     assert 'id="joint-1-name">alone/only' in page.text
 

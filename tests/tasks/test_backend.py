@@ -241,7 +241,9 @@ def test_another_architecture(tmp_path, make_network, backend, change):
 
 
 def test_missing_weights(tmp_path):
-    with pytest.raises(WeightsError, match="no weights called 'nonsense'; known names"):
+    with pytest.raises(
+        WeightsError, match="no weights for separation called 'nonsense'; known names: lite, or"
+    ):
         Separator.from_pretrained("nonsense")
     with pytest.raises(WeightsError, match="does not exist"):
         Separator.from_pretrained(tmp_path / "a.onnx")
