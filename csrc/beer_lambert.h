@@ -1,13 +1,16 @@
 // The formulas of blsgan, each written once and used by every kernel, host and device.
 //
-// Symbols: a radiograph `image` behaves as 1 - transmission. `layer` is one bone with the soft
-// tissue around it, `covered` says whether that bone's mask covers the pixel, `coverage` counts the
-// covering bones, `soft_tissue` (k) is the intensity of soft tissue alone, which n composed layers
-// count n - 1 times too often:
+// Symbols: `layer` is one bone with the soft tissue around it, as displayed, `covered` says whether
+// that bone's mask covers the pixel, `coverage` (n) counts the covering bones, `soft_tissue` (k) is
+// the displayed intensity of soft tissue alone, which n composed layers count n - 1 times too often.
+// Attenuations A add up along a ray; a law says how a display x shows them:
 //
-//     composed = 1 - prod_i (1 - layer_i) / (1 - k)^(n - 1)          over the covering bones
+//     A(composed) = sum_i A(layer_i) - (n - 1) A(k)                  over the covering bones
 //
-// Source: Beer-Lambert law; Wang et al., "BLS-GAN", AAAI 2025 (arXiv 2409.07304) for n = 2.
+//     law = 0      A(x) = -log(1 - x)         the display is 1 - transmission
+//     law = b > 0  A(x) = exp(b x) - 1        the display is a logarithm of attenuation
+//
+// Source: Beer-Lambert law; Wang et al., "BLS-GAN", AAAI 2025 (arXiv 2409.07304) for n = 2, law = 0.
 
 #pragma once
 
@@ -25,6 +28,10 @@ constexpr double kSoftTissueMax = 0.95;
 // A pixel at exactly 1 would have infinite attenuation; its transmission is held at 2^-24, one
 // rounding step of float32 below white, in every precision, so that all precisions agree.
 constexpr double kTransmissionMin = 1.0 / 16777216.0;
+// A law is 0 or an exponent of [1, 20]: below 1 it would be a sum of intensities, which float32
+// loses in the logarithm of numbers near 1, above 20 a white pixel's attenuation passes 5e8.
+constexpr double kLawMin = 1.0, kLawMax = 20.0;
+BLSGAN_HD bool is_law(double law) { return law == 0.0 || (law >= kLawMin && law <= kLawMax); }
 
 // ------------------------------------------------------------------------------------------------
 // Elementary functions. On the host in float32 they are branch-free polynomials that a compiler
@@ -78,8 +85,8 @@ constexpr float kLn2 = 0.693147180559945f;
 // control flow, which then does not vectorise. NaN that is not kept is gone.
 using detail::keep_if;
 
-// exp(x) for x <= 0, the only sign the formulas need.
-BLSGAN_HD float exp_nonpositive(float x) {
+// exp(x) for x <= 80; 0 below -87.
+BLSGAN_HD float exp_bounded(float x) {
 #if defined(__CUDA_ARCH__)
   return ::expf(x);
 #else
@@ -99,7 +106,7 @@ BLSGAN_HD float exp_nonpositive(float x) {
 #endif
 }
 
-BLSGAN_HD double exp_nonpositive(double x) { return ::exp(x); }
+BLSGAN_HD double exp_bounded(double x) { return ::exp(x); }
 
 // log(x) for finite x in the normal range.
 BLSGAN_HD float log_positive(float x) {
@@ -144,50 +151,35 @@ BLSGAN_HD bool soft_tissue_has_gradient(T k) {
   return !(k < T(0)) && !(k > static_cast<T>(kSoftTissueMax));
 }
 
+template <typename T>
+BLSGAN_HD T clamp_unit(T value) {
+  return value < T(0) ? T(0) : (value > T(1) ? T(1) : value);
+}
+
 // ------------------------------------------------------------------------------------------------
-// Compose
+// The laws. Each has the same members, so that a kernel is written once:
+//     attenuation(x), attenuation_slope(x, A(x))  A and dA/dx of a display, clamped to where A is
+//                                                 finite and not negative, with zero slope there
+//     display(A), display_slope(A)                its inverse and dx/dA
+//     start, add, value                           composes a pixel, layer by layer
+//     term(layer)                                 what add takes of a layer
+//     layer_slope, soft_slope                     d value / d layer and / d k
+// `soft` stands for soft_factor(k), what compose makes of soft tissue.
 
 // What is known of a pixel after some of its layers.
 template <typename T>
 struct Composition {
-  T transmission;  // prod_i (1 - layer_i)
-  T correction;    // (1 - k)^-(coverage - 1)
-  T single;        // sum of the covering layers: the pixel itself where one bone covers it
-  T coverage;      // number of covering bones
-
-  BLSGAN_HD static Composition empty() { return {T(1), T(1), T(0), T(0)}; }
-
-  // `covered` is 0 or 1; whatever a layer holds outside its mask (NaN included) has no effect.
-  BLSGAN_HD void add(T layer, T covered, T inverse_soft_transmission) {
-    const T value = keep_if(covered != T(0), layer);
-    transmission *= T(1) - value;
-    correction *= covered * coverage != T(0) ? inverse_soft_transmission : T(1);
-    single += value;
-    coverage += covered;
-  }
-
-  // With one covering bone the pixel is that layer, bit for bit.
-  BLSGAN_HD T value() const {
-    const T shared = T(1) - transmission * correction;
-    return coverage > T(1) ? shared : single;
-  }
-
-  // d value / d k
-  BLSGAN_HD T soft_tissue_gradient(T inverse_soft_transmission) const {
-    const T slope = (T(1) - coverage) * transmission * correction * inverse_soft_transmission;
-    return keep_if(coverage > T(1), slope);
-  }
+  T bones;     // the layers' terms: their product (law = 0) or their sum
+  T soft;      // the soft tissue in excess: prod 1/(1 - k) (law = 0) or sum exp(b k)
+  T single;    // sum of the covering layers: the pixel itself where one bone covers it
+  T coverage;  // number of covering bones
 };
 
-// d value / d layer_i, given the product of the other covering layers' transmissions.
+// A value with its derivative, which is 0 where the value is clamped.
 template <typename T>
-BLSGAN_HD T compose_layer_gradient(T covered, T other_transmission, T correction) {
-  return keep_if(covered != T(0), other_transmission * correction);
-}
-
-// ------------------------------------------------------------------------------------------------
-// Split: the inverse, exact by construction. Inside an overlap of n bones with shares r_i,
-//     layer_i = 1 - exp(-r_i * (attenuation(image) + (n - 1) * a_soft)),   a_soft = -log(1 - k)
+struct Sloped {
+  T value, slope;
+};
 
 template <typename T>
 BLSGAN_HD T clamp_transmission(T image) {
@@ -197,13 +189,135 @@ BLSGAN_HD T clamp_transmission(T image) {
 }
 
 template <typename T>
-BLSGAN_HD bool image_has_gradient(T image) {
-  return !(image < T(0)) && !(T(1) - image < static_cast<T>(kTransmissionMin));
-}
+struct TransmissionLaw {
+  static constexpr bool kNeedsOthers = true;  // layer_slope depends on `others`
+
+  BLSGAN_HD explicit TransmissionLaw(double = 0.0) {}
+
+  BLSGAN_HD T attenuation(T display) const { return -log_positive(clamp_transmission(display)); }
+  BLSGAN_HD T attenuation_slope(T display, T) const {
+    const bool inside = !(display < T(0)) && !(T(1) - display < static_cast<T>(kTransmissionMin));
+    return keep_if(inside, T(1) / clamp_transmission(display));
+  }
+  BLSGAN_HD T display(T attenuation) const { return T(1) - exp_bounded(-attenuation); }
+  BLSGAN_HD T display_slope(T attenuation) const { return exp_bounded(-attenuation); }
+
+  BLSGAN_HD Sloped<T> soft_factor(T k) const {
+    const T value = T(1) / (T(1) - clamp_soft_tissue(k));
+    return {value, keep_if(soft_tissue_has_gradient(k), value)};
+  }
+  BLSGAN_HD static Composition<T> start() { return {T(1), T(1), T(0), T(0)}; }
+  BLSGAN_HD T term(T layer) const { return T(1) - layer; }
+  // `covered` is 0 or 1; whatever a layer holds outside its mask (NaN included) has no effect.
+  BLSGAN_HD void add(Composition<T>& pixel, T layer, T covered, T soft) const {
+    const T value = keep_if(covered != T(0), layer);
+    pixel.bones *= term(value);
+    pixel.soft *= covered * pixel.coverage != T(0) ? soft : T(1);
+    pixel.single += value;
+    pixel.coverage += covered;
+  }
+  // With one covering bone the pixel is that layer, bit for bit.
+  BLSGAN_HD T value(const Composition<T>& pixel) const {
+    const T shared = T(1) - pixel.bones * pixel.soft;
+    return pixel.coverage > T(1) ? shared : pixel.single;
+  }
+  // Of a covering layer; `others` is the product of the other covering layers' terms.
+  BLSGAN_HD T layer_slope(const Composition<T>& pixel, T, T others) const {
+    return others * pixel.soft;
+  }
+  BLSGAN_HD T soft_slope(const Composition<T>& pixel, T factor_slope) const {
+    const T slope = (T(1) - pixel.coverage) * pixel.bones * pixel.soft * factor_slope;
+    return keep_if((pixel.coverage > T(1)) & (factor_slope != T(0)), slope);
+  }
+};
 
 template <typename T>
-BLSGAN_HD T total_attenuation(T transmission, T coverage, T soft_attenuation) {
-  return (coverage - T(1)) * soft_attenuation - log_positive(transmission);
+struct ExponentialLaw {
+  static constexpr bool kNeedsOthers = false;
+  T exponent, inverse;
+
+  BLSGAN_HD explicit ExponentialLaw(double law)
+      : exponent(static_cast<T>(law)), inverse(T(1) / static_cast<T>(law)) {}
+
+  BLSGAN_HD T attenuation(T display) const {
+    return exp_bounded(exponent * clamp_unit(display)) - T(1);
+  }
+  BLSGAN_HD T attenuation_slope(T display, T attenuation) const {
+    const bool inside = !(display < T(0)) && !(display > T(1));
+    return keep_if(inside, exponent * (T(1) + attenuation));
+  }
+  BLSGAN_HD T display(T attenuation) const { return inverse * log_positive(T(1) + attenuation); }
+  BLSGAN_HD T display_slope(T attenuation) const { return inverse / (T(1) + attenuation); }
+
+  BLSGAN_HD Sloped<T> soft_factor(T k) const {
+    const T value = exp_bounded(exponent * clamp_soft_tissue(k));
+    return {value, keep_if(soft_tissue_has_gradient(k), value)};
+  }
+  BLSGAN_HD static Composition<T> start() { return {T(0), T(0), T(0), T(0)}; }
+  // Far off the displays of [0,1] the exponential is held, so that sums of it stay finite.
+  BLSGAN_HD T term(T layer) const {
+    const T power = exponent * layer;
+    return exp_bounded(power < T(-80) ? T(-80) : (power > T(80) ? T(80) : power));
+  }
+  BLSGAN_HD void add(Composition<T>& pixel, T layer, T covered, T soft) const {
+    const T value = keep_if(covered != T(0), layer);
+    pixel.bones += keep_if(covered != T(0), term(value));
+    pixel.soft += covered * pixel.coverage != T(0) ? soft : T(0);
+    pixel.single += value;
+    pixel.coverage += covered;
+  }
+  // Layers that were not split from an image may hold less than the soft tissue counted twice.
+  // Below a display of 0 the logarithm goes on as its tangent: finite, and with a gradient that
+  // leads back.
+  BLSGAN_HD T value(const Composition<T>& pixel) const {
+    const T sum = pixel.bones - pixel.soft;
+    const T logarithm = log_positive(sum > T(1) ? sum : T(1));
+    const T shared = inverse * (sum > T(1) ? logarithm : sum - T(1));
+    return pixel.coverage > T(1) ? shared : pixel.single;
+  }
+  BLSGAN_HD T layer_slope(const Composition<T>& pixel, T term, T) const {
+    return pixel.coverage > T(1) ? term * inverse_sum(pixel) : T(1);
+  }
+  BLSGAN_HD T soft_slope(const Composition<T>& pixel, T factor_slope) const {
+    const T slope = (T(1) - pixel.coverage) * inverse_sum(pixel) * factor_slope;
+    return keep_if((pixel.coverage > T(1)) & (factor_slope != T(0)), slope);
+  }
+
+ private:
+  BLSGAN_HD static T inverse_sum(const Composition<T>& pixel) {
+    const T sum = pixel.bones - pixel.soft;
+    return T(1) / (sum > T(1) ? sum : T(1));
+  }
+};
+
+// ------------------------------------------------------------------------------------------------
+// Split: the inverse, exact by construction. Inside an overlap of n bones with shares r_i that sum
+// to 1 the layers' attenuations are r_i (A + (n - 1) a), with A = A(image), a = A(k): as compose
+// asks, they sum to A + (n - 1) a.
+
+// a with da/dk.
+template <typename T, typename Law>
+BLSGAN_HD Sloped<T> soft_attenuation(const Law& law, T k) {
+  const T clamped = clamp_soft_tissue(k), a = law.attenuation(clamped);
+  return {a, keep_if(soft_tissue_has_gradient(k), law.attenuation_slope(clamped, a))};
+}
+
+// What the bones share.
+template <typename T>
+BLSGAN_HD T shared_attenuation(T attenuation, T soft, T coverage) {
+  return attenuation + (coverage - T(1)) * soft;
+}
+
+// A_i
+template <typename T>
+BLSGAN_HD T layer_attenuation(T share, T shared) {
+  return share * shared;
+}
+
+// d A_i / d a; `others` is 1 - share, the other bones' shares.
+template <typename T>
+BLSGAN_HD T soft_share(T share, T, T coverage) {
+  return share * (coverage - T(1));
 }
 
 // The shares of two covering bones: the softmax of their logits, with one exponential instead of
@@ -216,17 +330,24 @@ struct PairShares {
     const T difference = logit0 - logit1;
     const bool lower = difference < T(0);
     const T largest = lower ? logit1 : logit0;
-    const T e = exp_nonpositive(lower ? difference : -difference) + (largest - largest);
+    const T e = exp_bounded(lower ? difference : -difference) + (largest - largest);
     const T inverse = T(1) / (T(1) + e);
     first = lower ? e * inverse : inverse;
     second = lower ? inverse : e * inverse;
   }
 };
 
-// 1 - layer_i
+// The gradient of the logit of share r_i of more than two is proportional to
+//     r_i (g_i - sum_j r_j g_j),        g_i that of the share;
+// these sum to 0 over the bones. Where r_i is nearly 1 the difference has lost its digits, so that
+// one, the only share that can be above one half, is minus the sum of the others'.
 template <typename T>
-BLSGAN_HD T split_transmission(T share, T total) {
-  return exp_nonpositive(-share * total);
+BLSGAN_HD T other_logit_gradient(T share, T grad_share, T mean_grad_share) {
+  return share > T(0.5) ? T(0) : share * (grad_share - mean_grad_share);
+}
+template <typename T>
+BLSGAN_HD T logit_gradient(T share, T grad_share, T mean_grad_share, T sum_of_others) {
+  return share > T(0.5) ? -sum_of_others : share * (grad_share - mean_grad_share);
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -252,7 +373,7 @@ struct SigmoidSlope {
   T slope;  // p (1 - p)
 
   BLSGAN_HD explicit SigmoidSlope(T z) {
-    e = exp_nonpositive(z < T(0) ? z : -z);
+    e = exp_bounded(z < T(0) ? z : -z);
     const T inverse = T(1) / (T(1) + e);
     const T other = e * inverse;
     value = z < T(0) ? other : inverse;
@@ -381,11 +502,6 @@ BLSGAN_HD bool is_canny_edge(int dx, int dy, int m, const CannyNeighbours& n) {
 constexpr int kRimBefore = 2, kRimBehind = 1;
 // Reach of everything that decides about a pixel's rim: Sobel, the comparison, the square.
 constexpr int kRimHaloBefore = kRimBefore + 2, kRimHaloBehind = kRimBehind + 2;
-
-template <typename T>
-BLSGAN_HD T clamp_unit(T value) {
-  return value < T(0) ? T(0) : (value > T(1) ? T(1) : value);
-}
 
 // Neighbour `offset` (-1, 0, 1) of `position` on an axis of `size` pixels, mirrored at the ends
 // without repeating them.

@@ -38,6 +38,13 @@ struct BasicView {
 using View = BasicView<const void*>;
 using MutableView = BasicView<void*>;
 
+// Soft tissue and its gradient are one value for each image, [B], where their pixels' stride is 0,
+// and else a map, [B,1,H,W].
+template <typename Pointer>
+BLSGAN_HD bool is_map(const BasicView<Pointer>& soft_tissue) {
+  return soft_tissue.stride_pixel != 0;
+}
+
 struct Shape {
   int64_t batch = 0;
   int64_t layers = 0;
@@ -74,31 +81,38 @@ struct CudaContext {
   void* stream = nullptr;
 };
 
-// ---- compose_layers: composed[B,1,H,W] from layers[B,N,H,W], masks[B,N,H,W], soft_tissue[B]
+// ---- `law` of the three ops that follow: 0, or the exponent of the exponential law
+// (beer_lambert.h). The partial sums of soft tissue's gradient count where it is no map.
+
+// ---- compose_layers: composed[B,1,H,W] from layers[B,N,H,W], masks[B,N,H,W], soft_tissue
 struct ComposeLayers {
   Shape shape;
   View layers, masks, soft_tissue;
   MutableView composed;
+  double law = 0.0;
 };
 struct ComposeLayersBackward {
   Shape shape;
   View grad_composed, layers, masks, soft_tissue;
   MutableView grad_layers, grad_soft_tissue;
   double* partials;  // item_count
+  double law = 0.0;
 };
 
 // ---- split_attenuation: layers[B,N,H,W] from share_logits[B,N,H,W], image[B,1,H,W], masks,
-// soft_tissue[B]
+// soft_tissue
 struct SplitAttenuation {
   Shape shape;
   View share_logits, image, masks, soft_tissue;
   MutableView layers;
+  double law = 0.0;
 };
 struct SplitAttenuationBackward {
   Shape shape;
   View grad_layers, share_logits, image, masks, soft_tissue;
   MutableView grad_share_logits, grad_image, grad_soft_tissue;
   double* partials;  // item_count
+  double law = 0.0;
 };
 
 // ---- root mean square errors; `loss` is a scalar, `statistics`[2] = {the error, pixels compared},
@@ -113,6 +127,7 @@ struct ReconstructionLoss {
   MutableView loss;
   double* statistics;
   double* partials;  // item_count * kRmseSums
+  double law = 0.0;
 };
 struct ReconstructionLossBackward {
   Shape shape;
@@ -120,6 +135,7 @@ struct ReconstructionLossBackward {
   const double* statistics;
   MutableView grad_layers, grad_soft_tissue, grad_image;
   double* partials;  // item_count
+  double law = 0.0;
 };
 
 // ---- layer_loss: layers against true_layers, each inside its mask

@@ -15,9 +15,15 @@ that inference needs for NumPy arrays without torch. Importing this package impo
 Rules all ops share. Masks are bool, uint8 or floating point and cover a pixel where they are not
 zero; what a layer holds outside its mask, NaN included, has no effect. Floating-point inputs may be
 float64, float32, float16 or bfloat16, also mixed in one call; arithmetic is float32 (float64 when
-an image-sized input is), so autocast casts nothing. Inputs may be contiguous, channels_last or
-expanded and are then read in place; a slice whose rows are not adjacent is copied once. Outputs
+an image, layers or logits are), so autocast casts nothing. Inputs may be contiguous, channels_last
+or expanded and are then read in place; a slice whose rows are not adjacent is copied once. Outputs
 are contiguous. Results are the same bits on every run. Gradients are of first order.
+
+Soft tissue is one intensity k for each image, [B], or a map of it, [B,1,H,W]: what the display
+shows of soft tissue alone. It counts where bones overlap, clamped to [0, K_MAX], with zero gradient
+where it is clamped, and its dtype does not decide the arithmetic's. ``law`` says how attenuation A
+and display x belong together: 0 is transmission, ``A = -log(1 - x)``, the paper's; b of
+[LAW_MIN, LAW_MAX] is the exponential law, ``A = exp(b x) - 1``. Attenuations add up along a ray.
 """
 
 from __future__ import annotations
@@ -36,6 +42,9 @@ if TYPE_CHECKING:
 K_MAX = 0.95
 """Upper limit of the soft-tissue intensity k; larger values are clamped, with zero gradient."""
 
+LAW_MIN, LAW_MAX = 1.0, 20.0
+"""Limits of the exponential law's exponent b."""
+
 OPS = (
     "compose_layers",
     "split_attenuation",
@@ -47,6 +56,8 @@ OPS = (
 
 __all__ = [
     "K_MAX",
+    "LAW_MAX",
+    "LAW_MIN",
     "OPS",
     "compose_layers",
     "layer_loss",

@@ -107,6 +107,15 @@ class Joint:
         return self._place(values)
 
     @property
+    def soft_tissue_map(self) -> Tensor:
+        """[B,1,H,W] around ``soft_tissue``."""
+        batch, _, height, width = self.shape
+        values = 0.1 + 0.5 * self._uniform(11, batch, 1, height, width)
+        if self.soft_tissue_value is not None:
+            values = torch.full_like(values, self.soft_tissue_value)
+        return self._place(values)
+
+    @property
     def share_logits(self) -> Tensor:
         """[B,N,H,W]."""
         return self._place(6 * self._uniform(7, *self.shape) - 3)
@@ -178,31 +187,58 @@ def _supervisor(name: str, **options: str) -> OpCase:
     )
 
 
+LAW = 7.4  # what real overlaps follow
+
+
+def _physics(variant: str, soft_tissue: str, law: float) -> tuple[OpCase, ...]:
+    """The three ops of the physics with soft tissue as a number or as a map, under one law."""
+    options = {"law": law} if law else {}
+    read = 1 if soft_tissue == "soft_tissue_map" else 0  # floats a pixel more, each way
+
+    def k(joint: Joint) -> Tensor:
+        value: Tensor = getattr(joint, soft_tissue)
+        return value
+
+    def layers(joint: Joint) -> Tensor:
+        # Layers that hold less than the soft tissue cancel under the exponential law.
+        return 0.6 + 0.4 * joint.layers if law else joint.layers
+
+    return (
+        OpCase(
+            f"compose_layers{variant}",
+            "compose_layers",
+            lambda joint: (layers(joint), joint.masks, k(joint)),
+            (0, 2),
+            (0, 2),
+            lambda n, f, m: ((n + 1 + read) * f + n * m, (1 + 2 * n + 2 * read) * f + n * m),
+            options,
+        ),
+        OpCase(
+            f"split_attenuation{variant}",
+            "split_attenuation",
+            lambda joint: (joint.share_logits, joint.image, joint.masks, k(joint)),
+            (0, 1, 3),
+            (0, 3),
+            lambda n, f, m: ((2 * n + 1 + read) * f + n * m, (3 * n + 1 + 2 * read) * f + n * m),
+            options,
+        ),
+        OpCase(
+            f"reconstruction_loss{variant}",
+            "reconstruction_loss",
+            lambda joint: (layers(joint), joint.masks, k(joint), joint.image),
+            (0, 2, 3),
+            (0, 2),
+            lambda n, f, m: ((n + 1 + read) * f + n * m, (2 * n + 1 + 2 * read) * f + n * m),
+            options,
+        ),
+    )
+
+
 CASES = (
-    OpCase(
-        "compose_layers",
-        "compose_layers",
-        lambda joint: (joint.layers, joint.masks, joint.soft_tissue),
-        (0, 2),
-        (0, 2),
-        lambda n, f, m: (n * f + n * m + f, f + 2 * n * f + n * m),
-    ),
-    OpCase(
-        "split_attenuation",
-        "split_attenuation",
-        lambda joint: (joint.share_logits, joint.image, joint.masks, joint.soft_tissue),
-        (0, 1, 3),
-        (0, 3),
-        lambda n, f, m: (2 * n * f + f + n * m, 3 * n * f + f + n * m),
-    ),
-    OpCase(
-        "reconstruction_loss",
-        "reconstruction_loss",
-        lambda joint: (joint.layers, joint.masks, joint.soft_tissue, joint.image),
-        (0, 2, 3),
-        (0, 2),
-        lambda n, f, m: (n * f + n * m + f, 2 * n * f + n * m + f),
-    ),
+    *_physics("", "soft_tissue", 0.0),
+    *_physics("-map", "soft_tissue_map", 0.0),
+    *_physics("-law", "soft_tissue", LAW),
+    *_physics("-map-law", "soft_tissue_map", LAW),
     _supervisor("supervisor_loss"),
     _supervisor("supervisor_loss-bce-masks", target_layers="masks", terms="bce"),
     _supervisor("supervisor_loss-bce-zeros", target_layers="zeros", terms="bce"),

@@ -35,28 +35,35 @@ def _mask(value: ArrayLike) -> NDArray[Any]:
     return np.ascontiguousarray(array)
 
 
-def compose_layers(layers: ArrayLike, masks: ArrayLike, soft_tissue: ArrayLike) -> NDArray[Any]:
+def compose_layers(
+    layers: ArrayLike, masks: ArrayLike, soft_tissue: ArrayLike, law: float = 0.0
+) -> NDArray[Any]:
     """Compose layers to the radiograph they make together; see ``blsgan.ops.compose_layers``.
 
     Args:
         layers: [B,N,H,W] float32 or float64, N >= 2, range [0,1].
         masks: [B,N,H,W] bool or uint8; not zero = covered.
-        soft_tissue: [B] float32 or float64, clamped to [0, K_MAX].
+        soft_tissue: [B] or a map [B,1,H,W], float32 or float64, clamped to [0, K_MAX].
+        law: 0, the transmission law, or the exponential law's b in [1, 20].
 
     Returns:
         [B,1,H,W] with the dtype of ``layers``. Arrays that are not C-contiguous are copied first.
 
     Raises:
         TypeError: an array has another dtype.
-        ValueError: shapes do not fit together.
+        ValueError: shapes do not fit together, or there is no such law.
     """
     return _native.compose_layers(
-        _floating("layers", layers), _mask(masks), _floating("soft_tissue", soft_tissue)
+        _floating("layers", layers), _mask(masks), _floating("soft_tissue", soft_tissue), law
     )
 
 
 def split_attenuation(
-    share_logits: ArrayLike, image: ArrayLike, masks: ArrayLike, soft_tissue: ArrayLike
+    share_logits: ArrayLike,
+    image: ArrayLike,
+    masks: ArrayLike,
+    soft_tissue: ArrayLike,
+    law: float = 0.0,
 ) -> NDArray[Any]:
     """Split a radiograph into one layer for each bone; see ``blsgan.ops.split_attenuation``.
 
@@ -64,7 +71,8 @@ def split_attenuation(
         share_logits: [B,N,H,W] float32 or float64, N >= 2; read only where bones overlap.
         image: [B,1,H,W] float32 or float64, range [0,1], white = dense.
         masks: [B,N,H,W] bool or uint8; not zero = covered.
-        soft_tissue: [B] float32 or float64, clamped to [0, K_MAX].
+        soft_tissue: [B] or a map [B,1,H,W], float32 or float64, clamped to [0, K_MAX].
+        law: 0, the transmission law, or the exponential law's b in [1, 20].
 
     Returns:
         layers [B,N,H,W] with the dtype of ``image``. Arrays that are not C-contiguous are copied
@@ -72,13 +80,14 @@ def split_attenuation(
 
     Raises:
         TypeError: an array has another dtype.
-        ValueError: shapes do not fit together.
+        ValueError: shapes do not fit together, or there is no such law.
     """
     return _native.split_attenuation(
         _floating("share_logits", share_logits),
         _floating("image", image),
         _mask(masks),
         _floating("soft_tissue", soft_tissue),
+        law,
     )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from blsgan.ops import K_MAX
 
 TRANSMISSION_MIN = 2.0**-24
+POWER_MAX = 80.0  # under the exponential law |b x| of a layer is at most that
 
 
 def _compute_dtype(*tensors: Tensor) -> torch.dtype:
@@ -25,28 +26,49 @@ def _covered(masks: Tensor) -> Tensor:
     return masks if masks.dtype == torch.bool else masks != 0
 
 
-def _soft_attenuation(soft_tissue: Tensor, dtype: torch.dtype) -> Tensor:
-    """-log(1 - k) as [B,1,H,W] broadcasts it."""
-    return -torch.log1p(-soft_tissue.to(dtype).clamp(0.0, K_MAX)).view(-1, 1, 1, 1)
+def _soft_tissue(soft_tissue: Tensor, overlap: Tensor, dtype: torch.dtype) -> Tensor:
+    """k clamped, as [B,1,1,1] or [B,1,H,W]; a map counts in the overlap only."""
+    k = soft_tissue.to(dtype)
+    k = k.view(-1, 1, 1, 1) if k.dim() == 1 else torch.where(overlap, k, 0.0)
+    return k.clamp(0.0, K_MAX)
 
 
-def compose_layers(layers: Tensor, masks: Tensor, soft_tissue: Tensor) -> Tensor:
+def _attenuation(display: Tensor, law: float) -> Tensor:
+    """A of a display in [0, 1)."""
+    return torch.exp(law * display) - 1 if law else -torch.log1p(-display)
+
+
+def _display(attenuation: Tensor, law: float) -> Tensor:
+    """The inverse of ``_attenuation``."""
+    return torch.log1p(attenuation) / law if law else -torch.expm1(-attenuation)
+
+
+def compose_layers(layers: Tensor, masks: Tensor, soft_tissue: Tensor, law: float = 0.0) -> Tensor:
     """See ``blsgan.ops.compose_layers``: [B,N,H,W] layers to the composed [B,1,H,W]."""
     dtype = _compute_dtype(layers)
     covered = _covered(masks)
     values = torch.where(covered, layers.to(dtype), 0.0)
     coverage = covered.sum(dim=1, keepdim=True)
-    transmission = 1 - values[:, :1]
-    for index in range(1, values.shape[1]):
-        transmission = transmission * (1 - values[:, index : index + 1])
+    overlap = coverage > 1
     extra = (coverage - 1).clamp(min=0)
-    correction = torch.exp(extra * _soft_attenuation(soft_tissue, dtype))
+    k = _soft_tissue(soft_tissue, overlap, dtype)
+    if law:
+        # Bones that do not cover the pixel count as displays of 0 here: 1 each too much.
+        powers = torch.exp((law * values).clamp(-POWER_MAX, POWER_MAX))
+        soft = extra * torch.exp(law * k) + (values.shape[1] - coverage)
+        total = torch.where(overlap, powers.sum(dim=1, keepdim=True) - soft, 1.0)
+        shared = torch.where(total > 1, torch.log(total.clamp(min=1)), total - 1) / law
+    else:
+        transmission = 1 - values[:, :1]
+        for index in range(1, values.shape[1]):
+            transmission = transmission * (1 - values[:, index : index + 1])
+        shared = 1 - transmission * torch.exp(extra * _attenuation(k, law))
     single = values.sum(dim=1, keepdim=True)
-    return torch.where(coverage > 1, 1 - transmission * correction, single).to(layers.dtype)
+    return torch.where(overlap, shared, single).to(layers.dtype)
 
 
 def split_attenuation(
-    share_logits: Tensor, image: Tensor, masks: Tensor, soft_tissue: Tensor
+    share_logits: Tensor, image: Tensor, masks: Tensor, soft_tissue: Tensor, law: float = 0.0
 ) -> Tensor:
     """See ``blsgan.ops.split_attenuation``: [B,1,H,W] image to layers [B,N,H,W]."""
     dtype = _compute_dtype(share_logits, image)
@@ -57,9 +79,9 @@ def split_attenuation(
     logits = torch.where(covered & overlap, share_logits.to(dtype), torch.finfo(dtype).min)
     shares = torch.softmax(logits, dim=1)
     radiograph = image.to(dtype)
-    safe = torch.where(overlap, radiograph, 0.0).clamp(0.0, 1 - TRANSMISSION_MIN)
-    total = (coverage - 1) * _soft_attenuation(soft_tissue, dtype) - torch.log1p(-safe)
-    inside = -torch.expm1(-shares * total)
+    safe = torch.where(overlap, radiograph, 0.0).clamp(0.0, 1.0 if law else 1 - TRANSMISSION_MIN)
+    soft = _attenuation(_soft_tissue(soft_tissue, overlap, dtype), law)
+    inside = _display(shares * (_attenuation(safe, law) + (coverage - 1) * soft), law)
     layers = torch.where(overlap, inside, radiograph)
     return torch.where(covered, layers, 0.0).to(image.dtype)
 
@@ -75,11 +97,11 @@ def _root_mean_square(differences: Tensor, covered: Tensor) -> Tensor:
 
 
 def reconstruction_loss(
-    layers: Tensor, masks: Tensor, soft_tissue: Tensor, image: Tensor
+    layers: Tensor, masks: Tensor, soft_tissue: Tensor, image: Tensor, law: float = 0.0
 ) -> Tensor:
     """See ``blsgan.ops.reconstruction_loss``: a scalar."""
     dtype = _compute_dtype(layers, image)
-    composed = compose_layers(layers.to(dtype), masks, soft_tissue)
+    composed = compose_layers(layers.to(dtype), masks, soft_tissue, law)
     union = _covered(masks).any(dim=1, keepdim=True)
     return _root_mean_square(composed - image.to(dtype), union)
 

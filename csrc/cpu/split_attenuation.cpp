@@ -58,7 +58,7 @@ BLSGAN_INDEPENDENT
     T* __restrict r = share(i);
 BLSGAN_INDEPENDENT
     for (int t = 0; t < count; ++t) {
-      const T weight = m[t] != T(0) ? exp_nonpositive(r[t] - largest[t]) : T(0);
+      const T weight = m[t] != T(0) ? exp_bounded(r[t] - largest[t]) : T(0);
       r[t] = weight;
       inverse_sum[t] += weight;
     }
@@ -72,63 +72,54 @@ BLSGAN_INDEPENDENT
   }
 }
 
+// Soft tissue's attenuation over a tile.
+template <typename T, typename Law>
+BLSGAN_HD void load_soft_tissue(cpu::SoftTiles<T>& soft, const Law& law, int64_t batch, int64_t p,
+                                int count) {
+  soft.load(batch, p, count,
+            [&](T k) __attribute__((always_inline)) { return soft_attenuation(law, k); });
+}
+
 // Two layers, the common case: the masks stay bytes, the shares need one exponential, and a tile
 // without overlap is copied by its masks.
-class PairMasks {
- public:
-  BLSGAN_HD void load(const View& masks, int64_t batch, int64_t p, int count) {
-    first = cpu::mask_tile(masks, batch, 0, p, count, buffers_[0]);
-    second = cpu::mask_tile(masks, batch, 1, p, count, buffers_[1]);
-    const uint8_t *__restrict m0 = first, *__restrict m1 = second;
-    uint8_t some = 0, both = 0;
-#pragma omp simd reduction(| : some, both)
-    for (int t = 0; t < count; ++t) {
-      some |= m0[t] | m1[t];
-      both |= (m0[t] != 0) & (m1[t] != 0);
-    }
-    any = some != 0;
-    shared = both != 0;
-  }
-
-  const uint8_t *first = nullptr, *second = nullptr;
-  bool any = false, shared = false;
-
- private:
-  uint8_t buffers_[2][kTile];
-};
-
-template <typename T>
-BLSGAN_HD void forward_pair(const SplitAttenuation& a, int64_t begin, int64_t end) {
+template <typename T, typename Law>
+BLSGAN_HD void forward_pair(const SplitAttenuation& a, const Law& law_in, int64_t begin,
+                            int64_t end) {
+  const Law law = law_in;
   Tiles<T> scratch(5);
-  PairMasks masks;
+  cpu::SoftTiles<T> soft(a.soft_tissue);
+  uint8_t mask_buffers[2][kTile];
   for (int64_t item = begin; item < end; ++item) {
     const cpu::Span span = cpu::span_of(a.shape, item);
-    const T k = clamp_soft_tissue(cpu::load_scalar<T>(a.soft_tissue, span.batch));
-    const T soft_attenuation = -log_positive(T(1) - k);
     for (int64_t p = span.begin; p < span.end; p += kTile) {
       const int count = span.tile(p);
-      masks.load(a.masks, span.batch, p, count);
-      if (!masks.any) {
+      const uint8_t* __restrict m0 =
+          cpu::mask_tile(a.masks, span.batch, 0, p, count, mask_buffers[0]);
+      const uint8_t* __restrict m1 =
+          cpu::mask_tile(a.masks, span.batch, 1, p, count, mask_buffers[1]);
+      const cpu::PairCover cover(m0, m1, count);
+      if (!cover.any()) {
         cpu::store_zeros(a.layers, span.batch, 0, p, count);
         cpu::store_zeros(a.layers, span.batch, 1, p, count);
         continue;
       }
-      const uint8_t *__restrict m0 = masks.first, *__restrict m1 = masks.second;
       const T* __restrict image = cpu::load_tile(a.image, span.batch, 0, p, count, scratch[0]);
       T* __restrict layer0 = cpu::output_tile(a.layers, span.batch, 0, p, scratch[1]);
       T* __restrict layer1 = cpu::output_tile(a.layers, span.batch, 1, p, scratch[2]);
-      if (masks.shared) {
+      if (cover.shared) {
         const T* __restrict logit0 =
             cpu::load_tile(a.share_logits, span.batch, 0, p, count, scratch[3]);
         const T* __restrict logit1 =
             cpu::load_tile(a.share_logits, span.batch, 1, p, count, scratch[4]);
+        load_soft_tissue(soft, law, span.batch, p, count);
+        const T* __restrict tissue = soft.value();
 BLSGAN_INDEPENDENT
         for (int t = 0; t < count; ++t) {
           const bool shared = (m0[t] != 0) & (m1[t] != 0);
           const PairShares<T> share(logit0[t], logit1[t]);
-          const T total = total_attenuation(clamp_transmission(image[t]), T(2), soft_attenuation);
-          const T inside0 = T(1) - split_transmission(share.first, total);
-          const T inside1 = T(1) - split_transmission(share.second, total);
+          const T amount = shared_attenuation(law.attenuation(image[t]), tissue[t], T(2));
+          const T inside0 = law.display(layer_attenuation(share.first, amount));
+          const T inside1 = law.display(layer_attenuation(share.second, amount));
           layer0[t] = keep_if(m0[t] != 0, shared ? inside0 : image[t]);
           layer1[t] = keep_if(m1[t] != 0, shared ? inside1 : image[t]);
         }
@@ -145,33 +136,38 @@ BLSGAN_INDEPENDENT
   }
 }
 
-template <typename T>
-BLSGAN_HD void backward_pair(const SplitAttenuationBackward& a, int64_t begin, int64_t end) {
-  Tiles<T> scratch(9);
-  PairMasks masks;
-  T *__restrict soft = scratch[7], *__restrict on_image = scratch[8];
+template <typename T, typename Law>
+BLSGAN_HD void backward_pair(const SplitAttenuationBackward& a, const Law& law_in, int64_t begin,
+                             int64_t end) {
+  const Law law = law_in;
+  Tiles<T> scratch(8);
+  cpu::SoftTiles<T> soft(a.soft_tissue);
+  cpu::SoftGradient<T> grad_soft(a.grad_soft_tissue);
+  uint8_t mask_buffers[2][kTile];
+  T* const on_image = scratch[7];
   const bool wants_image = a.grad_image.data != nullptr;
   for (int64_t item = begin; item < end; ++item) {
     const cpu::Span span = cpu::span_of(a.shape, item);
-    const T k = clamp_soft_tissue(cpu::load_scalar<T>(a.soft_tissue, span.batch));
-    const T soft_attenuation = -log_positive(T(1) - k);
-    double soft_sum = 0.0;
     for (int64_t p = span.begin; p < span.end; p += kTile) {
       const int count = span.tile(p);
-      masks.load(a.masks, span.batch, p, count);
-      if (!masks.shared) {
+      const uint8_t* __restrict m0 =
+          cpu::mask_tile(a.masks, span.batch, 0, p, count, mask_buffers[0]);
+      const uint8_t* __restrict m1 =
+          cpu::mask_tile(a.masks, span.batch, 1, p, count, mask_buffers[1]);
+      const cpu::PairCover cover(m0, m1, count);
+      if (!cover.shared) {
         cpu::store_zeros(a.grad_share_logits, span.batch, 0, p, count);
         cpu::store_zeros(a.grad_share_logits, span.batch, 1, p, count);
+        grad_soft.finish_zeros(span.batch, p, count);
         if (!wants_image) continue;
       }
-      const uint8_t *__restrict m0 = masks.first, *__restrict m1 = masks.second;
       const T* __restrict grad0 =
           cpu::load_tile(a.grad_layers, span.batch, 0, p, count, scratch[1]);
       const T* __restrict grad1 =
           cpu::load_tile(a.grad_layers, span.batch, 1, p, count, scratch[2]);
       T* __restrict result =
           wants_image ? cpu::output_tile(a.grad_image, span.batch, 0, p, on_image) : on_image;
-      if (masks.shared) {
+      if (cover.shared) {
         const T* __restrict image = cpu::load_tile(a.image, span.batch, 0, p, count, scratch[0]);
         const T* __restrict logit0 =
             cpu::load_tile(a.share_logits, span.batch, 0, p, count, scratch[3]);
@@ -181,36 +177,36 @@ BLSGAN_HD void backward_pair(const SplitAttenuationBackward& a, int64_t begin, i
             cpu::output_tile(a.grad_share_logits, span.batch, 0, p, scratch[5]);
         T* __restrict target1 =
             cpu::output_tile(a.grad_share_logits, span.batch, 1, p, scratch[6]);
+        load_soft_tissue(soft, law, span.batch, p, count);
+        const T *__restrict tissue = soft.value(), *__restrict tissue_slope = soft.slope();
+        T* __restrict on_soft = grad_soft.tile(span.batch, p);
 BLSGAN_INDEPENDENT
         for (int t = 0; t < count; ++t) {
           const bool shared = (m0[t] != 0) & (m1[t] != 0);
           const PairShares<T> share(logit0[t], logit1[t]);
-          const T transmission = clamp_transmission(image[t]);
-          const T total = total_attenuation(transmission, T(2), soft_attenuation);
+          const T attenuation = law.attenuation(image[t]);
+          const T amount = shared_attenuation(attenuation, tissue[t], T(2));
           // d layer_i / d A_i times the incoming gradient
-          const T slope0 = grad0[t] * split_transmission(share.first, total);
-          const T slope1 = grad1[t] * split_transmission(share.second, total);
-          const T grad_logit = total * share.first * share.second * (slope0 - slope1);
-          const T grad_total = slope0 * share.first + slope1 * share.second;
+          const T slope0 =
+              grad0[t] * law.display_slope(layer_attenuation(share.first, amount));
+          const T slope1 =
+              grad1[t] * law.display_slope(layer_attenuation(share.second, amount));
+          const T grad_logit = amount * share.first * share.second * (slope0 - slope1);
+          const T grad_amount = slope0 * share.first + slope1 * share.second;
+          const T grad_tissue = slope0 * soft_share(share.first, share.second, T(2)) +
+                                slope1 * soft_share(share.second, share.first, T(2));
           target0[t] = keep_if(shared, grad_logit);
           target1[t] = keep_if(shared, -grad_logit);
-          soft[t] = keep_if(shared, grad_total);
+          on_soft[t] =
+              keep_if(shared & (tissue_slope[t] != T(0)), grad_tissue * tissue_slope[t]);
+          const T slope = law.attenuation_slope(image[t], attenuation);
+          const T copied = keep_if(m0[t] != 0, grad0[t]) + keep_if(m1[t] != 0, grad1[t]);
+          result[t] = shared ? keep_if(slope != T(0), grad_amount * slope) : copied;
         }
-        T sum = T(0);
-#pragma omp simd reduction(+ : sum)
-        for (int t = 0; t < count; ++t) sum += soft[t];
-        soft_sum += static_cast<double>(sum);
+        grad_soft.finish(span.batch, p, count, on_soft);
         cpu::finish_tile<T>(a.grad_share_logits, span.batch, 0, p, count, target0, scratch[5]);
         cpu::finish_tile<T>(a.grad_share_logits, span.batch, 1, p, count, target1, scratch[6]);
         if (!wants_image) continue;
-BLSGAN_INDEPENDENT
-        for (int t = 0; t < count; ++t) {
-          const bool shared = (m0[t] != 0) & (m1[t] != 0);
-          const T copied = keep_if(m0[t] != 0, grad0[t]) + keep_if(m1[t] != 0, grad1[t]);
-          const T inside =
-              keep_if(image_has_gradient(image[t]), soft[t] / clamp_transmission(image[t]));
-          result[t] = shared ? inside : copied;
-        }
       } else {
 BLSGAN_INDEPENDENT
         for (int t = 0; t < count; ++t) {
@@ -219,23 +215,23 @@ BLSGAN_INDEPENDENT
       }
       cpu::finish_tile<T>(a.grad_image, span.batch, 0, p, count, result, on_image);
     }
-    a.partials[item] = soft_sum / (1.0 - static_cast<double>(k));  // d a_soft / d k
+    a.partials[item] = grad_soft.take_sum();
   }
 }
 
-template <typename T>
-BLSGAN_HD void forward(const SplitAttenuation& a, int64_t begin, int64_t end) {
-  if (a.shape.layers == 2) return forward_pair<T>(a, begin, end);
+template <typename T, typename Law>
+BLSGAN_HD void forward(const SplitAttenuation& a, const Law& law_in, int64_t begin, int64_t end) {
+  if (a.shape.layers == 2) return forward_pair<T>(a, law_in, begin, end);
+  const Law law = law_in;
   const int64_t layers = a.shape.layers;
   Tiles<T> scratch(7 + 2 * layers);
-  T *coverage = scratch[0], *image_buffer = scratch[1], *result = scratch[2], *total = scratch[3],
-    *largest = scratch[4], *inverse_sum = scratch[5], *buffer = scratch[6];
+  cpu::SoftTiles<T> soft(a.soft_tissue);
+  T *coverage = scratch[0], *image_buffer = scratch[1], *result = scratch[2],
+    *amount = scratch[3], *largest = scratch[4], *inverse_sum = scratch[5], *buffer = scratch[6];
   const auto mask = [&](int64_t i) __attribute__((always_inline)) { return scratch[7 + 2 * i]; };
   const auto share = [&](int64_t i) __attribute__((always_inline)) { return scratch[8 + 2 * i]; };
   for (int64_t item = begin; item < end; ++item) {
     const cpu::Span span = cpu::span_of(a.shape, item);
-    const T k = clamp_soft_tissue(cpu::load_scalar<T>(a.soft_tissue, span.batch));
-    const T soft_attenuation = -log_positive(T(1) - k);
     for (int64_t p = span.begin; p < span.end; p += kTile) {
       const int count = span.tile(p);
       const Cover cover =
@@ -251,10 +247,11 @@ BLSGAN_HD void forward(const SplitAttenuation& a, int64_t begin, int64_t end) {
       if (cover.shared) {
         load_shares(a.share_logits, layers, span.batch, p, count, mask, share, largest,
                     inverse_sum, buffer);
+        load_soft_tissue(soft, law, span.batch, p, count);
+        const T* __restrict tissue = soft.value();
 BLSGAN_INDEPENDENT
         for (int t = 0; t < count; ++t) {
-          total[t] =
-              total_attenuation(clamp_transmission(image[t]), coverage[t], soft_attenuation);
+          amount[t] = shared_attenuation(law.attenuation(image[t]), tissue[t], coverage[t]);
         }
       }
       for (int64_t i = 0; i < layers; ++i) {
@@ -263,7 +260,7 @@ BLSGAN_INDEPENDENT
         if (cover.shared) {
 BLSGAN_INDEPENDENT
           for (int t = 0; t < count; ++t) {
-            const T inside = T(1) - split_transmission(r[t], total[t]);
+            const T inside = law.display(layer_attenuation(r[t], amount[t]));
             const T value = coverage[t] > T(1) ? inside : image[t];
             target[t] = m[t] != T(0) ? value : T(0);
           }
@@ -277,22 +274,24 @@ BLSGAN_INDEPENDENT
   }
 }
 
-template <typename T>
-BLSGAN_HD void backward(const SplitAttenuationBackward& a, int64_t begin, int64_t end) {
-  if (a.shape.layers == 2) return backward_pair<T>(a, begin, end);
+template <typename T, typename Law>
+BLSGAN_HD void backward(const SplitAttenuationBackward& a, const Law& law_in, int64_t begin,
+                        int64_t end) {
+  if (a.shape.layers == 2) return backward_pair<T>(a, law_in, begin, end);
+  const Law law = law_in;
   const int64_t layers = a.shape.layers;
-  Tiles<T> scratch(9 + 3 * layers);
-  T *coverage = scratch[0], *image_buffer = scratch[1], *result = scratch[2], *total = scratch[3],
-    *largest = scratch[4], *inverse_sum = scratch[5], *buffer = scratch[6],
-    *grad_total = scratch[7], *copied = scratch[8];
-  const auto mask = [&](int64_t i) __attribute__((always_inline)) { return scratch[9 + 3 * i]; };
-  const auto share = [&](int64_t i) __attribute__((always_inline)) { return scratch[10 + 3 * i]; };
-  const auto slope = [&](int64_t i) __attribute__((always_inline)) { return scratch[11 + 3 * i]; };
+  Tiles<T> scratch(12 + 3 * layers);
+  cpu::SoftTiles<T> soft(a.soft_tissue);
+  cpu::SoftGradient<T> grad_soft(a.grad_soft_tissue);
+  T *coverage = scratch[0], *image_buffer = scratch[1], *result = scratch[2],
+    *amount = scratch[3], *largest = scratch[4], *inverse_sum = scratch[5], *buffer = scratch[6],
+    *grad_amount = scratch[7], *copied = scratch[8], *grad_tissue = scratch[9],
+    *others = scratch[10], *image_slope = scratch[11];
+  const auto mask = [&](int64_t i) __attribute__((always_inline)) { return scratch[12 + 3 * i]; };
+  const auto share = [&](int64_t i) __attribute__((always_inline)) { return scratch[13 + 3 * i]; };
+  const auto slope = [&](int64_t i) __attribute__((always_inline)) { return scratch[14 + 3 * i]; };
   for (int64_t item = begin; item < end; ++item) {
     const cpu::Span span = cpu::span_of(a.shape, item);
-    const T k = clamp_soft_tissue(cpu::load_scalar<T>(a.soft_tissue, span.batch));
-    const T soft_attenuation = -log_positive(T(1) - k);
-    double soft_sum = 0.0;
     for (int64_t p = span.begin; p < span.end; p += kTile) {
       const int count = span.tile(p);
       const Cover cover =
@@ -301,21 +300,27 @@ BLSGAN_HD void backward(const SplitAttenuationBackward& a, int64_t begin, int64_
         for (int64_t i = 0; i < layers; ++i) {
           cpu::store_zeros(a.grad_share_logits, span.batch, i, p, count);
         }
+        grad_soft.finish_zeros(span.batch, p, count);
         if (a.grad_image.data == nullptr) continue;
       }
       for (int t = 0; t < count; ++t) {
-        grad_total[t] = T(0);
+        grad_amount[t] = T(0);
+        grad_tissue[t] = T(0);
         copied[t] = T(0);
+        others[t] = T(0);
       }
-      const T* __restrict image =
-          cpu::load_tile(a.image, span.batch, 0, p, count, image_buffer);
       if (cover.shared) {
+        const T* __restrict image =
+            cpu::load_tile(a.image, span.batch, 0, p, count, image_buffer);
         load_shares(a.share_logits, layers, span.batch, p, count, mask, share, largest,
                     inverse_sum, buffer);
+        load_soft_tissue(soft, law, span.batch, p, count);
+        const T* __restrict tissue = soft.value();
 BLSGAN_INDEPENDENT
         for (int t = 0; t < count; ++t) {
-          total[t] =
-              total_attenuation(clamp_transmission(image[t]), coverage[t], soft_attenuation);
+          const T attenuation = law.attenuation(image[t]);
+          amount[t] = shared_attenuation(attenuation, tissue[t], coverage[t]);
+          image_slope[t] = law.attenuation_slope(image[t], attenuation);
         }
       }
       for (int64_t i = 0; i < layers; ++i) {
@@ -326,11 +331,13 @@ BLSGAN_INDEPENDENT
         if (cover.shared) {
 BLSGAN_INDEPENDENT
           for (int t = 0; t < count; ++t) {
-            // d layer_i / d A_i, and its part in the total's gradient
-            const T value = grad[t] * split_transmission(r[t], total[t]);
-            s[t] = m[t] != T(0) ? value : T(0);
-            grad_total[t] += m[t] != T(0) ? value * r[t] : T(0);
-            copied[t] += m[t] != T(0) ? grad[t] : T(0);
+            const bool covered = m[t] != T(0);
+            // d layer_i / d A_i, times the incoming gradient
+            const T value = grad[t] * law.display_slope(layer_attenuation(r[t], amount[t]));
+            s[t] = keep_if(covered, value);
+            grad_amount[t] += keep_if(covered, value * r[t]);
+            grad_tissue[t] += keep_if(covered, value * soft_share(r[t], T(1) - r[t], coverage[t]));
+            copied[t] += keep_if(covered, grad[t]);
           }
         } else {
 BLSGAN_INDEPENDENT
@@ -340,49 +347,68 @@ BLSGAN_INDEPENDENT
       if (cover.shared) {
         for (int64_t i = 0; i < layers; ++i) {
           const T *m = mask(i), *r = share(i), *s = slope(i);
+BLSGAN_INDEPENDENT
+          for (int t = 0; t < count; ++t) {
+            others[t] +=
+                keep_if(m[t] != T(0), other_logit_gradient(r[t], s[t], grad_amount[t]));
+          }
+        }
+        for (int64_t i = 0; i < layers; ++i) {
+          const T *m = mask(i), *r = share(i), *s = slope(i);
           T* __restrict target =
               cpu::output_tile(a.grad_share_logits, span.batch, i, p, result);
 BLSGAN_INDEPENDENT
           for (int t = 0; t < count; ++t) {
-            const T value = total[t] * r[t] * (s[t] - grad_total[t]);
+            const T value = amount[t] * logit_gradient(r[t], s[t], grad_amount[t], others[t]);
             target[t] = coverage[t] > T(1) && m[t] != T(0) ? value : T(0);
           }
           cpu::finish_tile<T>(a.grad_share_logits, span.batch, i, p, count, target, result);
         }
-        T sum = T(0);
-#pragma omp simd reduction(+ : sum)
+        const T* __restrict tissue_slope = soft.slope();
+        T* __restrict on_soft = grad_soft.tile(span.batch, p);
+BLSGAN_INDEPENDENT
         for (int t = 0; t < count; ++t) {
-          sum += coverage[t] > T(1) ? grad_total[t] * (coverage[t] - T(1)) : T(0);
+          on_soft[t] = keep_if((coverage[t] > T(1)) & (tissue_slope[t] != T(0)),
+                               grad_tissue[t] * tissue_slope[t]);
         }
-        soft_sum += static_cast<double>(sum);
+        grad_soft.finish(span.batch, p, count, on_soft);
       }
       if (a.grad_image.data != nullptr) {
         T* __restrict target = cpu::output_tile(a.grad_image, span.batch, 0, p, result);
 BLSGAN_INDEPENDENT
         for (int t = 0; t < count; ++t) {
-          const T inside = image_has_gradient(image[t])
-                               ? grad_total[t] / clamp_transmission(image[t])
-                               : T(0);
+          const T inside = keep_if(image_slope[t] != T(0), grad_amount[t] * image_slope[t]);
           target[t] = coverage[t] > T(1) ? inside : copied[t];
         }
         cpu::finish_tile<T>(a.grad_image, span.batch, 0, p, count, target, result);
       }
     }
-    a.partials[item] = soft_sum / (1.0 - static_cast<double>(k));  // d a_soft / d k
+    a.partials[item] = grad_soft.take_sum();
   }
 }
 
+template <typename T>
+BLSGAN_HD void by_law(const SplitAttenuation& a, int64_t begin, int64_t end) {
+  if (a.law == 0.0) return forward<T>(a, TransmissionLaw<T>(), begin, end);
+  forward<T>(a, ExponentialLaw<T>(a.law), begin, end);
+}
+template <typename T>
+BLSGAN_HD void by_law(const SplitAttenuationBackward& a, int64_t begin, int64_t end) {
+  if (a.law == 0.0) return backward<T>(a, TransmissionLaw<T>(), begin, end);
+  backward<T>(a, ExponentialLaw<T>(a.law), begin, end);
+}
+
 BLSGAN_CLONES void forward_narrow(const SplitAttenuation& a, int64_t begin, int64_t end) {
-  forward<float>(a, begin, end);
+  by_law<float>(a, begin, end);
 }
 BLSGAN_CLONES void forward_wide(const SplitAttenuation& a, int64_t begin, int64_t end) {
-  forward<double>(a, begin, end);
+  by_law<double>(a, begin, end);
 }
 BLSGAN_CLONES void backward_narrow(const SplitAttenuationBackward& a, int64_t begin, int64_t end) {
-  backward<float>(a, begin, end);
+  by_law<float>(a, begin, end);
 }
 BLSGAN_CLONES void backward_wide(const SplitAttenuationBackward& a, int64_t begin, int64_t end) {
-  backward<double>(a, begin, end);
+  by_law<double>(a, begin, end);
 }
 
 }  // namespace
@@ -398,8 +424,7 @@ void run_cpu(const SplitAttenuationBackward& args, const CpuContext& context) {
                           args.shape.batch * args.shape.layers * args.shape.pixels());
   cpu::advise_large_pages(args.grad_image, args.shape.batch * args.shape.pixels());
   cpu::for_items(item_count(args.shape), context, args, backward_narrow, backward_wide);
-  cpu::finish_soft_tissue_gradient(args.shape, args.soft_tissue, args.partials,
-                                   args.grad_soft_tissue);
+  cpu::finish_soft_tissue_gradient(args.shape, args.partials, args.grad_soft_tissue);
 }
 
 }  // namespace blsgan

@@ -126,7 +126,7 @@ BLSGAN_HD void forward(const SupervisorLoss& a, int64_t begin, int64_t end) {
 #pragma omp simd reduction(+ : positive, negative, p_sum)
         for (int t = 0; t < count; ++t) {
           const T z = logits[t];
-          const T e = exp_nonpositive(z < T(0) ? z : -z);
+          const T e = exp_bounded(z < T(0) ? z : -z);
           const T inverse = T(1) / (T(1) + e);
           const T value = z < T(0) ? e * inverse : inverse;
           one_plus_e[t] = T(1) + e;

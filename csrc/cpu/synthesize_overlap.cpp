@@ -269,6 +269,7 @@ BLSGAN_HD void compose_pair(const MovedRow<T>& upper, const MovedRow<T>& lower, 
   const uint8_t *__restrict mask0 = upper.mask, *__restrict mask1 = lower.mask;
   T *__restrict layer0 = upper.layer, *__restrict layer1 = lower.layer;
   const T keep0 = upper.keep, take0 = upper.take, keep1 = lower.keep, take1 = lower.take;
+  const TransmissionLaw<T> law;
 BLSGAN_INDEPENDENT
   for (int64_t x = 0; x < width; ++x) {
     const bool c0 = mask0[x] != 0, c1 = mask1[x] != 0;
@@ -276,10 +277,10 @@ BLSGAN_INDEPENDENT
     const T value1 = keep_if(c1, keep1 * first1[x] + take1 * second1[x]);
     layer0[x] = value0;
     layer1[x] = value1;
-    Composition<T> pixel = Composition<T>::empty();
-    pixel.add(value0, c0 ? T(1) : T(0), inverse_soft);
-    pixel.add(value1, c1 ? T(1) : T(0), inverse_soft);
-    composed[x] = clamp_unit(pixel.value());
+    Composition<T> pixel = law.start();
+    law.add(pixel, value0, c0 ? T(1) : T(0), inverse_soft);
+    law.add(pixel, value1, c1 ? T(1) : T(0), inverse_soft);
+    composed[x] = clamp_unit(law.value(pixel));
   }
 }
 
@@ -299,16 +300,17 @@ class ComposedRow {
     }
   }
   BLSGAN_HD void add(const T* __restrict layer, const uint8_t* __restrict mask, T inverse_soft) {
-    T *__restrict tr = part(0), *__restrict co = part(1), *__restrict si = part(2),
-      *__restrict cv = part(3);
+    T *__restrict bones = part(0), *__restrict soft = part(1), *__restrict single = part(2),
+      *__restrict coverage = part(3);
+    const TransmissionLaw<T> law;
 BLSGAN_INDEPENDENT
     for (int64_t x = 0; x < width_; ++x) {
-      Composition<T> pixel{tr[x], co[x], si[x], cv[x]};
-      pixel.add(layer[x], mask[x] != 0 ? T(1) : T(0), inverse_soft);
-      tr[x] = pixel.transmission;
-      co[x] = pixel.correction;
-      si[x] = pixel.single;
-      cv[x] = pixel.coverage;
+      Composition<T> pixel{bones[x], soft[x], single[x], coverage[x]};
+      law.add(pixel, layer[x], mask[x] != 0 ? T(1) : T(0), inverse_soft);
+      bones[x] = pixel.bones;
+      soft[x] = pixel.soft;
+      single[x] = pixel.single;
+      coverage[x] = pixel.coverage;
     }
   }
   BLSGAN_HD Composition<T> at(int64_t x) { return {part(0)[x], part(1)[x], part(2)[x], part(3)[x]}; }
@@ -339,8 +341,9 @@ BLSGAN_HD void compose(const SynthesizeOverlap& a, int64_t begin, int64_t end) {
   for (int64_t item = begin; item < end; ++item) {
     const RowBlock block = block_of(a.shape, item);
     load_shifts(a, block.batch, shifts);
-    const T k = clamp_soft_tissue(cpu::load_scalar<T>(soft, block.batch));
-    const T inverse_soft = T(1) / (T(1) - k);
+    const T k = cpu::load_scalar<T>(soft, block.batch);
+    const TransmissionLaw<T> law;
+    const T inverse_soft = law.soft_factor(k).value;
 
     const auto composed_row = [&](int64_t y) __attribute__((always_inline)) {
       return composed.data() + row_size * static_cast<size_t>(y - block.begin + 1);
@@ -401,7 +404,7 @@ BLSGAN_INDEPENDENT
         finish(i, 0, layer);
       }
 BLSGAN_INDEPENDENT
-      for (int64_t x = 0; x < width; ++x) result[x] = clamp_unit(running.at(x).value());
+      for (int64_t x = 0; x < width; ++x) result[x] = clamp_unit(law.value(running.at(x)));
     }
     const bool any_overlap =
         rows.any(block.begin - kRimHaloBefore, block.end + kRimHaloBehind - 1);

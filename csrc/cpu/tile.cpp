@@ -309,14 +309,14 @@ void advise_large_pages(const MutableView& view, int64_t elements) {
 #endif
 }
 
-void finish_soft_tissue_gradient(const Shape& shape, const View& soft_tissue,
-                                 const double* partials, const MutableView& grad_soft_tissue) {
+void finish_soft_tissue_gradient(const Shape& shape, const double* partials,
+                                 const MutableView& grad_soft_tissue) {
+  if (is_map(grad_soft_tissue)) return;
   const int64_t chunks = chunks_per_image(shape);
   for (int64_t b = 0; b < shape.batch; ++b) {
     double sum = 0.0;
     for (int64_t c = 0; c < chunks; ++c) sum += partials[b * chunks + c];
-    const bool inside = soft_tissue_has_gradient(load_scalar<double>(soft_tissue, b));
-    store_scalar(grad_soft_tissue, b, inside ? sum : 0.0);
+    store_scalar(grad_soft_tissue, b, sum);
   }
 }
 

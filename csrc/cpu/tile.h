@@ -73,6 +73,25 @@ BLSGAN_HD int count_set(const uint8_t* __restrict mask, int count) {
   return set;
 }
 
+// What the masks of two bones say of a tile: whether either covers any pixel, and both the same.
+struct PairCover {
+  bool first, second, shared;
+
+  BLSGAN_HD PairCover(const uint8_t* __restrict m0, const uint8_t* __restrict m1, int count) {
+    uint8_t some0 = 0, some1 = 0, both = 0;
+#pragma omp simd reduction(| : some0, some1, both)
+    for (int t = 0; t < count; ++t) {
+      some0 |= m0[t];
+      some1 |= m1[t];
+      both |= (m0[t] != 0) & (m1[t] != 0);
+    }
+    first = some0 != 0;
+    second = some1 != 0;
+    shared = both != 0;
+  }
+  bool any() const { return first || second; }
+};
+
 // Adds a mask's bytes, whatever they are where it is set, to the pixels that any and that several
 // masks cover, 0 or 1 each.
 BLSGAN_HD void add_cover(const uint8_t* __restrict mask, int64_t count, uint8_t* __restrict any,
@@ -149,6 +168,80 @@ class Tiles {
   T* base_;
 };
 
+// What a formula makes of the soft tissue of a tile, and the derivative of that, whether soft tissue
+// is one value for each image or a map.
+template <typename T>
+class SoftTiles {
+ public:
+  explicit SoftTiles(const View& soft_tissue) : view_(soft_tissue), scratch_(3) {}
+
+  // `of` makes a Sloped of k. One value for an image is worked out once.
+  template <typename Of>
+  BLSGAN_HD void load(int64_t batch, int64_t p, int count, Of of) {
+    T *__restrict value = scratch_[0], *__restrict slope = scratch_[1];
+    if (is_map(view_)) {
+      const T* __restrict k = load_tile(view_, batch, 0, p, count, scratch_[2]);
+BLSGAN_INDEPENDENT
+      for (int t = 0; t < count; ++t) {
+        const Sloped<T> term = of(k[t]);
+        value[t] = term.value;
+        slope[t] = term.slope;
+      }
+    } else if (batch != batch_) {
+      batch_ = batch;
+      const Sloped<T> term = of(load_scalar<T>(view_, batch));
+      for (int t = 0; t < kTile; ++t) {
+        value[t] = term.value;
+        slope[t] = term.slope;
+      }
+    }
+  }
+  T* value() { return scratch_[0]; }
+  T* slope() { return scratch_[1]; }
+
+ private:
+  const View& view_;
+  Tiles<T> scratch_;
+  int64_t batch_ = -1;
+};
+
+// Where a tile's gradient of soft tissue goes: into the map, or into one work item's sum.
+template <typename T>
+class SoftGradient {
+ public:
+  explicit SoftGradient(const MutableView& target) : target_(target), scratch_(1) {}
+
+  // Where to write the gradient of a tile; `finish` then takes it from there.
+  T* tile(int64_t batch, int64_t p) {
+    return is_map(target_) ? output_tile(target_, batch, 0, p, scratch_[0]) : scratch_[0];
+  }
+  BLSGAN_HD void finish(int64_t batch, int64_t p, int count, const T* __restrict grad) {
+    if (is_map(target_)) {
+      finish_tile<T>(target_, batch, 0, p, count, grad, scratch_[0]);
+      return;
+    }
+    T part = T(0);
+#pragma omp simd reduction(+ : part)
+    for (int t = 0; t < count; ++t) part += grad[t];
+    sum_ += static_cast<double>(part);
+  }
+  // A tile without an overlap.
+  void finish_zeros(int64_t batch, int64_t p, int count) {
+    if (is_map(target_)) store_zeros(target_, batch, 0, p, count);
+  }
+  // The sum since the last call.
+  double take_sum() {
+    const double sum = sum_;
+    sum_ = 0.0;
+    return sum;
+  }
+
+ private:
+  const MutableView& target_;
+  Tiles<T> scratch_;
+  double sum_ = 0.0;
+};
+
 // Runs `chunk(args, begin, end)` over all items.
 template <typename Args>
 void for_items(int64_t items, const CpuContext& context, const Args& args,
@@ -167,9 +260,10 @@ void for_items(int64_t items, const CpuContext& context, const Args& args,
       &call);
 }
 
-// The second stage of a per-image reduction: adds each image's partial sums in order.
-void finish_soft_tissue_gradient(const Shape& shape, const View& soft_tissue,
-                                 const double* partials, const MutableView& grad_soft_tissue);
+// The second stage of soft tissue's gradient, where that is one value for each image: adds the
+// image's partial sums in order.
+void finish_soft_tissue_gradient(const Shape& shape, const double* partials,
+                                 const MutableView& grad_soft_tissue);
 
 // The second stage of a root mean square error: {sum of squares, count} rows become the loss and
 // its statistics.

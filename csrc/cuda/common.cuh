@@ -391,10 +391,35 @@ void launch_finish(void (*kernel)(Args), const Args& args, int64_t blocks,
   launch_blocks(kernel, args, blocks, context, op);
 }
 
-// The second stage of the gradient of soft tissue: one block for each image.
+// Soft tissue of a thread's pixels, whether it is one value for each image or a map.
+template <typename T>
+__device__ __forceinline__ void load_soft_tissue(const View& view, const Pixels& at,
+                                                 T (&k)[kLanes]) {
+  if (is_map(view)) return load(view, at, 0, k);
+  const T value = load_scalar<T>(view, at.batch);
+#pragma unroll
+  for (int t = 0; t < kLanes; ++t) k[t] = value;
+}
+
+// A thread's gradient of soft tissue, 0 where bones do not overlap: stored where it is a map, else
+// returned, summed, as the thread's part of the image's.
+template <typename T>
+__device__ __forceinline__ T store_soft_gradient(const MutableView& target, const Pixels& at,
+                                                 const T (&grad)[kLanes]) {
+  if (is_map(target)) {
+    store(target, at, 0, grad);
+    return T(0);
+  }
+  T sum = T(0);
+#pragma unroll
+  for (int t = 0; t < kLanes; ++t) sum += grad[t];
+  return sum;
+}
+
+// The second stage of the gradient of soft tissue, where that is one value for each image: one
+// block for each.
 struct FinishSoftTissue {
   Shape shape;
-  View soft_tissue;
   const double* partials;
   MutableView grad_soft_tissue;
 };
@@ -405,15 +430,33 @@ static __global__ void __launch_bounds__(kThreads) finish_soft_tissue(FinishSoft
   double sums[1];
   sum_partials<1>(a.partials, batch * chunks, (batch + 1) * chunks, sums);
   if (threadIdx.x == 0) {
-    const bool inside = soft_tissue_has_gradient(load_scalar<double>(a.soft_tissue, batch));
-    store_scalar(a.grad_soft_tissue, batch, inside ? sums[0] : 0.0);
+    store_scalar(a.grad_soft_tissue, batch, sums[0]);
   }
 }
+
+template <typename Args>
+void launch_finish_soft_tissue(const Args& args, const CudaContext& context, const char* op) {
+  if (is_map(args.grad_soft_tissue)) return;
+  launch_finish(finish_soft_tissue,
+                FinishSoftTissue{args.shape, args.partials, args.grad_soft_tissue},
+                args.shape.batch, context, op);
+}
+
+__device__ __forceinline__ bool is_set(uint32_t bits, int lane) { return (bits >> lane) & 1u; }
 
 // Chooses the instantiation of a kernel: N = 2 keeps everything in registers; N = 0 stands for any
 // number of layers and reads them again instead.
 #define BLSGAN_CHOOSE(KERNEL, WIDE, LAYERS)                              \
   ((WIDE) ? ((LAYERS) == 2 ? KERNEL<double, 2> : KERNEL<double, 0>)      \
           : ((LAYERS) == 2 ? KERNEL<float, 2> : KERNEL<float, 0>))
+
+// The same for a kernel that takes a law.
+#define BLSGAN_CHOOSE_UNDER(KERNEL, LAW, WIDE, LAYERS)                               \
+  ((WIDE) ? ((LAYERS) == 2 ? KERNEL<double, 2, LAW> : KERNEL<double, 0, LAW>)        \
+          : ((LAYERS) == 2 ? KERNEL<float, 2, LAW> : KERNEL<float, 0, LAW>))
+#define BLSGAN_CHOOSE_BY_LAW(KERNEL, ARGS, WIDE)                                     \
+  ((ARGS).law == 0.0                                                                 \
+       ? BLSGAN_CHOOSE_UNDER(KERNEL, TransmissionLaw, WIDE, (ARGS).shape.layers)     \
+       : BLSGAN_CHOOSE_UNDER(KERNEL, ExponentialLaw, WIDE, (ARGS).shape.layers))
 
 }  // namespace blsgan::cuda

@@ -7,13 +7,6 @@
 
 namespace blsgan::cuda {
 
-template <typename T>
-__device__ __forceinline__ T inverse_soft_transmission(const View& soft_tissue, int64_t batch) {
-  return T(1) / (T(1) - clamp_soft_tissue(load_scalar<T>(soft_tissue, batch)));
-}
-
-__device__ __forceinline__ bool is_set(uint32_t bits, int lane) { return (bits >> lane) & 1u; }
-
 // N layers in registers.
 template <typename T, int N>
 struct LayerTile {
@@ -30,21 +23,26 @@ struct LayerTile {
     for (int i = 0; i < N; ++i) cuda::load(layers, at, i, values[i]);
   }
 
-  __device__ __forceinline__ void compose(Composition<T> (&pixel)[kLanes], T inverse_soft) const {
+  template <typename Law>
+  __device__ __forceinline__ void compose(const Law& law, const T (&k)[kLanes],
+                                          Composition<T> (&pixel)[kLanes]) const {
 #pragma unroll
     for (int t = 0; t < kLanes; ++t) {
-      pixel[t] = Composition<T>::empty();
+      const T soft = law.soft_factor(k[t]).value;
+      pixel[t] = law.start();
 #pragma unroll
       for (int i = 0; i < N; ++i) {
-        pixel[t].add(values[i][t], is_set(masks[i], t) ? T(1) : T(0), inverse_soft);
+        law.add(pixel[t], values[i][t], is_set(masks[i], t) ? T(1) : T(0), soft);
       }
     }
   }
 
-  // Writes the layers' gradients; returns this thread's part of the gradient of soft tissue.
-  __device__ __forceinline__ T backward(const Composition<T> (&pixel)[kLanes],
-                                        const T (&grad)[kLanes], T inverse_soft,
-                                        const MutableView& grad_layers) const {
+  // Writes the layers' gradients.
+  template <typename Law>
+  __device__ __forceinline__ void differentiate(const Law& law,
+                                                const Composition<T> (&pixel)[kLanes],
+                                                const T (&grad)[kLanes],
+                                                const MutableView& grad_layers) const {
 #pragma unroll
     for (int i = 0; i < N; ++i) {
       T result[kLanes];
@@ -53,23 +51,13 @@ struct LayerTile {
         T others = T(1);
 #pragma unroll
         for (int j = 0; j < N; ++j) {
-          if (j != i && is_set(masks[j], t)) others *= T(1) - values[j][t];
+          if (j != i && is_set(masks[j], t)) others *= law.term(values[j][t]);
         }
-        const bool covered = is_set(masks[i], t);
-        const T slope =
-            compose_layer_gradient(covered ? T(1) : T(0), others, pixel[t].correction);
-        result[t] = covered ? grad[t] * slope : T(0);
+        const T slope = law.layer_slope(pixel[t], law.term(values[i][t]), others);
+        result[t] = is_set(masks[i], t) ? grad[t] * slope : T(0);
       }
       store(grad_layers, at, i, result);
     }
-    T sum = T(0);
-#pragma unroll
-    for (int t = 0; t < kLanes; ++t) {
-      if (t < at.count && pixel[t].coverage > T(1)) {
-        sum += grad[t] * pixel[t].soft_tissue_gradient(inverse_soft);
-      }
-    }
-    return sum;
   }
 };
 
@@ -89,57 +77,70 @@ struct LayerTile<T, 0> {
     at = where;
   }
 
-  __device__ __forceinline__ void compose(Composition<T> (&pixel)[kLanes], T inverse_soft) const {
+  template <typename Law>
+  __device__ __forceinline__ void compose(const Law& law, const T (&k)[kLanes],
+                                          Composition<T> (&pixel)[kLanes]) const {
 #pragma unroll
-    for (int t = 0; t < kLanes; ++t) pixel[t] = Composition<T>::empty();
+    for (int t = 0; t < kLanes; ++t) pixel[t] = law.start();
     for (int64_t i = 0; i < count; ++i) {
       T values[kLanes];
       cuda::load(*layers, at, i, values);
       const uint32_t mask = load_mask(*masks, at, i);
 #pragma unroll
       for (int t = 0; t < kLanes; ++t) {
-        pixel[t].add(values[t], is_set(mask, t) ? T(1) : T(0), inverse_soft);
+        law.add(pixel[t], values[t], is_set(mask, t) ? T(1) : T(0), law.soft_factor(k[t]).value);
       }
     }
   }
 
-  __device__ __forceinline__ T backward(const Composition<T> (&pixel)[kLanes],
-                                        const T (&grad)[kLanes], T inverse_soft,
-                                        const MutableView& grad_layers) const {
+  template <typename Law>
+  __device__ __forceinline__ void differentiate(const Law& law,
+                                                const Composition<T> (&pixel)[kLanes],
+                                                const T (&grad)[kLanes],
+                                                const MutableView& grad_layers) const {
     for (int64_t i = 0; i < count; ++i) {
       T others[kLanes];
 #pragma unroll
       for (int t = 0; t < kLanes; ++t) others[t] = T(1);
-      for (int64_t j = 0; j < count; ++j) {
+      for (int64_t j = 0; j < (Law::kNeedsOthers ? count : 0); ++j) {
         if (j == i) continue;
         T values[kLanes];
         cuda::load(*layers, at, j, values);
         const uint32_t mask = load_mask(*masks, at, j);
 #pragma unroll
         for (int t = 0; t < kLanes; ++t) {
-          if (is_set(mask, t)) others[t] *= T(1) - values[t];
+          if (is_set(mask, t)) others[t] *= law.term(values[t]);
         }
       }
-      const uint32_t mask = load_mask(*masks, at, i);
       T result[kLanes];
+      cuda::load(*layers, at, i, result);
+      const uint32_t mask = load_mask(*masks, at, i);
 #pragma unroll
       for (int t = 0; t < kLanes; ++t) {
-        const bool covered = is_set(mask, t);
-        const T slope =
-            compose_layer_gradient(covered ? T(1) : T(0), others[t], pixel[t].correction);
-        result[t] = covered ? grad[t] * slope : T(0);
+        const T slope = law.layer_slope(pixel[t], law.term(result[t]), others[t]);
+        result[t] = is_set(mask, t) ? grad[t] * slope : T(0);
       }
       store(grad_layers, at, i, result);
     }
-    T sum = T(0);
-#pragma unroll
-    for (int t = 0; t < kLanes; ++t) {
-      if (t < at.count && pixel[t].coverage > T(1)) {
-        sum += grad[t] * pixel[t].soft_tissue_gradient(inverse_soft);
-      }
-    }
-    return sum;
   }
 };
+
+// Writes the gradients of the layers and, where it is a map, of soft tissue for `grad` = d loss / d
+// composed, which it uses up; returns the thread's part of soft tissue's gradient.
+template <typename T, int N, typename Law>
+__device__ __forceinline__ T differentiate(const Law& law, const LayerTile<T, N>& tile,
+                                           const Composition<T> (&pixel)[kLanes],
+                                           const T (&k)[kLanes], T (&grad)[kLanes],
+                                           const MutableView& grad_layers,
+                                           const MutableView& grad_soft_tissue) {
+  tile.differentiate(law, pixel, grad, grad_layers);
+#pragma unroll
+  for (int t = 0; t < kLanes; ++t) {
+    const bool shared = t < tile.at.count && pixel[t].coverage > T(1);
+    const T slope = law.soft_slope(pixel[t], law.soft_factor(k[t]).slope);
+    grad[t] = shared ? grad[t] * slope : T(0);
+  }
+  return store_soft_gradient(grad_soft_tissue, tile.at, grad);
+}
 
 }  // namespace blsgan::cuda

@@ -7,24 +7,26 @@ namespace {
 using namespace cuda;
 constexpr const char* kOp = "reconstruction_loss";
 
-template <typename T, int N>
+template <typename T, int N, template <typename> class Law>
 __global__ void __launch_bounds__(kThreads) forward(ReconstructionLoss a) {
   const int64_t items = item_count(a.shape);
+  const Law<T> law(a.law);
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
     const Pixels at = pixels_of(a.shape, item);
     T sums[kRmseSums] = {};
     if (at.count > 0) {
-      const T inverse_soft = inverse_soft_transmission<T>(a.soft_tissue, at.batch);
+      T k[kLanes];
+      load_soft_tissue(a.soft_tissue, at, k);
       LayerTile<T, N> tile;
       tile.load(a.layers, a.masks, at, a.shape.layers);
       T image[kLanes];
       load(a.image, at, 0, image);
       Composition<T> pixel[kLanes];
-      tile.compose(pixel, inverse_soft);
+      tile.compose(law, k, pixel);
 #pragma unroll
       for (int t = 0; t < kLanes; ++t) {
         if (t < at.count && pixel[t].coverage > T(0)) {
-          const T difference = pixel[t].value() - image[t];
+          const T difference = law.value(pixel[t]) - image[t];
           sums[0] += difference * difference;
           sums[1] += T(1);
         }
@@ -34,32 +36,36 @@ __global__ void __launch_bounds__(kThreads) forward(ReconstructionLoss a) {
   }
 }
 
-template <typename T, int N>
+template <typename T, int N, template <typename> class Law>
 __global__ void __launch_bounds__(kThreads, kMinBlocks<T>) backward(ReconstructionLossBackward a) {
   const int64_t items = item_count(a.shape);
+  const Law<T> law(a.law);
   const T slope = rmse_slope<T>(a.grad_loss, a.statistics);
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
     const Pixels at = pixels_of(a.shape, item);
     T sums[1] = {T(0)};
     if (at.count > 0) {
-      const T inverse_soft = inverse_soft_transmission<T>(a.soft_tissue, at.batch);
+      T k[kLanes];
+      load_soft_tissue(a.soft_tissue, at, k);
       LayerTile<T, N> tile;
       tile.load(a.layers, a.masks, at, a.shape.layers);
       T grad[kLanes];
       load(a.image, at, 0, grad);
       Composition<T> pixel[kLanes];
-      tile.compose(pixel, inverse_soft);
+      tile.compose(law, k, pixel);
 #pragma unroll
       for (int t = 0; t < kLanes; ++t) {
-        const T value = slope * (pixel[t].value() - grad[t]);
+        const T value = slope * (law.value(pixel[t]) - grad[t]);
         grad[t] = pixel[t].coverage > T(0) ? value : T(0);
       }
-      sums[0] = tile.backward(pixel, grad, inverse_soft, a.grad_layers);
       if (a.grad_image.data != nullptr) {
+        T result[kLanes];
 #pragma unroll
-        for (int t = 0; t < kLanes; ++t) grad[t] = -grad[t];
-        store(a.grad_image, at, 0, grad);
+        for (int t = 0; t < kLanes; ++t) result[t] = -grad[t];
+        store(a.grad_image, at, 0, result);
       }
+      sums[0] =
+          differentiate(law, tile, pixel, k, grad, a.grad_layers, a.grad_soft_tissue);
     }
     store_partials<1>(a.partials, item, sums);
   }
@@ -69,18 +75,15 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks<T>) backward(Reconstructi
 
 void run_cuda(const ReconstructionLoss& args, const CudaContext& context) {
   const int64_t items = item_count(args.shape);
-  launch(BLSGAN_CHOOSE(forward, context.wide, args.shape.layers), args, items, context, kOp);
+  launch(BLSGAN_CHOOSE_BY_LAW(forward, args, context.wide), args, items, context, kOp);
   launch_finish(finish_rmse, FinishRmse{items, args.partials, args.loss, args.statistics}, 1,
                 context, kOp);
 }
 
 void run_cuda(const ReconstructionLossBackward& args, const CudaContext& context) {
-  launch(BLSGAN_CHOOSE(backward, context.wide, args.shape.layers), args, item_count(args.shape),
-         context, kOp);
-  launch_finish(
-      finish_soft_tissue,
-      FinishSoftTissue{args.shape, args.soft_tissue, args.partials, args.grad_soft_tissue},
-      args.shape.batch, context, kOp);
+  launch(BLSGAN_CHOOSE_BY_LAW(backward, args, context.wide), args, item_count(args.shape), context,
+         kOp);
+  launch_finish_soft_tissue(args, context, kOp);
 }
 
 }  // namespace blsgan

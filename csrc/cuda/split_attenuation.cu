@@ -8,282 +8,328 @@ namespace {
 using namespace cuda;
 constexpr const char* kOp = "split_attenuation";
 
-// Loops over N = 2 layers are unrolled, so that registers can hold them; others are not.
-template <int N>
-constexpr int kUnroll = N > 0 ? N : 1;
-
 // Blocks that must fit a multiprocessor, which is a limit on registers: two where that does not
 // spill (benchmarks/cuda_resources.py).
 template <typename T, int N>
 constexpr int kBlocks = sizeof(T) == 8 || N != 2 ? 1 : 2;
+
+// What the bones share of each pixel's attenuation, for `count` covering bones.
+template <typename T, typename Law>
+__device__ __forceinline__ T shared_attenuation_of(const Law& law, T image, T k, int count) {
+  return shared_attenuation(law.attenuation(image), soft_attenuation(law, k).value,
+                            static_cast<T>(count));
+}
+
+// Two layers in registers. Most pixels of a radiograph are not shared and need neither logits nor
+// logarithms.
+template <typename T, typename Law>
+__device__ __forceinline__ void split_pair(const SplitAttenuation& a, const Law& law,
+                                           const Pixels& at) {
+  const uint32_t mask0 = load_mask(a.masks, at, 0), mask1 = load_mask(a.masks, at, 1);
+  const uint32_t shared = mask0 & mask1;
+  T image[kLanes] = {}, layer0[kLanes] = {}, layer1[kLanes] = {};
+  if (mask0 | mask1) load(a.image, at, 0, image);
+  if (shared) {
+    T k[kLanes];
+    load_soft_tissue(a.soft_tissue, at, k);
+    load(a.share_logits, at, 0, layer0);
+    load(a.share_logits, at, 1, layer1);
+#pragma unroll
+    for (int t = 0; t < kLanes; ++t) {
+      if (!is_set(shared, t)) continue;
+      const PairShares<T> share(layer0[t], layer1[t]);
+      const T amount = shared_attenuation_of(law, image[t], k[t], 2);
+      layer0[t] = law.display(layer_attenuation(share.first, amount));
+      layer1[t] = law.display(layer_attenuation(share.second, amount));
+    }
+  }
+#pragma unroll
+  for (int t = 0; t < kLanes; ++t) {
+    if (is_set(shared, t)) continue;
+    layer0[t] = is_set(mask0, t) ? image[t] : T(0);
+    layer1[t] = is_set(mask1, t) ? image[t] : T(0);
+  }
+  store(a.layers, at, 0, layer0);
+  store(a.layers, at, 1, layer1);
+}
+
+// Returns the thread's part of soft tissue's gradient.
+template <typename T, typename Law>
+__device__ __forceinline__ T differentiate_pair(const SplitAttenuationBackward& a, const Law& law,
+                                                const Pixels& at) {
+  const uint32_t mask0 = load_mask(a.masks, at, 0), mask1 = load_mask(a.masks, at, 1);
+  const uint32_t shared = mask0 & mask1;
+  T on_logits[kLanes] = {}, on_soft[kLanes] = {}, on_image[kLanes] = {};
+  if (shared || a.grad_image.data != nullptr) {
+    T grad0[kLanes] = {}, grad1[kLanes] = {};
+    if (mask0) load(a.grad_layers, at, 0, grad0);
+    if (mask1) load(a.grad_layers, at, 1, grad1);
+#pragma unroll
+    for (int t = 0; t < kLanes; ++t) {
+      on_image[t] = (is_set(mask0, t) ? grad0[t] : T(0)) + (is_set(mask1, t) ? grad1[t] : T(0));
+    }
+    if (shared) {
+      T image[kLanes], k[kLanes], logits0[kLanes], logits1[kLanes];
+      load(a.image, at, 0, image);
+      load_soft_tissue(a.soft_tissue, at, k);
+      load(a.share_logits, at, 0, logits0);
+      load(a.share_logits, at, 1, logits1);
+#pragma unroll
+      for (int t = 0; t < kLanes; ++t) {
+        if (!is_set(shared, t)) continue;
+        const PairShares<T> share(logits0[t], logits1[t]);
+        const T attenuation = law.attenuation(image[t]);
+        const Sloped<T> soft = soft_attenuation(law, k[t]);
+        const T amount = shared_attenuation(attenuation, soft.value, T(2));
+        // d layer_i / d A_i times the incoming gradient
+        const T slope0 = grad0[t] * law.display_slope(layer_attenuation(share.first, amount));
+        const T slope1 = grad1[t] * law.display_slope(layer_attenuation(share.second, amount));
+        on_logits[t] = amount * share.first * share.second * (slope0 - slope1);
+        const T grad_soft = slope0 * soft_share(share.first, share.second, T(2)) +
+                            slope1 * soft_share(share.second, share.first, T(2));
+        on_soft[t] = soft.slope != T(0) ? grad_soft * soft.slope : T(0);
+        const T slope = law.attenuation_slope(image[t], attenuation);
+        const T grad_amount = slope0 * share.first + slope1 * share.second;
+        on_image[t] = slope != T(0) ? grad_amount * slope : T(0);
+      }
+    }
+  }
+  store(a.grad_share_logits, at, 0, on_logits);
+#pragma unroll
+  for (int t = 0; t < kLanes; ++t) on_logits[t] = -on_logits[t];
+  store(a.grad_share_logits, at, 1, on_logits);
+  if (a.grad_image.data != nullptr) store(a.grad_image, at, 0, on_image);
+  return store_soft_gradient(a.grad_soft_tissue, at, on_soft);
+}
 
 // The bones over a thread's pixels.
 struct Cover {
   uint32_t any = 0, shared = 0;
   int count[kLanes] = {};
 
-  __device__ __forceinline__ void add(uint32_t mask) {
-    shared |= any & mask;
-    any |= mask;
+  __device__ __forceinline__ Cover(const View& masks, const Pixels& at, int64_t layers) {
+    for (int64_t i = 0; i < layers; ++i) {
+      const uint32_t mask = load_mask(masks, at, i);
+      shared |= any & mask;
+      any |= mask;
 #pragma unroll
-    for (int t = 0; t < kLanes; ++t) count[t] += is_set(mask, t) ? 1 : 0;
-  }
-};
-
-// The softmax over the covering bones. For N = 2 the shares themselves, where both bones cover.
-template <typename T, int N>
-struct Softmax {
-  static_assert(N == 2);
-  T first[kLanes], second[kLanes];
-
-  template <typename Inputs>
-  __device__ __forceinline__ void prepare(const Inputs& inputs) {
-    T logits0[kLanes], logits1[kLanes];
-    inputs.logits_of(0, logits0);
-    inputs.logits_of(1, logits1);
-#pragma unroll
-    for (int t = 0; t < kLanes; ++t) {
-      const PairShares<T> pair(logits0[t], logits1[t]);
-      first[t] = pair.first;
-      second[t] = pair.second;
+      for (int t = 0; t < kLanes; ++t) count[t] += is_set(mask, t) ? 1 : 0;
     }
   }
-
-  __device__ __forceinline__ T share(int layer, T, int t) const {
-    return layer == 0 ? first[t] : second[t];
-  }
 };
 
-// For any number of layers its shift and its inverse sum.
+// The softmax over any number of covering bones: its shift and its inverse sum. Masks and logits
+// are read again whenever they are needed; that comes from the cache.
 template <typename T>
-struct Softmax<T, 0> {
+struct Softmax {
   T largest[kLanes], inverse_sum[kLanes];
 
-  template <typename Inputs>
-  __device__ __forceinline__ void prepare(const Inputs& inputs) {
+  __device__ __forceinline__ void prepare(const View& share_logits, const View& masks,
+                                          const Pixels& at, int64_t layers) {
 #pragma unroll
     for (int t = 0; t < kLanes; ++t) {
       largest[t] = -static_cast<T>(INFINITY);
       inverse_sum[t] = T(0);
     }
 #pragma unroll 1
-    for (int i = 0; i < inputs.layers(); ++i) {
+    for (int64_t i = 0; i < layers; ++i) {
       T logits[kLanes];
-      inputs.logits_of(i, logits);
-      const uint32_t mask = inputs.mask(i);
+      load(share_logits, at, i, logits);
+      const uint32_t mask = load_mask(masks, at, i);
 #pragma unroll
       for (int t = 0; t < kLanes; ++t) {
         if (is_set(mask, t) && logits[t] > largest[t]) largest[t] = logits[t];
       }
     }
 #pragma unroll 1
-    for (int i = 0; i < inputs.layers(); ++i) {
+    for (int64_t i = 0; i < layers; ++i) {
       T logits[kLanes];
-      inputs.logits_of(i, logits);
-      const uint32_t mask = inputs.mask(i);
+      load(share_logits, at, i, logits);
+      const uint32_t mask = load_mask(masks, at, i);
 #pragma unroll
       for (int t = 0; t < kLanes; ++t) {
-        if (is_set(mask, t)) inverse_sum[t] += exp_nonpositive(logits[t] - largest[t]);
+        if (is_set(mask, t)) inverse_sum[t] += exp_bounded(logits[t] - largest[t]);
       }
     }
 #pragma unroll
     for (int t = 0; t < kLanes; ++t) inverse_sum[t] = T(1) / inverse_sum[t];
   }
 
-  __device__ __forceinline__ T share(int, T logit, int t) const {
-    return exp_nonpositive(logit - largest[t]) * inverse_sum[t];
+  __device__ __forceinline__ T share(T logit, int t) const {
+    return exp_bounded(logit - largest[t]) * inverse_sum[t];
   }
 };
 
-// Reads masks and logits: into registers for N = 2, again whenever asked for otherwise.
-template <typename T, int N>
-struct Inputs {
-  T logits[N][kLanes];
-  uint32_t masks[N];
-  const View* logits_view;
-  Pixels at;
-
-  __device__ __forceinline__ Cover load_masks(const View& view, const View& share_logits,
-                                              const Pixels& where, int64_t) {
-    at = where;
-    logits_view = &share_logits;
-    Cover cover;
+template <typename T, typename Law>
+__device__ __forceinline__ void split_any(const SplitAttenuation& a, const Law& law,
+                                          const Pixels& at) {
+  const int64_t layers = a.shape.layers;
+  const Cover cover(a.masks, at, layers);
+  T image[kLanes] = {}, amount[kLanes] = {};
+  if (cover.any) load(a.image, at, 0, image);
+  Softmax<T> softmax;
+  if (cover.shared) {
+    softmax.prepare(a.share_logits, a.masks, at, layers);
+    load_soft_tissue(a.soft_tissue, at, amount);
 #pragma unroll
-    for (int i = 0; i < N; ++i) masks[i] = load_mask(view, at, i);
+    for (int t = 0; t < kLanes; ++t) {
+      amount[t] = shared_attenuation_of(law, image[t], amount[t], cover.count[t]);
+    }
+  }
+#pragma unroll 1
+  for (int64_t i = 0; i < layers; ++i) {
+    const uint32_t mask = load_mask(a.masks, at, i);
+    T layer[kLanes] = {};
+    if (mask & cover.shared) load(a.share_logits, at, i, layer);
 #pragma unroll
-    for (int i = 0; i < N; ++i) cover.add(masks[i]);
-    return cover;
+    for (int t = 0; t < kLanes; ++t) {
+      if (!is_set(mask, t)) {
+        layer[t] = T(0);
+      } else if (is_set(cover.shared, t)) {
+        layer[t] = law.display(layer_attenuation(softmax.share(layer[t], t), amount[t]));
+      } else {
+        layer[t] = image[t];
+      }
+    }
+    store(a.layers, at, i, layer);
   }
-  __device__ __forceinline__ void load_logits() {
-#pragma unroll
-    for (int i = 0; i < N; ++i) load(*logits_view, at, i, logits[i]);
-  }
-  __device__ __forceinline__ int layers() const { return N; }
-  __device__ __forceinline__ uint32_t mask(int i) const { return masks[i]; }
-  __device__ __forceinline__ void logits_of(int i, T (&values)[kLanes]) const {
-#pragma unroll
-    for (int t = 0; t < kLanes; ++t) values[t] = logits[i][t];
-  }
-};
-
-template <typename T>
-struct Inputs<T, 0> {
-  const View* masks_view;
-  const View* logits_view;
-  int count;
-  Pixels at;
-
-  __device__ __forceinline__ Cover load_masks(const View& view, const View& share_logits,
-                                              const Pixels& where, int64_t layer_count) {
-    at = where;
-    masks_view = &view;
-    logits_view = &share_logits;
-    count = static_cast<int>(layer_count);
-    Cover cover;
-    for (int i = 0; i < count; ++i) cover.add(mask(i));
-    return cover;
-  }
-  __device__ __forceinline__ void load_logits() {}
-  __device__ __forceinline__ int layers() const { return count; }
-  __device__ __forceinline__ uint32_t mask(int i) const { return load_mask(*masks_view, at, i); }
-  __device__ __forceinline__ void logits_of(int i, T (&values)[kLanes]) const {
-    load(*logits_view, at, i, values);
-  }
-};
-
-template <typename T>
-__device__ __forceinline__ T soft_attenuation_of(const View& soft_tissue, int64_t batch) {
-  return -log_positive(T(1) - clamp_soft_tissue(load_scalar<T>(soft_tissue, batch)));
 }
 
-template <typename T, int N>
+// d layer_i / d A_i times the incoming gradient, and the share, of a thread's pixels that layer i
+// shares; both 0 elsewhere.
+template <typename T, typename Law>
+__device__ __forceinline__ void slopes_of(const SplitAttenuationBackward& a, const Law& law,
+                                          const Softmax<T>& softmax, const T (&amount)[kLanes],
+                                          const Pixels& at, int64_t layer, uint32_t where,
+                                          T (&slope)[kLanes], T (&share)[kLanes]) {
+  load(a.grad_layers, at, layer, slope);
+  load(a.share_logits, at, layer, share);
+#pragma unroll
+  for (int t = 0; t < kLanes; ++t) {
+    const bool inside = is_set(where, t);
+    share[t] = inside ? softmax.share(share[t], t) : T(0);
+    slope[t] =
+        inside ? slope[t] * law.display_slope(layer_attenuation(share[t], amount[t])) : T(0);
+  }
+}
+
+template <typename T, typename Law>
+__device__ __forceinline__ T differentiate_any(const SplitAttenuationBackward& a, const Law& law,
+                                               const Pixels& at) {
+  const int64_t layers = a.shape.layers;
+  const Cover cover(a.masks, at, layers);
+  T on_soft[kLanes] = {}, on_amount[kLanes] = {}, others[kLanes] = {}, amount[kLanes] = {};
+  Softmax<T> softmax;
+  if (cover.shared) {
+    T image[kLanes];
+    load(a.image, at, 0, image);
+    softmax.prepare(a.share_logits, a.masks, at, layers);
+    load_soft_tissue(a.soft_tissue, at, amount);
+#pragma unroll
+    for (int t = 0; t < kLanes; ++t) {
+      amount[t] = shared_attenuation_of(law, image[t], amount[t], cover.count[t]);
+    }
+#pragma unroll 1
+    for (int64_t i = 0; i < layers; ++i) {
+      const uint32_t where = load_mask(a.masks, at, i) & cover.shared;
+      if (where == 0) continue;
+      T slope[kLanes], share[kLanes];
+      slopes_of(a, law, softmax, amount, at, i, where, slope, share);
+#pragma unroll
+      for (int t = 0; t < kLanes; ++t) {
+        if (!is_set(where, t)) continue;
+        on_amount[t] += slope[t] * share[t];
+        on_soft[t] += slope[t] * soft_share(share[t], T(1) - share[t],
+                                            static_cast<T>(cover.count[t]));
+      }
+    }
+#pragma unroll 1
+    for (int64_t i = 0; i < layers; ++i) {
+      const uint32_t where = load_mask(a.masks, at, i) & cover.shared;
+      if (where == 0) continue;
+      T slope[kLanes], share[kLanes];
+      slopes_of(a, law, softmax, amount, at, i, where, slope, share);
+#pragma unroll
+      for (int t = 0; t < kLanes; ++t) {
+        if (is_set(where, t)) others[t] += other_logit_gradient(share[t], slope[t], on_amount[t]);
+      }
+    }
+  }
+#pragma unroll 1
+  for (int64_t i = 0; i < layers; ++i) {
+    const uint32_t where = load_mask(a.masks, at, i) & cover.shared;
+    T slope[kLanes] = {}, share[kLanes];
+    if (where != 0) {
+      slopes_of(a, law, softmax, amount, at, i, where, slope, share);
+#pragma unroll
+      for (int t = 0; t < kLanes; ++t) {
+        slope[t] = is_set(where, t) ? amount[t] * logit_gradient(share[t], slope[t], on_amount[t],
+                                                                 others[t])
+                                    : T(0);
+      }
+    }
+    store(a.grad_share_logits, at, i, slope);
+  }
+  if (cover.shared) {
+    T k[kLanes];
+    load_soft_tissue(a.soft_tissue, at, k);
+#pragma unroll
+    for (int t = 0; t < kLanes; ++t) {
+      const T slope = soft_attenuation(law, k[t]).slope;
+      const bool counts = is_set(cover.shared, t) && slope != T(0);
+      on_soft[t] = counts ? on_soft[t] * slope : T(0);
+    }
+  }
+  if (a.grad_image.data != nullptr) {
+    T image[kLanes] = {};
+    if (cover.shared) load(a.image, at, 0, image);
+#pragma unroll
+    for (int t = 0; t < kLanes; ++t) {
+      const T slope = law.attenuation_slope(image[t], law.attenuation(image[t]));
+      const bool counts = is_set(cover.shared, t) && slope != T(0);
+      on_amount[t] = counts ? on_amount[t] * slope : T(0);
+    }
+#pragma unroll 1
+    for (int64_t i = 0; i < layers; ++i) {
+      const uint32_t alone = load_mask(a.masks, at, i) & ~cover.shared;
+      if (alone == 0) continue;
+      T grad[kLanes];
+      load(a.grad_layers, at, i, grad);
+#pragma unroll
+      for (int t = 0; t < kLanes; ++t) on_amount[t] += is_set(alone, t) ? grad[t] : T(0);
+    }
+    store(a.grad_image, at, 0, on_amount);
+  }
+  return store_soft_gradient(a.grad_soft_tissue, at, on_soft);
+}
+
+template <typename T, int N, template <typename> class Law>
 __global__ void __launch_bounds__(kThreads, kBlocks<T, N>) forward(SplitAttenuation a) {
   const int64_t items = item_count(a.shape);
+  const Law<T> law(a.law);
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
     const Pixels at = pixels_of(a.shape, item);
     if (at.count == 0) continue;
-    Inputs<T, N> inputs;
-    const Cover cover = inputs.load_masks(a.masks, a.share_logits, at, a.shape.layers);
-    T image[kLanes] = {};
-    if (cover.any) load(a.image, at, 0, image);
-    Softmax<T, N> softmax;
-    T total[kLanes];
-    if (cover.shared) {  // most pixels of a radiograph need neither logits nor logarithms
-      inputs.load_logits();
-      softmax.prepare(inputs);
-      const T soft = soft_attenuation_of<T>(a.soft_tissue, at.batch);
-#pragma unroll
-      for (int t = 0; t < kLanes; ++t) {
-        total[t] = total_attenuation(clamp_transmission(image[t]),
-                                     static_cast<T>(cover.count[t]), soft);
-      }
-    }
-#pragma unroll kUnroll<N>
-    for (int i = 0; i < inputs.layers(); ++i) {
-      const uint32_t mask = inputs.mask(i);
-      T layer[kLanes];
-      if (mask & cover.shared) {
-        T logits[kLanes];
-        inputs.logits_of(i, logits);
-#pragma unroll
-        for (int t = 0; t < kLanes; ++t) {
-          const T inside = T(1) - split_transmission(softmax.share(i, logits[t], t), total[t]);
-          const T value = is_set(cover.shared, t) ? inside : image[t];
-          layer[t] = is_set(mask, t) ? value : T(0);
-        }
-      } else {
-#pragma unroll
-        for (int t = 0; t < kLanes; ++t) layer[t] = is_set(mask, t) ? image[t] : T(0);
-      }
-      store(a.layers, at, i, layer);
+    if constexpr (N == 2) {
+      split_pair<T>(a, law, at);
+    } else {
+      split_any<T>(a, law, at);
     }
   }
 }
 
-template <typename T, int N>
+template <typename T, int N, template <typename> class Law>
 __global__ void __launch_bounds__(kThreads, kBlocks<T, N>) backward(SplitAttenuationBackward a) {
   const int64_t items = item_count(a.shape);
+  const Law<T> law(a.law);
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
     const Pixels at = pixels_of(a.shape, item);
     T sums[1] = {T(0)};
     if (at.count > 0) {
-      const T k = clamp_soft_tissue(load_scalar<T>(a.soft_tissue, at.batch));
-      Inputs<T, N> inputs;
-      const Cover cover = inputs.load_masks(a.masks, a.share_logits, at, a.shape.layers);
-      // Where bones overlap the gradient of the total attenuation, elsewhere that of the image.
-      T gathered[kLanes] = {};
-      Softmax<T, N> softmax;
-      T total[kLanes];
-      if (cover.shared) {
-        T image[kLanes];
-        load(a.image, at, 0, image);
-        inputs.load_logits();
-        softmax.prepare(inputs);
-        const T soft = -log_positive(T(1) - k);
-#pragma unroll
-        for (int t = 0; t < kLanes; ++t) {
-          total[t] = total_attenuation(clamp_transmission(image[t]),
-                                       static_cast<T>(cover.count[t]), soft);
-        }
-      }
-      if (cover.shared || a.grad_image.data != nullptr) {
-#pragma unroll kUnroll<N>
-        for (int i = 0; i < inputs.layers(); ++i) {
-          const uint32_t mask = inputs.mask(i);
-          if (mask == 0) continue;
-          T grad[kLanes], logits[kLanes] = {};
-          load(a.grad_layers, at, i, grad);
-          if (cover.shared) inputs.logits_of(i, logits);
-#pragma unroll
-          for (int t = 0; t < kLanes; ++t) {
-            if (!is_set(mask, t)) continue;
-            if (is_set(cover.shared, t)) {
-              const T share = softmax.share(i, logits[t], t);
-              gathered[t] += grad[t] * split_transmission(share, total[t]) * share;
-            } else {
-              gathered[t] += grad[t];
-            }
-          }
-        }
-      }
-#pragma unroll kUnroll<N>
-      for (int i = 0; i < inputs.layers(); ++i) {
-        const uint32_t mask = inputs.mask(i);
-        T result[kLanes] = {};
-        if (mask & cover.shared) {
-          T grad[kLanes], logits[kLanes];
-          load(a.grad_layers, at, i, grad);
-          inputs.logits_of(i, logits);
-#pragma unroll
-          for (int t = 0; t < kLanes; ++t) {
-            if (!is_set(mask & cover.shared, t)) continue;
-            const T share = softmax.share(i, logits[t], t);
-            const T slope = grad[t] * split_transmission(share, total[t]);
-            result[t] = total[t] * share * (slope - gathered[t]);
-          }
-        }
-        store(a.grad_share_logits, at, i, result);
-      }
-#pragma unroll
-      for (int t = 0; t < kLanes; ++t) {
-        if (is_set(cover.shared, t)) {
-          sums[0] += gathered[t] * static_cast<T>(cover.count[t] - 1);
-        }
-      }
-      sums[0] /= T(1) - k;  // d a_soft / d k
-      if (a.grad_image.data != nullptr) {
-        // Read again, from the cache, rather than kept in registers through both loops.
-        T image[kLanes] = {};
-        if (cover.shared) load(a.image, at, 0, image);
-        T result[kLanes];
-#pragma unroll
-        for (int t = 0; t < kLanes; ++t) {
-          const T inside = image_has_gradient(image[t])
-                               ? gathered[t] / clamp_transmission(image[t])
-                               : T(0);
-          result[t] = is_set(cover.shared, t) ? inside : gathered[t];
-        }
-        store(a.grad_image, at, 0, result);
+      if constexpr (N == 2) {
+        sums[0] = differentiate_pair<T>(a, law, at);
+      } else {
+        sums[0] = differentiate_any<T>(a, law, at);
       }
     }
     store_partials<1>(a.partials, item, sums);
@@ -293,17 +339,14 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T, N>) backward(SplitAttenua
 }  // namespace
 
 void run_cuda(const SplitAttenuation& args, const CudaContext& context) {
-  launch(BLSGAN_CHOOSE(forward, context.wide, args.shape.layers), args, item_count(args.shape),
-         context, kOp);
+  launch(BLSGAN_CHOOSE_BY_LAW(forward, args, context.wide), args, item_count(args.shape), context,
+         kOp);
 }
 
 void run_cuda(const SplitAttenuationBackward& args, const CudaContext& context) {
-  launch(BLSGAN_CHOOSE(backward, context.wide, args.shape.layers), args, item_count(args.shape),
-         context, kOp);
-  launch_finish(
-      finish_soft_tissue,
-      FinishSoftTissue{args.shape, args.soft_tissue, args.partials, args.grad_soft_tissue},
-      args.shape.batch, context, kOp);
+  launch(BLSGAN_CHOOSE_BY_LAW(backward, args, context.wide), args, item_count(args.shape), context,
+         kOp);
+  launch_finish_soft_tissue(args, context, kOp);
 }
 
 }  // namespace blsgan

@@ -150,13 +150,14 @@ __device__ __forceinline__ T layer_at(const SynthesizeOverlap& a, int64_t batch,
 template <typename T>
 __device__ __forceinline__ T composed_at(const SynthesizeOverlap& a, const View& moved,
                                          int64_t batch, int64_t y, int64_t x, T inverse_soft) {
-  Composition<T> pixel = Composition<T>::empty();
+  const TransmissionLaw<T> law;
+  Composition<T> pixel = law.start();
   for (int64_t i = 0; i < a.shape.layers; ++i) {
     if (mask_at(moved, batch, i, y * a.shape.width + x)) {
-      pixel.add(layer_at<T>(a, batch, i, y, x), T(1), inverse_soft);
+      law.add(pixel, layer_at<T>(a, batch, i, y, x), T(1), inverse_soft);
     }
   }
-  return clamp_unit(pixel.value());
+  return clamp_unit(law.value(pixel));
 }
 
 // Sobel's gradient of the overlap's mask at (y, x), the mask repeated beyond the image's border; no
@@ -235,22 +236,23 @@ __global__ void __launch_bounds__(kThreads, 2) compose(SynthesizeOverlap a) {
   const View moved = as_input(a.shifted_masks);
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
     const int64_t batch = item / per_image, begin = item % per_image * kChunkPixels;
-    const T k = clamp_soft_tissue(load_scalar<T>(as_input(a.soft_tissue), batch));
-    const T inverse_soft = T(1) / (T(1) - k);
+    const TransmissionLaw<T> law;
+    const T inverse_soft =
+        law.soft_factor(load_scalar<T>(as_input(a.soft_tissue), batch)).value;
     for (int lane = 0; lane < kLanes; ++lane) {
       const int64_t p = begin + lane * kThreads + threadIdx.x;
       if (p >= a.shape.pixels()) break;
       const int64_t y = p / width, x = p % width;
-      Composition<T> pixel = Composition<T>::empty();
+      Composition<T> pixel = law.start();
       for (int64_t i = 0; i < a.shape.layers; ++i) {
         T layer = T(0);
         if (mask_at(moved, batch, i, p)) {
           layer = layer_at<T>(a, batch, i, y, x);
-          pixel.add(layer, T(1), inverse_soft);
+          law.add(pixel, layer, T(1), inverse_soft);
         }
         write_at(a.layers, batch, i, p, layer);
       }
-      T result = clamp_unit(pixel.value());
+      T result = clamp_unit(law.value(pixel));
       if (pixel.coverage > T(0) && on_rim(Planes{a.shape, a.planes}, batch, y, x)) {
         result = T(0);
         for (int v = -1; v <= 1; ++v) {

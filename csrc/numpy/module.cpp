@@ -62,6 +62,7 @@ View view_of(const py::array& array, const char* name, bool mask = false) {
     view.stride_batch = array.shape(1) * view.stride_channel;
   } else {
     view.stride_batch = 1;
+    view.stride_pixel = 0;
   }
   return view;
 }
@@ -72,8 +73,24 @@ MutableView output_view(py::array& array) {
   output.data = array.mutable_data();
   output.stride_batch = view.stride_batch;
   output.stride_channel = view.stride_channel;
+  output.stride_pixel = view.stride_pixel;
   output.dtype = view.dtype;
   return output;
+}
+
+// Soft tissue is [B] or a map [B,1,H,W].
+void check_soft_tissue(const py::array& array, const Shape& shape) {
+  if (array.ndim() == 4) {
+    check_shape(array, "soft_tissue", {shape.batch, 1, shape.height, shape.width});
+  } else {
+    check_shape(array, "soft_tissue", {shape.batch});
+  }
+}
+
+double checked_law(double law) {
+  if (is_law(law)) return law;
+  throw py::value_error("law must be 0 or between 1 and 20, got " +
+                        py::str(py::float_(law)).cast<std::string>());
 }
 
 Shape shape_of(const py::array& masks) {
@@ -117,12 +134,13 @@ void run(const Args& args, bool wide) {
 }
 
 py::array compose_layers(const py::array& layers, const py::array& masks,
-                         const py::array& soft_tissue) {
+                         const py::array& soft_tissue, double law) {
   const Shape shape = shape_of(masks);
   check_shape(layers, "layers", {shape.batch, shape.layers, shape.height, shape.width});
-  check_shape(soft_tissue, "soft_tissue", {shape.batch});
+  check_soft_tissue(soft_tissue, shape);
   ComposeLayers args;
   args.shape = shape;
+  args.law = checked_law(law);
   args.layers = view_of(layers, "layers");
   args.masks = view_of(masks, "masks", true);
   args.soft_tissue = view_of(soft_tissue, "soft_tissue");
@@ -134,14 +152,15 @@ py::array compose_layers(const py::array& layers, const py::array& masks,
 }
 
 py::array split_attenuation(const py::array& share_logits, const py::array& image,
-                            const py::array& masks, const py::array& soft_tissue) {
+                            const py::array& masks, const py::array& soft_tissue, double law) {
   const Shape shape = shape_of(masks);
   check_shape(share_logits, "share_logits",
               {shape.batch, shape.layers, shape.height, shape.width});
   check_shape(image, "image", {shape.batch, 1, shape.height, shape.width});
-  check_shape(soft_tissue, "soft_tissue", {shape.batch});
+  check_soft_tissue(soft_tissue, shape);
   SplitAttenuation args;
   args.shape = shape;
+  args.law = checked_law(law);
   args.share_logits = view_of(share_logits, "share_logits");
   args.image = view_of(image, "image");
   args.masks = view_of(masks, "masks", true);
@@ -159,6 +178,8 @@ py::dict build_info() {
   info["cpu_dispatch"] = cpu_dispatch_level();
   info["cxx_standard"] = static_cast<int64_t>(__cplusplus);
   info["soft_tissue_max"] = kSoftTissueMax;
+  info["law_min"] = kLawMin;
+  info["law_max"] = kLawMax;
 #if defined(BLSGAN_VERSION)
   info["version"] = BLSGAN_VERSION;
 #endif
@@ -196,8 +217,8 @@ py::dict build_info() {
 PYBIND11_MODULE(_native, m) {
   m.doc() = "blsgan's CPU kernels for NumPy arrays; use blsgan.ops.native, which explains itself.";
   m.def("compose_layers", &compose_layers, py::arg("layers"), py::arg("masks"),
-        py::arg("soft_tissue"));
+        py::arg("soft_tissue"), py::arg("law") = 0.0);
   m.def("split_attenuation", &split_attenuation, py::arg("share_logits"), py::arg("image"),
-        py::arg("masks"), py::arg("soft_tissue"));
+        py::arg("masks"), py::arg("soft_tissue"), py::arg("law") = 0.0);
   m.def("build_info", &build_info);
 }

@@ -358,7 +358,7 @@ Layers Joint::split(const Prediction& prediction, const NetworkInput& input) con
   cut(masks_[0], masks);
   cut(masks_[1], masks);
   const std::vector<float> logits = at_full_resolution(prediction, input);
-  const View soft_tissue{&prediction.soft_tissue, 1, 0, 1, DType::kFloat32};
+  const View soft_tissue{&prediction.soft_tissue, 1, 0, 0, DType::kFloat32};
   const Shape shape{1, 2, box.height(), box.width()};
   const CpuContext context;
 

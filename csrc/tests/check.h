@@ -63,10 +63,10 @@ struct Array {
 
 // A [B] tensor.
 inline blsgan::View vector_view(const std::vector<float>& values) {
-  return {values.data(), 1, 0, 1, blsgan::DType::kFloat32};
+  return {values.data(), 1, 0, 0, blsgan::DType::kFloat32};
 }
 inline blsgan::MutableView vector_out(std::vector<float>& values) {
-  return {values.data(), 1, 0, 1, blsgan::DType::kFloat32};
+  return {values.data(), 1, 0, 0, blsgan::DType::kFloat32};
 }
 
 // Runs the items one by one, last first: results must not depend on who does what when.

@@ -90,8 +90,10 @@ struct Case {
   Shape shape;
   bool wide;
   bool spoiled;  // some values are NaN
-  std::vector<Tensor*> inputs, outputs[2], scratch[2];
-  std::vector<std::unique_ptr<Tensor>> all;
+  double law = 0.0;
+  bool soft_map = false;
+  std::vector<Tensor*> inputs = {}, outputs[2] = {}, scratch[2] = {};
+  std::vector<std::unique_ptr<Tensor>> all = {};
 
   int64_t pick(int64_t count) {
     return static_cast<int64_t>(random(0, static_cast<double>(count))) % count;
@@ -146,9 +148,15 @@ struct Case {
   Tensor& each(const std::function<double()>& value) {
     return input(floating(), shape.batch, 1, 1, value).as_vector();
   }
+  // One value for each image or a map, under either law.
   Tensor& soft_tissue() {
-    const double limits[] = {0.0, 0.95, -0.5, 0.99};
-    return each([=] { return pick(3) == 0 ? limits[pick(4)] : random(0.1, 0.6); });
+    law = pick(2) == 0 ? 0.0 : 7.4;
+    soft_map = pick(2) == 0;
+    const auto value = [=] {
+      const double limits[] = {0.0, 0.95, -0.5, 0.99};
+      return pick(3) == 0 ? limits[pick(4)] : random(0.1, 0.6);
+    };
+    return soft_map ? input(floating(), shape.batch, 1, shape.pixels(), value) : each(value);
   }
   Tensor& shift() {
     const double height = static_cast<double>(shape.height);
@@ -177,6 +185,7 @@ struct Case {
     for (Tensor* each : pair.of) each->as_vector();
     return pair;
   }
+  Pair soft_tissue_gradient() { return soft_map ? plane(1) : vector(); }
   template <typename T>
   T* scratch_of(int which, DType dtype, int64_t count) {
     Tensor& made = tensor(dtype, 1, 1, count, 0);
@@ -257,15 +266,16 @@ void compose_layers(Case& c) {
   Tensor &layers = c.layers(0, 1), &masks = c.masks(), &soft = c.soft_tissue();
   const auto composed = c.plane(1);
   c.run("compose_layers", [&](int which) {
-    return ComposeLayers{c.shape, layers.view(), masks.view(), soft.view(), composed[which]};
+    return ComposeLayers{c.shape, layers.view(), masks.view(), soft.view(), composed[which],
+                         c.law};
   });
   Tensor& grad = c.image(-1, 1);
   c.inputs = {&grad, &layers, &masks, &soft};
-  const auto on_layers = c.plane(c.shape.layers), on_soft = c.vector();
+  const auto on_layers = c.plane(c.shape.layers), on_soft = c.soft_tissue_gradient();
   c.run("compose_layers backward", [&](int which) {
     return ComposeLayersBackward{c.shape,          grad.view(),    layers.view(),
                                  masks.view(),     soft.view(),    on_layers[which],
-                                 on_soft[which], c.partials(which, 1)};
+                                 on_soft[which],   c.partials(which, 1), c.law};
   });
 }
 
@@ -275,11 +285,12 @@ void split_attenuation(Case& c) {
   const auto layers = c.plane(c.shape.layers);
   c.run("split_attenuation", [&](int which) {
     return SplitAttenuation{c.shape,      logits.view(), image.view(),
-                            masks.view(), soft.view(),   layers[which]};
+                            masks.view(), soft.view(),   layers[which],
+                            c.law};
   });
   Tensor& grad = c.layers(-1, 1);
   c.inputs = {&grad, &logits, &image, &masks, &soft};
-  const auto on_logits = c.plane(c.shape.layers), on_soft = c.vector();
+  const auto on_logits = c.plane(c.shape.layers), on_soft = c.soft_tissue_gradient();
   Case::Pair on_image{};
   const bool with_image = c.pick(2) == 0;
   if (with_image) on_image = c.plane(1);
@@ -293,7 +304,8 @@ void split_attenuation(Case& c) {
                                     on_logits[which],
                                     with_image ? on_image[which] : MutableView{},
                                     on_soft[which],
-                                    c.partials(which, 1)};
+                                    c.partials(which, 1),
+                                    c.law};
   });
 }
 
@@ -317,11 +329,12 @@ void reconstruction_loss(Case& c) {
   c.run("reconstruction_loss", [&](int which) {
     return ReconstructionLoss{c.shape,      layers.view(),    masks.view(),
                               soft.view(),  image.view(),     loss.loss[which],
-                              loss.data(which), c.partials(which, kRmseSums)};
+                              loss.data(which), c.partials(which, kRmseSums),
+                              c.law};
   });
   Tensor& grad = c.input(DType::kFloat32, 1, 1, 1, [&] { return c.random(-2, 2); });
   c.inputs = {&grad, &layers, &masks, &soft, &image, loss.input()};
-  const auto on_layers = c.plane(c.shape.layers), on_soft = c.vector();
+  const auto on_layers = c.plane(c.shape.layers), on_soft = c.soft_tissue_gradient();
   Case::Pair on_image{};
   const bool with_image = c.pick(2) == 0;
   if (with_image) on_image = c.plane(1);
@@ -336,7 +349,8 @@ void reconstruction_loss(Case& c) {
                                       on_layers[which],
                                       on_soft[which],
                                       with_image ? on_image[which] : MutableView{},
-                                      c.partials(which, 1)};
+                                      c.partials(which, 1),
+                                      c.law};
   });
 }
 
@@ -500,7 +514,7 @@ int main(int argc, char** argv) {
     for (const auto& [name, run] : ops) {
       if (!only.empty() && only != name) continue;
       const Shape shape{1 + (i / 3) % 3, layers[i % 4 == 3 ? 3 : i % 3], size[0], size[1]};
-      Case c{random, shape, i % 4 == 1, i % 5 == 4, {}, {}, {}, {}};
+      Case c{random, shape, i % 4 == 1, i % 5 == 4};
       run(c);
     }
   }

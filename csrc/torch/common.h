@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "../beer_lambert.h"
 #include "../ops.h"
 
 #if defined(BLSGAN_WITH_CUDA)
@@ -89,6 +90,7 @@ class Input {
       view_.stride_pixel = tensor_.size(3) == 1 ? tensor_.stride(2) : tensor_.stride(3);
     } else if (rank == 1) {
       view_.stride_batch = tensor_.stride(0);
+      view_.stride_pixel = 0;
     }
     declare(tensor_, Memory::kInput);
     view_.data = tensor_.const_data_ptr();
@@ -115,6 +117,7 @@ inline MutableView output_view(const Tensor& tensor, const char* op, const char*
     view.stride_pixel = 1;
   } else {
     view.stride_batch = 1;
+    view.stride_pixel = 0;
   }
   return view;
 }
@@ -136,6 +139,13 @@ inline Tensor reduced(const Tensor& over, std::vector<int64_t> sizes, ScalarType
   return torch::stable::new_zeros(over, sizes, dtype);
 }
 
+// The gradient of soft tissue, in soft tissue's own shape; 0 where there is nothing to reduce.
+inline Tensor soft_tissue_gradient(const Tensor& over, const Tensor& soft_tissue) {
+  const auto sizes = soft_tissue.sizes();
+  return reduced(over, std::vector<int64_t>(sizes.begin(), sizes.end()),
+                 soft_tissue.scalar_type());
+}
+
 inline void check_size(const char* op, const char* name, const Tensor& tensor,
                        std::initializer_list<int64_t> sizes) {
   bool same = tensor.dim() == static_cast<int64_t>(sizes.size());
@@ -144,6 +154,20 @@ inline void check_size(const char* op, const char* name, const Tensor& tensor,
     same = tensor.size(axis) == *size;
   }
   STD_TORCH_CHECK(same, "blsgan::", op, ": ", name, " has the wrong shape");
+}
+
+// Soft tissue is [B] or a map [B,1,H,W].
+inline void check_soft_tissue(const char* op, const Tensor& tensor, const Shape& shape) {
+  if (tensor.dim() == 4) {
+    check_size(op, "soft_tissue", tensor, {shape.batch, 1, shape.height, shape.width});
+  } else {
+    check_size(op, "soft_tissue", tensor, {shape.batch});
+  }
+}
+
+inline void check_law(const char* op, double law) {
+  STD_TORCH_CHECK(is_law(law), "blsgan::", op, ": law must be 0 or between ", kLawMin, " and ",
+                  kLawMax);
 }
 
 inline void check_device(const char* op, const char* name, const Tensor& tensor,

@@ -126,6 +126,7 @@ def test_opcheck(case):
             targets.index(case.options.get("target_layers", "masks")),
             case.options.get("terms", "hybrid") == "hybrid",
         ]
+    args += [case.options["law"]] if "law" in case.options else []
     args = [
         arg.requires_grad_(i in case.gradients) if isinstance(arg, torch.Tensor) else arg
         for i, arg in enumerate(args)
@@ -276,6 +277,11 @@ def test_no_mask_and_masks_everywhere(case, kind, dtype):
         assert_gradients_close(case, interior(args), dtype)
 
 
+def soft_tissue_of(case):
+    """The position of its soft tissue."""
+    return {"compose_layers": 2, "split_attenuation": 3, "reconstruction_loss": 2}[case.op]
+
+
 soft = [
     case
     for case in CASES
@@ -299,7 +305,7 @@ def test_soft_tissue_beyond_its_limits_is_clamped_with_zero_gradient(case, k):
     outside = case.inputs(Joint(SHAPE, soft_tissue_value=k))
     limit = case.inputs(Joint(SHAPE, soft_tissue_value=0.0 if k < 0 else 0.95))
     assert torch.equal(case.call(*outside), case.call(*limit))
-    position = next(i for i, arg in enumerate(outside) if arg.dim() == 1)
+    position = soft_tissue_of(case)
     grad = gradients(case.call, outside, case.gradients)[case.gradients.index(position)]
     assert torch.equal(grad, torch.zeros_like(grad))
 
@@ -323,8 +329,11 @@ def test_what_lies_off_the_masks_does_not_count(case, value):
         if not arg.is_floating_point() or arg.dim() != 4:
             continue
         used = covered if arg.shape[1] == covered.shape[1] else covered.any(1, keepdim=True)
-        if case.op == "split_attenuation" and i == 0:
-            used = used & (covered.sum(1, keepdim=True) > 1)  # logits matter in the overlap only
+        # Logits and a map of soft tissue matter in the overlap only.
+        if (case.op == "split_attenuation" and i == 0) or (
+            case in soft and i == soft_tissue_of(case)
+        ):
+            used = used & (covered.sum(1, keepdim=True) > 1)
         args[i] = torch.where(used, arg, value)
     assert torch.equal(case.call(*args), expected)
     for g, w in zip(gradients(case.call, args, case.gradients), clean, strict=True):

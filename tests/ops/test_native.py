@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from blsgan.ops import K_MAX, native
+from blsgan.ops import K_MAX, LAW_MAX, LAW_MIN, native
 
 
 def joint(batch=2, layers=2, height=33, width=47, dtype=np.float32, seed=0):
@@ -23,18 +23,22 @@ def joint(batch=2, layers=2, height=33, width=47, dtype=np.float32, seed=0):
     }
 
 
-def compose(j):
-    return native.compose_layers(j["layers"], j["masks"], j["soft_tissue"])
+def compose(j, law=0.0):
+    return native.compose_layers(j["layers"], j["masks"], j["soft_tissue"], law)
 
 
-def split(j):
-    return native.split_attenuation(j["share_logits"], j["image"], j["masks"], j["soft_tissue"])
+def split(j, law=0.0):
+    return native.split_attenuation(
+        j["share_logits"], j["image"], j["masks"], j["soft_tissue"], law
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("mask_dtype", [np.bool_, np.uint8])
 @pytest.mark.parametrize("layers", [2, 3])
-def test_the_same_bits_as_the_torch_ops(dtype, mask_dtype, layers):
+@pytest.mark.parametrize("law", [0.0, 7.4])
+@pytest.mark.parametrize("as_map", [False, True])
+def test_the_same_bits_as_the_torch_ops(dtype, mask_dtype, layers, law, as_map):
     torch = pytest.importorskip("torch")
     from blsgan import ops
 
@@ -42,13 +46,15 @@ def test_the_same_bits_as_the_torch_ops(dtype, mask_dtype, layers):
     for size in ((33, 47), (700, 900)):
         j = joint(1, layers, *size, dtype)
         j["masks"] = j["masks"].astype(mask_dtype)
-        t = {name: torch.from_numpy(array) for name, array in j.items()}
-        expected = ops.compose_layers(t["layers"], t["masks"], t["soft_tissue"])
-        np.testing.assert_array_equal(compose(j), expected.numpy())
+        if as_map:
+            j["soft_tissue"] = K_MAX * j["image"][:, :, ::-1]
+        t = {name: torch.from_numpy(array.copy()) for name, array in j.items()}
+        expected = ops.compose_layers(t["layers"], t["masks"], t["soft_tissue"], law)
+        np.testing.assert_array_equal(compose(j, law), expected.numpy())
         expected = ops.split_attenuation(
-            t["share_logits"], t["image"], t["masks"], t["soft_tissue"]
+            t["share_logits"], t["image"], t["masks"], t["soft_tissue"], law
         )
-        np.testing.assert_array_equal(split(j), expected.numpy())
+        np.testing.assert_array_equal(split(j, law), expected.numpy())
 
 
 def test_values_by_hand():
@@ -83,6 +89,12 @@ def test_empty_and_not_contiguous():
         ("masks", np.ones((2, 1, 33, 47), bool), ValueError, "N >= 2"),
         ("masks", np.ones((2, 2, 33), bool), ValueError, "N >= 2"),
         ("soft_tissue", np.zeros(3, np.float32), ValueError, "soft_tissue must have the shape"),
+        (
+            "soft_tissue",
+            np.zeros((2, 2, 33, 47), np.float32),
+            ValueError,
+            r"soft_tissue must have the shape \[2, 1, 33, 47\]",
+        ),
         ("soft_tissue", np.zeros(2, np.float16), TypeError, "soft_tissue must be float32"),
         ("soft_tissue", "text", TypeError, "soft_tissue must be float32"),
     ],
@@ -92,6 +104,12 @@ def test_bad_arguments(name, value, error, message):
     j[name] = value
     with pytest.raises(error, match=message):
         compose(j)
+
+
+def test_bad_law():
+    for function in (compose, split):
+        with pytest.raises(ValueError, match=r"law must be 0 or between 1 and 20, got 0\.5"):
+            function(joint(), 0.5)
 
 
 def test_bad_image():
@@ -117,5 +135,6 @@ def test_build_info_and_no_torch():
     info = native.build_info()
     assert info["cpu_dispatch"]
     assert info["soft_tissue_max"] == K_MAX
+    assert (info["law_min"], info["law_max"]) == (LAW_MIN, LAW_MAX)
     code = "import sys, blsgan.ops.native; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -36,6 +36,140 @@ def test_composing_a_split_gives_the_image_back(layers, k, dtype):
     assert torch.equal(layered[~masks], torch.zeros_like(layered[~masks]))
 
 
+@pytest.mark.parametrize("layers", [2, 3, 5])
+@pytest.mark.parametrize("law", [1.0, 7.4, 20.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("where", ["soft_tissue", "soft_tissue_map"])
+def test_composing_a_split_gives_the_image_back_under_the_exponential_law(
+    layers, law, dtype, where
+):
+    joint = Joint((2, layers, 64, 48), dtype=dtype, masks_kind="random")
+    masks = joint.masks
+    k = getattr(joint, where)
+    # Bone is brighter than soft tissue, up to white.
+    least = k if k.dim() == 4 else k.view(-1, 1, 1, 1)
+    image = least + (1 - least) * joint.image
+    layered = ops.split_attenuation(joint.share_logits, image, masks, k, law=law)
+    composed = ops.compose_layers(layered, masks, k, law=law)
+    overlap = masks.sum(1, keepdim=True) > 1
+    assert image[overlap].max() > 0.999
+    error = (composed - image)[overlap].abs().max().item()
+    assert error < (2e-6 if dtype == torch.float32 else 1e-12)
+    single = masks.any(1, keepdim=True) & ~overlap
+    assert torch.equal(composed[single], image[single])
+
+
+@pytest.mark.parametrize("law", [0.0, 7.4])
+def test_a_map_of_one_value_is_that_value(law):
+    joint = Joint((2, 2, 40, 30))
+    k = joint.soft_tissue
+    for expanded in (
+        k.view(2, 1, 1, 1).expand(2, 1, 40, 30),
+        k.view(2, 1, 1, 1).repeat(1, 1, 40, 30),
+    ):
+        args = joint.share_logits, joint.image, joint.masks
+        layers = ops.split_attenuation(*args, k, law=law)
+        assert torch.equal(ops.split_attenuation(*args, expanded, law=law), layers)
+        composed = ops.compose_layers(joint.layers, joint.masks, k, law=law)
+        same = ops.compose_layers(joint.layers, joint.masks, expanded, law=law)
+        assert torch.equal(same, composed)
+        leaf, number = expanded.clone().requires_grad_(), k.clone().requires_grad_()
+        ops.reconstruction_loss(joint.layers, joint.masks, leaf, joint.image, law=law).backward()
+        ops.reconstruction_loss(joint.layers, joint.masks, number, joint.image, law=law).backward()
+        torch.testing.assert_close(leaf.grad.sum((1, 2, 3)), number.grad, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("law", [0.0, 7.4])
+def test_a_map_has_no_gradient_where_it_is_clamped_or_no_bones_overlap(law):
+    joint = Joint((1, 2, 20, 20), masks_kind="all")
+    masks = joint.masks.clone()
+    masks[:, 1, :, :5] = False
+    k = joint.soft_tissue_map
+    k[..., 5:8], k[..., 8:11] = -0.1, 0.96
+    k.requires_grad_()
+    layers = ops.split_attenuation(joint.share_logits, joint.image, masks, k, law=law)
+    (0.01 * joint.true_layers * layers).sum().backward()
+    on_split, k.grad = k.grad, None
+    ops.compose_layers(joint.layers, masks, k, law=law).sum().backward()
+    for grad in (on_split, k.grad):
+        assert torch.equal(grad[..., :11], torch.zeros_like(grad[..., :11]))
+        assert (grad[..., 11:] != 0).all()
+
+
+def test_layers_darker_than_soft_tissue_compose_to_something_finite():
+    masks = torch.ones(1, 2, 1, 4, dtype=torch.bool)
+    layers = torch.tensor([0.0, 0.1, 0.35, 0.6]).expand(1, 2, 1, 4).clone().requires_grad_()
+    k = torch.tensor([0.35], requires_grad=True)
+    composed = ops.compose_layers(layers, masks, k, law=7.4)
+    sums = 2 * torch.exp(7.4 * layers[0, 0, 0].detach()) - np.exp(7.4 * 0.35)
+    expected = torch.where(sums > 1, sums.clamp(min=1).log(), sums - 1) / 7.4
+    torch.testing.assert_close(composed[0, 0, 0].detach(), expected, rtol=1e-5, atol=1e-6)
+    assert (composed[0, 0, 0].diff() > 0).all()
+    composed.sum().backward()
+    # The way back is never lost.
+    assert (layers.grad > 0).all()
+    assert (k.grad < 0).all()
+    far = ops.compose_layers(layers.detach() * 1e4 - 1e3, masks, k.detach(), law=7.4)
+    assert torch.isfinite(far).all()
+
+
+@pytest.mark.parametrize("law", [-1.0, 0.5, 20.1, float("nan"), float("inf")])
+def test_a_law_that_is_none_is_refused(law):
+    joint = Joint((1, 2, 4, 4))
+    message = "law must be 0 or between 1 and 20, got"
+    with pytest.raises(ValueError, match=message):
+        ops.compose_layers(joint.layers, joint.masks, joint.soft_tissue, law=law)
+    with pytest.raises(ValueError, match=message):
+        ops.split_attenuation(
+            joint.share_logits, joint.image, joint.masks, joint.soft_tissue, law=law
+        )
+    with pytest.raises(ValueError, match=message):
+        ops.reconstruction_loss(joint.layers, joint.masks, joint.soft_tissue, joint.image, law=law)
+    with pytest.raises(RuntimeError, match="law must be 0 or between 1 and 20"):
+        torch.ops.blsgan.compose_layers(joint.layers, joint.masks, joint.soft_tissue, law)
+
+
+@pytest.mark.parametrize("layers", [2, 3, 5])
+@pytest.mark.parametrize("law", [0.0, 7.4])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, *HALVES], ids=str)
+def test_gradients_of_saturated_shares_element_by_element(layers, law, dtype):
+    """Each gradient by its own size, not by the largest: logits up to 30 apart."""
+    joint = Joint((1, layers, 24, 31), dtype=dtype, masks_kind="all")
+    difference = torch.linspace(0, 30, 31, dtype=torch.float64).to(dtype)
+    logits = (0.1 * joint.share_logits).clone()
+    logits[:, layers - 1] += difference
+    image = joint.image.clamp(0.02, 0.98)
+    weights = 0.5 + joint.true_layers.double()
+
+    def gradients(function, *args):
+        leaves = [arg.clone().requires_grad_() for arg in args]
+        value = function(*leaves[:2], joint.masks, leaves[2], law=law)
+        value.backward(weights.to(value.dtype))
+        return [leaf.grad.double() for leaf in leaves]
+
+    args = logits, image, joint.soft_tissue_map
+    weights = weights.to(dtype).double()
+    got = gradients(ops.split_attenuation, *args)
+    exact = [arg.double() for arg in args]
+    want = gradients(reference.split_attenuation, *exact)
+    # A softmax's own derivative loses its digits there in float64 too: over all pairs of bones.
+    layered = reference.split_attenuation(*exact[:2], joint.masks, exact[2], law=law)
+    attenuation = reference._attenuation(layered, law)
+    slope = weights * (1 / (law * (1 + attenuation)) if law else 1 - layered)
+    share = torch.softmax(exact[0], 1)
+    pairs = share.unsqueeze(1) * share.unsqueeze(2) * (slope.unsqueeze(2) - slope.unsqueeze(1))
+    want[0] = attenuation.sum(1, keepdim=True) * pairs.sum(2)
+
+    rounding = {torch.float64: 1e-14, torch.float32: 2e-6}.get(dtype, torch.finfo(dtype).eps)
+    subnormal = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+    for g, w in zip(got, want, strict=True):
+        assert (w != 0).all()
+        error = (g - w).abs() / (w.abs() + subnormal / rounding)
+        # Bones that pull alike cancel, and what is left has their rounding error.
+        assert error.quantile(0.95) < rounding
+        assert error.max() < 100 * rounding
+
+
 def test_outside_the_overlap_layers_are_the_image_bit_for_bit_even_off_range():
     joint = Joint((1, 2, 40, 40))
     image = 3 * joint.image - 1  # below 0 and above 1

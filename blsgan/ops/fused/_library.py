@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from blsgan.errors import BackendError
+from blsgan.ops import LAW_MAX, LAW_MIN
 
 LIBRARY = Path(__file__).resolve().parents[2] / "_ops.so"
 
@@ -79,6 +80,23 @@ def check_shape(op: str, name: str, tensor: Tensor, shape: Sequence[int], letter
             f"{op}: {name} must have the shape {letters} = {list(shape)} "
             f"(from masks), got {list(tensor.shape)}"
         )
+
+
+def check_soft_tissue(op: str, soft_tissue: object, batch: int, height: int, width: int) -> Tensor:
+    """Return soft tissue if it is [B] or a map [B,1,H,W], else raise TypeError or ValueError."""
+    tensor = check_float(op, "soft_tissue", soft_tissue)
+    if tensor.dim() == 4:
+        check_shape(op, "soft_tissue", tensor, (batch, 1, height, width), "[B,1,H,W]")
+    else:
+        check_shape(op, "soft_tissue", tensor, (batch,), "[B] or [B,1,H,W], [B]")
+    return tensor
+
+
+def check_law(op: str, law: float) -> float:
+    """Return ``law`` if it is one, else raise ValueError."""
+    if law == 0.0 or LAW_MIN <= law <= LAW_MAX:
+        return float(law)
+    raise ValueError(f"{op}: law must be 0 or between {LAW_MIN:g} and {LAW_MAX:g}, got {law}")
 
 
 def check_device(op: str, **tensors: Tensor) -> None:

@@ -14,22 +14,29 @@ _OP = "split_attenuation"
 
 
 def split_attenuation(
-    share_logits: Tensor, image: Tensor, masks: Tensor, soft_tissue: Tensor
+    share_logits: Tensor,
+    image: Tensor,
+    masks: Tensor,
+    soft_tissue: Tensor,
+    law: float = 0.0,
 ) -> Tensor:
     """Split a radiograph into one layer for each bone.
 
     Where one bone covers a pixel its layer is the image bit for bit. Where n bones overlap, with
-    shares r the softmax of their logits, ``layer_i = 1 - exp(-r_i (A + (n-1) a_soft))`` with
-    ``A = -log(1 - image)`` and ``a_soft = -log(1 - k)``, so that ``compose_layers`` of the result
-    is the image again whatever the shares and k are (to rounding; an overlapping pixel outside
-    [0, 1 - 2^-24] counts as the nearest end of that range). Zero outside the masks.
+    shares r the softmax of their logits, layer i shows the attenuation ``r_i (A + (n-1) a)``, A
+    that of the image and a that of soft tissue, so that ``compose_layers`` of the result is the
+    image again whatever the shares and k are (to rounding; an overlapping pixel outside
+    [0, 1 - 2^-24], under the exponential law [0, 1], counts as the nearest end of that range). Zero
+    outside the masks.
 
     Args:
         share_logits: [B,N,H,W], N >= 2, floating point; read only where bones overlap. An infinite
             positive logit gives NaN, as in softmax.
         image: [B,1,H,W] floating point, range [0,1], white = dense.
         masks: [B,N,H,W] bool, uint8 or floating point; not zero = covered.
-        soft_tissue: [B] floating point, intensity k of soft tissue alone, clamped to [0, K_MAX].
+        soft_tissue: [B] or [B,1,H,W] floating point, the display of soft tissue alone, k, clamped
+            to [0, K_MAX]; read only where bones overlap.
+        law: 0, the transmission law, or the exponential law's b in [1, 20] (``blsgan.ops``).
 
     Returns:
         layers [B,N,H,W] with the dtype of ``image``.
@@ -39,28 +46,30 @@ def split_attenuation(
 
     Raises:
         TypeError: an argument is not a dense tensor of an allowed dtype.
-        ValueError: shapes or devices do not fit together.
+        ValueError: shapes or devices do not fit together, or there is no such law.
     """
     batch, count, height, width = _library.check_masks(_OP, masks)
     _library.check_float(_OP, "share_logits", share_logits)
     _library.check_float(_OP, "image", image)
-    _library.check_float(_OP, "soft_tissue", soft_tissue)
     _library.check_shape(
         _OP, "share_logits", share_logits, (batch, count, height, width), "[B,N,H,W]"
     )
     _library.check_shape(_OP, "image", image, (batch, 1, height, width), "[B,1,H,W]")
-    _library.check_shape(_OP, "soft_tissue", soft_tissue, (batch,), "[B]")
+    _library.check_soft_tissue(_OP, soft_tissue, batch, height, width)
+    law = _library.check_law(_OP, law)
     _library.check_device(
         _OP, share_logits=share_logits, image=image, masks=masks, soft_tissue=soft_tissue
     )
     if torch.compiler.is_exporting():
-        return reference.split_attenuation(share_logits, image, masks, soft_tissue)
-    layers: Tensor = _call(share_logits, image, masks, soft_tissue)
+        return reference.split_attenuation(share_logits, image, masks, soft_tissue, law)
+    layers: Tensor = _call(share_logits, image, masks, soft_tissue, law)
     return layers
 
 
 @_library.fake("split_attenuation")
-def _fake(share_logits: Tensor, image: Tensor, masks: Tensor, soft_tissue: Tensor) -> Tensor:
+def _fake(
+    share_logits: Tensor, image: Tensor, masks: Tensor, soft_tissue: Tensor, law: float = 0.0
+) -> Tensor:
     return image.new_empty(share_logits.shape)
 
 
@@ -72,6 +81,7 @@ def _fake_backward(
     masks: Tensor,
     soft_tissue: Tensor,
     need_grad_image: bool,
+    law: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return (
         share_logits.new_empty(share_logits.shape),
@@ -81,15 +91,17 @@ def _fake_backward(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
+    *tensors, ctx.law = inputs
+    ctx.save_for_backward(*tensors)
 
 
 def _backward(ctx: Any, grad_layers: Tensor) -> tuple[Tensor | None, ...]:
     need_grad_image = ctx.needs_input_grad[1]
     grad_share_logits, grad_image, grad_soft_tissue = _call_backward(
-        grad_layers, *ctx.saved_tensors, need_grad_image
+        grad_layers, *ctx.saved_tensors, need_grad_image, ctx.law
     )
-    return grad_share_logits, grad_image if need_grad_image else None, None, grad_soft_tissue
+    grad_image = grad_image if need_grad_image else None
+    return grad_share_logits, grad_image, None, grad_soft_tissue, None
 
 
 def _vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
