@@ -488,7 +488,7 @@ void check_halves() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const int cases = argc > 1 ? std::atoi(argv[1]) : 24;
+  const int cases = argc > 1 ? static_cast<int>(std::strtol(argv[1], nullptr, 10)) : 24;
   const std::string only = argc > 2 ? argv[2] : "";
   const std::pair<const char*, void (*)(Case&)> ops[] = {
       {"compose_layers", compose_layers},
