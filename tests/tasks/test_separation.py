@@ -377,7 +377,7 @@ class TestRefusals:
             separator(image, masks)
 
     def test_shapes(self, separator, phantom):
-        self.refused(separator, r"shape \[1, 256, 256\]", phantom.image[None], phantom.masks)
+        self.refused(separator, r"shape \[2, 256, 256\]", phantom.masks, phantom.masks)
         self.refused(separator, r"give \[2,256,256\]", phantom.image, phantom.masks[0])
         self.refused(separator, r"give \[2,256,256\]", phantom.image, phantom.masks[:, :200])
         self.refused(separator, r"give \[2,256,256\]", phantom.image, np.ones((3, 256, 256), bool))
@@ -403,7 +403,7 @@ class TestRefusals:
         self.refused(separator, "upper mask covers every pixel", image, full)
         complement = np.stack([masks[0], ~masks[0]])
         self.refused(separator, "cover every pixel; no background", image, complement)
-        self.refused(separator, "other than 0 and 1", image, masks * 255)
+        self.refused(separator, "other than 0 and 1", image, masks * np.uint8(127))
         self.refused(separator, "other than 0 and 1", image, np.full(masks.shape, np.nan))
 
     def test_constant(self, separator, phantom):
@@ -414,7 +414,9 @@ class TestRefusals:
         self.refused(separator, "covers every pixel", np.ones((1, 1)), np.ones((2, 1, 1), bool))
 
     def test_empty_array(self, separator):
-        self.refused(separator, "mask is empty", np.ones((0, 0)), np.ones((2, 0, 0), bool))
+        self.refused(
+            separator, r"image has shape \[0, 0\]", np.ones((0, 0)), np.ones((2, 0, 0), bool)
+        )
 
     @pytest.mark.parametrize(
         ("answer", "message"),
