@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_check.py                 all stages, one after another
     python benchmarks/gpu_check.py STAGE [...]     some of them; `bench` stands for every bench-...
-    python benchmarks/gpu_check.py --report FILE   the README's table from a result.json
+    python benchmarks/gpu_check.py --report FILE   the table of docs/results.md from a result.json
     python benchmarks/gpu_check.py --emulated      the same plan, tiny, on the CPU (`make emulate`)
 
 Needs torch >= 2.11 with CUDA, nvcc, a C++ compiler, and in the environment the packages of the
@@ -269,7 +269,7 @@ class Plan:
 
 
 def report(result: dict[str, Any]) -> str:
-    """The README's table and what stands beside it, as Markdown."""
+    """The table of docs/results.md and what stands beside it, as Markdown."""
     machine = result["machine"]
     name = machine.get("gpu", "the emulator: these are no figures of a GPU")
     lines = [

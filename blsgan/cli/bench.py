@@ -258,7 +258,7 @@ def _slower(rows: Sequence[Row]) -> dict[tuple[str, str, str, str, str], float]:
 
 
 def _markdown(rows: Sequence[Row], facts: dict[str, str]) -> str:
-    """Forward and backward together, a row for each op and dtype: the table of the README."""
+    """Forward and backward together, a row for each op and dtype: the table of docs/results.md."""
     full = {(r.op, r.dtype, r.size): r for r in rows if r.phase == "full" and r.variant == "blsgan"}
     sizes = list(dict.fromkeys(row.size for row in rows))
     slower = _slower(rows)

@@ -381,7 +381,7 @@ def machine() -> dict[str, str]:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The table for a README: one line for each row that has figures, then what has none."""
+    """The table for docs: one line for each row that has figures, then what has none."""
     lines = [
         "| model | runtime | batch | p50 ms | p99 ms | joints/s | x torch | PSNR dB | peak MB |",
         "|---|---|---|---|---|---|---|---|---|",
