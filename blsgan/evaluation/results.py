@@ -275,7 +275,8 @@ def _realism_tables(summary: dict[str, Any]) -> list[Table]:
         return []
     note = (
         "A classifier of layers against free bones under other joints' outlines, cross-validated "
-        "over joints; 0.5: it cannot tell them apart. In brackets the number of layers."
+        "over joints; 0.5: it cannot tell them apart. In brackets the number of layers. As long as "
+        "another visit's own bone scores far above 0.5 the figure says nothing of separation."
     )
     header = ["method", *(f"{bone} bone AUC [95 %]" for bone in BONES)]
     return [Table("Realism", header, rows, [note])]
