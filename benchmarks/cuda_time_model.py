@@ -47,7 +47,8 @@ def launches(op: str) -> tuple[int, int]:
     bodies = re.findall(r"^void run_cuda\(const (\w+)&.*?^}", text, re.MULTILINE | re.DOTALL)
     found = re.finditer(r"^void run_cuda\(const (\w+)&.*?^}", text, re.MULTILINE | re.DOTALL)
     counts = {
-        m[1].endswith("Backward"): len(re.findall(r"\blaunch(?:_finish)?\(", m[0])) for m in found
+        m[1].endswith("Backward"): len(re.findall(r"\blaunch(?:_finish\w*)?\(", m[0]))
+        for m in found
     }
     assert len(bodies) == len(counts)
     return counts.get(False, 0), counts.get(True, 0)

@@ -83,7 +83,8 @@ def decode_raster(file: FileBytes) -> Raster:
         if file.data[:4] in (b"II*\0", b"MM\0*"):
             raise InputError(
                 f"{path} is a TIFF of a kind that is not read (16- or 64-bit floating point, or "
-                "another layout); save it as 16-bit greyscale or 32-bit floating point."
+                "another layout), or a damaged one; save it as 16-bit greyscale or 32-bit floating "
+                "point."
             ) from error
         raise InputError(
             f"{path} is not a readable image; give a PNG, JPEG, TIFF, BMP or DICOM file."

@@ -401,7 +401,7 @@ class TestBadInput:
         (tmp_path / "w.onnx").write_bytes(b"nothing")
         for weights, message in (
             (tmp_path / "w.onnx", "not a network"),
-            ("none", "no weights called"),
+            ("none", "no weights for separation called"),
         ):
             status, _, stderr = separate(joint.image, "-o", tmp_path / "out", weights=weights)
             assert status == 1

@@ -214,7 +214,7 @@ def test_a_study_is_run_once_row_by_row(dataset, tmp_path, monkeypatch):
     assert [path.name for path in written] == ["ablation.csv", "ablation.md", "ablation.json"]
     report = json.loads(written[-1].read_text())
     free = report["comparison"]["models"]["free-head"]
-    assert free["backend"] == "torch, crops of 32x64"
+    assert free["backend"] == "torch, window around the overlap"
     assert "free layers" in written[1].read_text()
 
     again = run_study(dataset, output, names=names, steps=3)

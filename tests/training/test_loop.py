@@ -487,7 +487,7 @@ def test_a_run_can_start_from_given_weights(dataset, tiny, tmp_path, registered,
     with pytest.raises(InputError, match="is not of the configuration's model"):
         train(dataset, tmp_path / "other", other, init=card)
     assert not (tmp_path / "other").exists()
-    with pytest.raises(WeightsError, match="no weights called 'nobody'"):
+    with pytest.raises(WeightsError, match="no weights for separation called 'nobody'"):
         train(dataset, tmp_path / "third", one, init="nobody")
 
 

@@ -108,7 +108,7 @@ def test_it_starts_from_given_weights(finished, dataset, tiny, tmp_path):
         assert safetensors_bytes(network) == kept.read_bytes()
     with pytest.raises(InputError, match="not of the configuration's model"):
         trainer.start_from(WEIGHTS_FOLDER / "segmenter.safetensors")
-    with pytest.raises(WeightsError, match="no weights called 'none'"):
+    with pytest.raises(WeightsError, match="no weights for segmentation called 'none'"):
         train(dataset, tmp_path / "run", tiny, init="none")
 
 
