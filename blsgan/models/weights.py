@@ -26,11 +26,11 @@ from safetensors.torch import save as save_tensors
 from blsgan.errors import WeightsError
 from blsgan.io.atomic import atomic_paths
 from blsgan.joint.geometry import GRID_PX
-from blsgan.joint.window import SIZE_MULTIPLE
 from blsgan.models import OPSET
 from blsgan.models.generator import Generator
 from blsgan.models.registry import build_generator
 from blsgan.models.segmenter import SegmenterNetwork
+from blsgan.runtimes.onnx_model import PREFIX
 
 
 def load_generator(path: str | Path, data: bytes | None = None) -> Generator:
@@ -254,7 +254,10 @@ def export_onnx(network: Generator | SegmenterNetwork, path: Path) -> None:
         model = traced(network.eval(), {"image": image}, ["mask_logits"], free)
     else:
         outputs = ("share_logits", "soft_tissue")
-        model = to_onnx(network.eval(), outputs, size_multiple=network.size_multiple)
+        model = to_onnx(network.answers(), outputs, size_multiple=network.size_multiple)
+        for key, value in network.described().items():
+            entry = model.metadata_props.add()
+            entry.key, entry.value = PREFIX + key, value
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
@@ -279,10 +282,7 @@ def save_weights(
         OutputError: the folder cannot be written.
     """
     folder = Path(folder)
-    own: dict[str, Any] = {"task": "segmentation"}
-    if isinstance(network, Generator):
-        plain = network.size_multiple == SIZE_MULTIPLE
-        own = {} if plain else {"size_multiple": network.size_multiple}
+    own = {} if isinstance(network, Generator) else {"task": "segmentation"}
     graphs = (".onnx",) if network.exports else ()
     targets = [folder / f"{name}{suffix}" for suffix in (".safetensors", *graphs, ".json")]
     with atomic_paths(targets) as (*files, text):
