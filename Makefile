@@ -7,6 +7,8 @@
 #   make emulate    run the CUDA kernels on the CPU: their tests through torch, with no GPU
 #   make cuda       compile and link the CUDA kernels for every architecture (needs nvcc, no GPU);
 #                   CUDA_ARCHS='8.7;9.0' for some
+#   make wheels     a wheel for each Python of this machine and the sdist, in dist/, checked and tried
+#                   (needs PyPI); WHEEL_PYTHONS='python3.12' for some, WHEEL_TORCHES='2.13.0'
 #   make bench      every benchmark of benchmarks/
 #   make clean      remove what was built; make distclean: .venv too
 #
@@ -17,6 +19,9 @@ VENV ?= .venv
 OUT ?= demo
 PYTEST_ARGS ?=
 CUDA_ARCHS ?= all
+WHEEL_PYTHONS ?=
+# The torch ops of the wheel are tested under these: the oldest that they take, and the newest.
+WHEEL_TORCHES ?= 2.11.0 newest
 # pytest's processes. Each file's tests stay in one: they share what is slow to make.
 TEST_PROCESSES ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 
@@ -30,8 +35,8 @@ SANITIZERS := address,undefined
 build_inputs := pyproject.toml setup.py $(wildcard build_backend/blsgan_build/*.py) \
     $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 
-.PHONY: all demo test setup lint lint-python lint-cpp sanitize sanitize-cpp sanitize-ops emulate emulate-build cuda bench \
-    cmake ctest clean distclean
+.PHONY: all demo test setup lint lint-python lint-cpp sanitize sanitize-cpp sanitize-ops emulate emulate-build \
+    cuda wheels bench cmake ctest clean distclean
 .DELETE_ON_ERROR:
 
 all: setup
@@ -165,6 +170,13 @@ cuda: $(STAMPS)/test-tools
 	else \
 	    echo "make cuda: NOT CHECKED, the CUDA kernels were not compiled: no nvcc on PATH or in CUDA_HOME"; \
 	fi
+
+wheels: $(STAMPS)/test-tools
+	$(BIN)/pip install --quiet $(call extra,wheels)
+	PYTHONPATH=build_backend $(PY) -m blsgan_build.wheels -o dist $(WHEEL_PYTHONS)
+	BLSGAN_WHEELS=dist BLSGAN_WHEEL_PYTHONS='$(WHEEL_PYTHONS)' \
+	    BLSGAN_WHEEL_TORCHES='$(WHEEL_TORCHES)' \
+	    $(BIN)/pytest -p no:cacheprovider tests/packaging/test_wheels.py
 
 bench: setup
 	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(PY) $$script; done

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -38,16 +39,26 @@ PACKAGES = (
 
 # One joint of two bones, through the real thing: weights, network, split, composition.
 _SEPARATE = """
-import json, sys, numpy as np
+import json, sys, time, numpy as np
 from blsgan.tasks.separation import Separator
 image = np.full((96, 96), 0.1, np.float32)
 image[16:80, 24:72] = np.linspace(0.3, 0.6, 64, dtype=np.float32)[:, None]
 masks = np.zeros((2, 96, 96), bool)
 masks[0, 16:52, 24:72] = masks[1, 44:80, 24:72] = True
-separator = Separator.from_pretrained(backend=sys.argv[1])
+separator = Separator.from_pretrained(backend=sys.argv[1], device=sys.argv[2])
+separator(image, masks)
+began = time.perf_counter()
 result = separator(image, masks)
+ms = 1000 * (time.perf_counter() - began)
 error = float(np.abs(result.reconstruction - image)[masks.any(0)].max())
-print(json.dumps({"version": separator.backend.version, "error": error}))
+print(json.dumps({"version": separator.backend.version, "error": error, "ms": ms}))
+"""
+
+_DEVICES = """
+import json, onnxruntime
+from blsgan.runtimes.onnx_device import DEVICES, missing
+for device in DEVICES[1:]:
+    print(json.dumps({"device": device, "reason": missing(device, onnxruntime)}))
 """
 
 _TORCH = """
@@ -182,6 +193,7 @@ def collect() -> Report:
         torch_probe = pool.submit(_probe, _TORCH) if find_spec("torch") else None
         kernels, build = _kernels()
         backends = list(pool.map(_separating_backend, _backend_names()))
+        devices = _devices()
         engines = _engines()
         probed = torch_probe.result() if torch_probe else None
     torch, torch_ops = _torch(probed, build)
@@ -201,7 +213,7 @@ def collect() -> Report:
         weights=weights,
         torch=torch,
         compiled=[kernels, *torch_ops],
-        backends=[*backends, *engines],
+        backends=[*backends, *devices, *engines],
         notes=weights_notes,
     )
 
@@ -276,15 +288,31 @@ def _backend_names() -> list[str]:
     return [name for name in session.NAMES if name not in session.ENGINES]
 
 
-def _separating_backend(name: str) -> Check:
+def _devices() -> list[Check]:
+    """ONNX Runtime's ways to a GPU, ``--device``; those that nothing speaks against are tried."""
+    if session.available()["onnx"]:
+        return []
+    probe = _probe(_DEVICES)
+    return [
+        _separating_backend("onnx", line["device"])
+        if line["reason"] is None
+        else Check(f"onnx, {line['device']}", False, reason=line["reason"])
+        for line in probe.lines
+    ]
+
+
+def _separating_backend(backend: str, device: str = "cpu") -> Check:
     """Separate a small joint with one backend, in a process of its own."""
-    if reason := session.available()[name]:
+    name = backend if device == "cpu" else f"{backend}, {device}"
+    if reason := session.available()[backend]:
         return Check(name, False, reason=reason)
-    probe = _probe(_SEPARATE, name)
+    probe = _probe(_SEPARATE, backend, device)
     if not probe.lines or probe.reason:
         return Check(name, False, reason=probe.reason)
     answer = probe.lines[-1]
-    detail = f"{answer['version']}, reconstruction error {answer['error']:.1e}"
+    detail = (
+        f"{answer['version']}, reconstruction error {answer['error']:.1e}, {answer['ms']:.0f} ms"
+    )
     if not answer["error"] <= 1e-5:
         return Check(name, False, detail, "its layers do not add up to the image again")
     return Check(name, True, detail)
@@ -317,6 +345,65 @@ def _engines() -> list[Check]:
     return checks
 
 
+_PATH = re.compile(r"(?:~|(?<![\w.]))/(?:[^\s/:;,'\"()]+/)+")
+
+
+def submission(report: Report) -> dict[str, Any]:
+    """The report for strangers: what blsgan does on this kind of machine, and nothing about whose.
+
+    Folders are left out of every sentence; no name of a user, a host, an image or a file of theirs
+    is among the facts. What tells a Jetson's model, release and power mode is read where it is.
+    """
+    facts = report.as_dict()
+    for key in ("executable", "package"):
+        facts["system"].pop(key, None)
+    facts["system"]["libc"] = " ".join(platform.libc_ver())
+    facts["gpus"] = _output(
+        "nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"
+    )
+    facts["jetson"] = {
+        "model": _first_line("/proc/device-tree/model"),
+        "release": _first_line("/etc/nv_tegra_release"),
+        "power_mode": _output("nvpmodel", "-q"),
+    }
+    cleaned: dict[str, Any] = _without_folders(facts)
+    return cleaned
+
+
+def _without_folders(value: Any) -> Any:
+    if isinstance(value, str):
+        return _PATH.sub("", value)
+    if isinstance(value, dict):
+        return {key: _without_folders(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_folders(part) for part in value]
+    return value
+
+
+def _first_line(path: str) -> str | None:
+    try:
+        text = Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return text.strip("\0\n ").split("\n", 1)[0]
+
+
+def _output(*command: str) -> str | None:
+    """What a tool of the system says, None where there is none or it fails."""
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
 def _weights() -> tuple[dict[str, Any], list[str]]:
     """Where the shipped weights are, and whether each file is the one its card describes.
 
@@ -342,7 +429,7 @@ def _weights_files(weights: Weights) -> tuple[list[dict[str, Any]], list[str]]:
     files: list[dict[str, Any]] = []
     notes: list[str] = []
     for path in (weights.onnx, weights.safetensors):
-        if path is None:
+        if path is None or not path.exists():
             continue
         entry: dict[str, Any] = {"path": str(path), "card_sha256": weights.hashes.get(path.name)}
         try:

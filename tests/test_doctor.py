@@ -227,7 +227,7 @@ class TestBackends:
 
     def test_one_that_does_not_invert_is_not_called_working(self, monkeypatch):
         monkeypatch.setattr(session, "available", lambda: {"onnx": None})
-        answer = _Probe([{"version": "1.20", "error": float("nan")}], None)
+        answer = _Probe([{"version": "1.20", "error": float("nan"), "ms": 1.0}], None)
         monkeypatch.setattr(doctor, "_probe", lambda *_: answer)
         assert not doctor._separating_backend("onnx").works
 
@@ -336,3 +336,28 @@ def test_the_real_report_has_a_reason_for_every_cannot_and_imports_no_torch():
     assert any(check["name"].startswith("torch ops, cuda") for check in checks)
     for check in checks:
         assert check["works"] == (check["reason"] is None), check
+
+
+class TestSubmission:
+    def test_no_folder_and_no_program_of_this_machine_is_in_it(self):
+        given = report(
+            system={"executable": "/home/alice/env/bin/python", "package": "/home/alice/blsgan"},
+            backends=[Check("onnx", False, reason="/home/alice/x/lite.onnx is damaged (/tmp/a b)")],
+        )
+        facts = doctor.submission(given)
+        text = json.dumps(facts)
+        assert "alice" not in text
+        assert "executable" not in facts["system"]
+        assert facts["backends"][0]["reason"].startswith("lite.onnx is damaged")
+        assert facts["weights"]["files"][0]["path"] == "lite.onnx"
+
+    def test_versions_and_ratios_are_no_folders(self):
+        text = "onnx 1.32, 3/4 of image/jpeg, https://example.org/a/b"
+        assert doctor._without_folders({"a": [text]}) == {"a": [text]}
+
+    def test_doctor_writes_it(self, monkeypatch, tmp_path):
+        monkeypatch.setattr("blsgan.cli.doctor.collect", report)
+        path = tmp_path / "found.json"
+        done = CliRunner().invoke(doctor_command, ["--submit", str(path)])
+        assert done.exit_code == 0, done.output
+        assert json.loads(path.read_text())["can_separate"] is True

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
+from pathlib import Path
 
 import click
 
-from blsgan.doctor import Check, Report, collect
+from blsgan.doctor import Check, Report, collect, submission
+from blsgan.io.atomic import atomic_path
 from blsgan.runtimes.session import ENGINES
 
 
@@ -39,14 +42,22 @@ def _weights(report: Report) -> None:
 
 
 @click.command()
+@click.option(
+    "--submit",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write what was found as JSON that names nobody, to be sent to the project.",
+)
 @click.pass_context
-def command(context: click.Context) -> None:
+def command(context: click.Context, submit: Path | None) -> None:
     """Check what can run here, and say why something cannot.
 
     Separates a small joint with every backend, each in a process of its own. Exit status 0 when
     `blsgan separate` works, 1 when it does not; what is optional and missing changes nothing.
     """
     report = collect()
+    if submit is not None:
+        with atomic_path(submit) as path:
+            path.write_text(json.dumps(submission(report), indent=2) + "\n", encoding="utf-8")
     click.echo(f"blsgan {report.versions['blsgan']} in {report.system['package']}")
     click.echo(f"Python {report.system['python']}, {report.system['platform']}")
     _section("Compiled", report.compiled)

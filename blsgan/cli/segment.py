@@ -13,6 +13,7 @@ from blsgan.io.listing import Item, describe_passed_over
 from blsgan.pipeline.segment import segment_item
 from blsgan.pipeline.worklist import Outcome, attempt, work_list
 from blsgan.records.masks import MasksRecord, SegmentationOptions
+from blsgan.runtimes.onnx_device import DEVICES
 from blsgan.tasks.backend import CHOICES, ENGINES
 from blsgan.tasks.segmentation import Segmentation, Segmenter
 
@@ -31,6 +32,13 @@ from blsgan.tasks.segmentation import Segmentation, Segmenter
     show_default=True,
     help="Runtime.",
 )
+@click.option(
+    "--device",
+    type=click.Choice(DEVICES),
+    default="cpu",
+    show_default=True,
+    help="Where ONNX Runtime computes: an NVIDIA GPU by CUDA, TensorRT or TensorRT-RTX.",
+)
 @click.option("--threads", type=click.IntRange(1), help="Threads.  [default: usable cores]")
 @click.option(
     "--bit-depth",
@@ -44,6 +52,7 @@ def command(
     overwrite: bool,
     weights: str | None,
     backend: str,
+    device: str,
     threads: int | None,
     bit_depth: int | None,
     invert: bool,
@@ -67,7 +76,7 @@ def command(
     _check_names(items)
     check_writable_folder(output)
     options = SegmentationOptions(bit_depth=bit_depth, invert=invert)
-    segmenter = Segmenter.from_pretrained(weights, backend, threads=threads)
+    segmenter = Segmenter.from_pretrained(weights, backend, threads=threads, device=device)
     if single:
         _report_one(
             items[0], segment_item(segmenter, items[0], output, options, overwrite=overwrite)

@@ -17,6 +17,7 @@ from blsgan.pipeline.joint import Joint
 from blsgan.pipeline.separate import separate_item
 from blsgan.pipeline.worklist import Outcome, attempt, work_list
 from blsgan.records.separation import Format, SeparationOptions, SeparationRecord
+from blsgan.runtimes.onnx_device import DEVICES
 from blsgan.tasks.backend import CHOICES, ENGINES
 from blsgan.tasks.segmentation import Segmenter
 from blsgan.tasks.separation import Separator
@@ -59,6 +60,13 @@ from blsgan.tasks.separation import Separator
     show_default=True,
     help="Runtime.",
 )
+@click.option(
+    "--device",
+    type=click.Choice(DEVICES),
+    default="cpu",
+    show_default=True,
+    help="Where ONNX Runtime computes: an NVIDIA GPU by CUDA, TensorRT or TensorRT-RTX.",
+)
 @click.option("--threads", type=click.IntRange(1), help="Threads.  [default: usable cores]")
 @click.option(
     "--bit-depth",
@@ -100,6 +108,7 @@ def command(
     require_masks: bool,
     segmenter: str | None,
     backend: str,
+    device: str,
     threads: int | None,
     bit_depth: int | None,
     invert: bool,
@@ -142,6 +151,8 @@ def command(
     if on_ray:
         if single:
             raise UsageError(f"{image} is one radiograph; --ray is for a folder or a list.")
+        if device != "cpu":
+            raise UsageError("--ray works on processors; leave out --device.")
         from blsgan.pipeline.on_ray import separate_on_ray
 
         attempts = separate_on_ray(
@@ -157,12 +168,14 @@ def command(
             workers=ray_workers,
         )
         return run_all(attempts, len(items), output, doing="separating", done="separated")
-    separator = Separator.from_pretrained(weights, backend, threads=threads, mirrored=mirrored)
+    separator = Separator.from_pretrained(
+        weights, backend, threads=threads, mirrored=mirrored, device=device
+    )
 
     @functools.cache
     def load_segmenter() -> Segmenter:
         return Segmenter.from_pretrained(
-            segmenter, "auto" if backend in ENGINES else backend, threads=threads
+            segmenter, "auto" if backend in ENGINES else backend, threads=threads, device=device
         )
 
     def work(item: Item) -> Outcome[Joint, SeparationRecord]:

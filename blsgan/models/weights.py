@@ -1,6 +1,7 @@
 """Weights' files: safetensors for torch, ONNX for everything else, and a card that binds them.
 
-A set of weights ``NAME`` is ``NAME.safetensors`` (its metadata rebuild the network),
+A set of weights ``NAME`` is ``NAME.safetensors`` (its metadata rebuild the network; the weights
+that ship are without it, as it can be made from the graph: :func:`safetensors_of_graph`),
 ``NAME.onnx`` and ``NAME.json``, the card: name, architecture, the SHA-256 of both files and how
 they were trained. The graph of a generator has the inputs ``image``, ``masks``, the outputs
 ``share_logits``, ``soft_tissue``, and free batch, height and width; that of a segmenter maps
@@ -51,21 +52,21 @@ def load_generator(path: str | Path, data: bytes | None = None) -> Generator:
 
 def load_segmenter(path: str | Path, data: bytes | None = None) -> SegmenterNetwork:
     """As :func:`load_generator`, a mask segmenter."""
-
-    def build(architecture: str, configuration: Mapping[str, Any]) -> SegmenterNetwork:
-        if architecture != SegmenterNetwork.architecture:
-            raise WeightsError(
-                f"is of the architecture '{architecture}', not a segmenter; give weights that "
-                "`blsgan train --preset segmenter` wrote"
-            )
-        try:
-            return SegmenterNetwork(**configuration)
-        except (TypeError, ValueError) as error:
-            raise WeightsError(f"its metadata describe no segmenter ({error})") from error
-
-    network = _load(Path(path), data, build)
+    network = _load(Path(path), data, _build_segmenter)
     assert isinstance(network, SegmenterNetwork)
     return network
+
+
+def _build_segmenter(architecture: str, configuration: Mapping[str, Any]) -> SegmenterNetwork:
+    if architecture != SegmenterNetwork.architecture:
+        raise WeightsError(
+            f"is of the architecture '{architecture}', not a segmenter; give weights that "
+            "`blsgan train --preset segmenter` wrote"
+        )
+    try:
+        return SegmenterNetwork(**configuration)
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"its metadata describe no segmenter ({error})") from error
 
 
 def _load(
@@ -123,6 +124,48 @@ def safetensors_bytes(network: Generator | SegmenterNetwork) -> bytes:
     text = json.dumps({"__metadata__": metadata, **header}, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the format wants tensors on a multiple of 8 bytes
     return len(text).to_bytes(8, "little") + text + content
+
+
+def safetensors_of_graph(path: Path, data: bytes, card: Mapping[str, Any]) -> bytes:
+    """The ``.safetensors`` that a network had when its graph was written, from that graph.
+
+    The exporter keeps every tensor of a network under its own name and adds constants of its own;
+    the architecture tells them apart. A graph whose tensors it has changed is refused, by name or
+    by shape here and by the card's hash in the end.
+
+    Args:
+        path: of the graph, for messages.
+        data: its content.
+        card: gives ``architecture`` and ``configuration``.
+
+    Raises:
+        WeightsError: onnx is not installed, the card describes no network, or the graph is not its.
+    """
+    if find_spec("onnx") is None:
+        raise WeightsError(f"{path}: to read it in torch needs onnx; pip install 'blsgan[train]'")
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    architecture, configuration = card.get("architecture"), card.get("configuration")
+    if not isinstance(architecture, str) or not isinstance(configuration, dict):
+        raise WeightsError(f"{path}: its card gives no architecture and configuration")
+    segmenter = architecture == SegmenterNetwork.architecture
+    try:
+        network = (_build_segmenter if segmenter else build_generator)(architecture, configuration)
+        graph = onnx.load_model_from_string(data).graph
+        held = {tensor.name: tensor for tensor in graph.initializer}
+        tensors = {
+            name: torch.from_numpy(onnx.numpy_helper.to_array(held[name]).copy())
+            for name in network.state_dict()
+        }
+        network.load_state_dict(tensors)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    except (KeyError, RuntimeError, TypeError, ValueError, DecodeError) as error:
+        raise WeightsError(
+            f"{path}: its tensors are not those of the architecture '{architecture}' of its card"
+        ) from error
+    return safetensors_bytes(network)
 
 
 def check_exporter() -> None:

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: up and through in the least time."""
+"""ONNX Runtime: on the CPU, where it is up and through in the least time, or on a GPU."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from blsgan.errors import BackendError
+from blsgan.runtimes.onnx_device import open_session
 from blsgan.runtimes.onnx_model import refuse_external_data
 from blsgan.runtimes.session import Float32, Ports, imported, unloadable, usable_cores
 
@@ -18,20 +20,31 @@ class OnnxSession:
         data: the file's content.
         what: its name, for messages.
         threads: default: the usable cores.
+        device: one of :data:`~blsgan.runtimes.onnx_device.DEVICES`.
         as_written: without the optimiser, so that every node runs as the graph has it. (Version
             1.32 fuses float8 Q/DQ pairs into something else: 10 dB instead of 53.)
 
     Raises:
-        BackendError: ONNX Runtime is not installed.
+        BackendError: ONNX Runtime is not installed, or cannot use the device; also by :meth:`run`,
+            where the device fails.
         WeightsError: it cannot load the model, or the model reads other files.
     """
 
     def __init__(
-        self, data: bytes, what: str, *, threads: int | None = None, as_written: bool = False
+        self,
+        data: bytes,
+        what: str,
+        *,
+        threads: int | None = None,
+        device: str = "cpu",
+        as_written: bool = False,
     ) -> None:
         refuse_external_data(what, data)
         onnxruntime = imported("onnx")
         self.version = str(onnxruntime.__version__)
+        if device != "cpu":
+            self.version += f" on {device}"
+        self._what, self._device = what, device
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or usable_cores()
         options.inter_op_num_threads = 1
@@ -39,16 +52,26 @@ class OnnxSession:
         if as_written:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
-            self._session = onnxruntime.InferenceSession(
-                data, options, providers=["CPUExecutionProvider"]
-            )
+            self._session = open_session(onnxruntime, data, options, device)
+        except BackendError:
+            raise
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise unloadable(what, error) from error
         self.inputs: Ports = {port.name: _shape(port) for port in self._session.get_inputs()}
         self.outputs: Ports = {port.name: _shape(port) for port in self._session.get_outputs()}
 
     def run(self, inputs: Mapping[str, Float32]) -> dict[str, NDArray[Any]]:
-        return dict(zip(self.outputs, self._session.run(None, dict(inputs)), strict=True))
+        try:
+            outputs = self._session.run(None, dict(inputs))
+        except Exception as error:
+            if self._device == "cpu":
+                raise
+            reason = (str(error).splitlines() or [""])[0][:200]
+            raise BackendError(
+                f"{self._what} failed on {self._device} ({reason}); leave the device out to "
+                "compute on the processor."
+            ) from error
+        return dict(zip(self.outputs, outputs, strict=True))
 
 
 def _shape(port: Any) -> tuple[int | None, ...]:

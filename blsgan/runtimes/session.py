@@ -70,9 +70,14 @@ def _engines_missing(name: str) -> str | None:
         return reason
     if find_spec("cuda") is None:
         return "cuda-bindings is not installed; pip install 'blsgan[engine]'"
-    if not any(os.path.exists(device) for device in _GPU_DEVICES):
-        return f"there is no NVIDIA GPU (none of {', '.join(_GPU_DEVICES)})"
-    return None
+    return gpu_missing()
+
+
+def gpu_missing() -> str | None:
+    """Why there is no NVIDIA GPU to be used, None where one is."""
+    if any(os.path.exists(device) for device in _GPU_DEVICES):
+        return None
+    return f"there is no NVIDIA GPU (none of {', '.join(_GPU_DEVICES)})"
 
 
 def usable_cores() -> int:

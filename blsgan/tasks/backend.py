@@ -10,6 +10,7 @@ from typing import Any
 
 from blsgan.errors import BackendError, BlsganError, UsageError, WeightsError
 from blsgan.runtimes import session as runtimes
+from blsgan.runtimes.onnx_device import DEVICES
 from blsgan.runtimes.session import ENGINES, NAMES, Float32, Ports, Session
 from blsgan.tasks.task import SEGMENTATION, SEPARATION, Task, Weights, WeightsFile, find_weights
 
@@ -26,6 +27,7 @@ class Backend:
         task: what they are for.
         session: what runs.
         threads: of the runtime, None: its default.
+        device: where it computes.
     """
 
     name: str
@@ -33,11 +35,12 @@ class Backend:
     task: Task
     session: Session
     threads: int | None = None
+    device: str = "cpu"
 
     def __reduce__(self) -> tuple[Callable[..., Backend], tuple[Any, ...]]:
         # Another process loads the same file: a session cannot travel.
         path, sha256 = self.weights.path, self.weights.sha256
-        return _load_again, (self.name, path, sha256, self.threads, self.task.name)
+        return _load_again, (self.name, path, sha256, self.threads, self.task.name, self.device)
 
     @property
     def version(self) -> str:
@@ -55,11 +58,13 @@ def create(
     path_or_name: os.PathLike[str] | str | None = None,
     threads: int | None = None,
     task: Task = SEPARATION,
+    device: str = "cpu",
 ) -> Backend:
     """Load a task's weights into a backend: one of :data:`CHOICES`.
 
     "auto" takes the fastest that can run here: an engine beside the weights that was built for this
-    machine, else ONNX Runtime, OpenVINO, torch. An engine's own path takes that engine.
+    machine, else ONNX Runtime, OpenVINO, torch. An engine's own path takes that engine. Another
+    ``device`` than the processor (:data:`~blsgan.runtimes.onnx_device.DEVICES`) is ONNX Runtime's.
 
     Raises :class:`UsageError` for an unknown name, :class:`BackendError` when it cannot run here,
     :class:`WeightsError` when the weights cannot be used.
@@ -69,7 +74,15 @@ def create(
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}; give a whole number from 1 on.")
     threads = runtimes.thread_count(threads)
+    if device not in DEVICES:
+        raise UsageError(f"device {device!r} is unknown; choose one of {', '.join(DEVICES)}.")
+    if device != "cpu" and name not in ("auto", "onnx"):
+        raise UsageError(
+            f"device {device!r} is ONNX Runtime's; leave out backend {name!r} or the device."
+        )
     weights = find_weights(path_or_name, task)
+    if device != "cpu":
+        return _onnx(weights, threads, task, device)
     if name in ENGINES or (name == "auto" and _takes_engine(weights)):
         backend = _engine(weights, task)
         if name not in ("auto", backend.name):
@@ -90,10 +103,12 @@ def create(
     )
 
 
-def _load_again(name: str, path: Path, sha256: str, threads: int | None, task_name: str) -> Backend:
+def _load_again(
+    name: str, path: Path, sha256: str, threads: int | None, task_name: str, device: str = "cpu"
+) -> Backend:
     """A backend that was pickled."""
     task = next(task for task in (SEPARATION, SEGMENTATION) if task.name == task_name)
-    backend = create(name, path, threads, task)
+    backend = create(name, path, threads, task, device)
     if backend.weights.sha256 != sha256:
         raise WeightsError(
             f"{path} is not the file that was loaded (SHA-256 {backend.weights.sha256[:12]}... in "
@@ -102,13 +117,13 @@ def _load_again(name: str, path: Path, sha256: str, threads: int | None, task_na
     return backend
 
 
-def _onnx(weights: Weights, threads: int | None, task: Task) -> Backend:
+def _onnx(weights: Weights, threads: int | None, task: Task, device: str = "cpu") -> Backend:
     from blsgan.runtimes.onnx import OnnxSession
 
     file = weights.load(_onnx_file(weights))
-    session = OnnxSession(file.data, str(file.path), threads=threads)
+    session = OnnxSession(file.data, str(file.path), threads=threads, device=device)
     _check_signature(task, file, session)
-    return Backend("onnx", file, task, session, threads)
+    return Backend("onnx", file, task, session, threads, device)
 
 
 def _openvino(weights: Weights, threads: int | None, task: Task) -> Backend:

@@ -130,12 +130,13 @@ class Segmenter:
         backend: str = "auto",
         *,
         threads: int | None = None,
+        device: str = "cpu",
     ) -> Segmenter:
         """Load weights: the shipped ones by default, or by name, or from a file.
 
         Arguments and errors are those of :meth:`blsgan.Separator.from_pretrained`.
         """
-        return cls(create(backend, path_or_name, threads, SEGMENTATION))
+        return cls(create(backend, path_or_name, threads, SEGMENTATION, device))
 
     @property
     def weights(self) -> WeightsFile:

@@ -154,17 +154,19 @@ class Separator:
         *,
         threads: int | None = None,
         mirrored: bool = False,
+        device: str = "cpu",
     ) -> Separator:
         """Load weights: the shipped ones by default, or by name, or from a file.
 
         ``backend`` is "auto", "onnx", "openvino", "torch", "tensorrt" or "tensorrt-rtx"; an engine,
         given by its path, needs no name. ``threads`` defaults to the usable cores; ``mirrored``
-        is the class's. Raises
+        is the class's. ``device`` is "cpu", or the GPU by ONNX Runtime: "cuda", "tensorrt" or
+        "tensorrt-rtx". Raises
         :class:`WeightsError` for a missing, damaged or unsuitable file and for a name that does not
-        exist, :class:`BackendError` when the backend cannot run here, :class:`UsageError` for a
-        backend that does not exist or less than one thread.
+        exist, :class:`BackendError` when the backend or the device cannot be used here,
+        :class:`UsageError` for one that does not exist or less than one thread.
         """
-        return cls(create(backend, path_or_name, threads), mirrored=mirrored)
+        return cls(create(backend, path_or_name, threads, device=device), mirrored=mirrored)
 
     @property
     def weights(self) -> WeightsFile:

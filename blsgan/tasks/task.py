@@ -70,7 +70,10 @@ class WeightsFile:
 
 @dataclass(frozen=True)
 class Weights:
-    """Where a set of weights lies: any of the files, and what the card beside them says."""
+    """Where a set of weights lies: any of the files, and what the card beside them says.
+
+    ``safetensors`` may name a file that is not there, but that :meth:`load` can make.
+    """
 
     name: str
     onnx: Path | None
@@ -89,9 +92,14 @@ class Weights:
         return self.card.get("sha256", {})
 
     def load(self, path: Path) -> WeightsFile:
-        """Read one of the files; raises :class:`WeightsError` when it is missing or damaged."""
+        """Read one of the files; raises :class:`WeightsError` when it is missing or damaged.
+
+        A ``.safetensors`` that is not there is made from the graph, which has the same tensors:
+        weights ship once. That takes torch and onnx.
+        """
         try:
-            data = path.read_bytes()
+            made = path == self.safetensors and self.onnx is not None and not path.is_file()
+            data = self._from_graph() if made else path.read_bytes()
         except OSError as error:
             raise WeightsError(
                 f"{path} cannot be read ({error.strerror}); reinstall blsgan or name another "
@@ -112,6 +120,16 @@ class Weights:
             data,
             self.card.get("size_multiple", _size_multiple(self.architecture)),
         )
+
+    def _from_graph(self) -> bytes:
+        """The ``.safetensors`` that belongs to the graph; :meth:`load` holds it to its hash."""
+        from blsgan.models.weights import safetensors_of_graph
+        from blsgan.runtimes.onnx_model import refuse_external_data
+
+        assert self.onnx is not None
+        graph = self.load(self.onnx)
+        refuse_external_data(graph.path, graph.data)
+        return safetensors_of_graph(graph.path, graph.data, self.card)
 
 
 def find_weights(
@@ -149,6 +167,8 @@ def find_weights(
         raise WeightsError(
             f"{path} is not a weights file; give .onnx, .safetensors, its .json card or an .engine."
         )
+    if path.suffix == ".safetensors" and not path.is_file() and path.with_suffix(".json").is_file():
+        path = path.with_suffix(".json")  # its graph may stand for it
     if not path.is_file():
         raise WeightsError(f"{path} does not exist; check the path of the weights.")
     if path.suffix == ".engine":
@@ -160,10 +180,12 @@ def find_weights(
     fields = _read_card(card) if card.is_file() else {}
     onnx, safetensors = path.with_suffix(".onnx"), path.with_suffix(".safetensors")
     engine = path.with_suffix(".engine")
+    # A graph whose card has the hash of its tensors stands for both files.
+    graph = onnx.is_file() and safetensors.name in fields.get("sha256", {})
     return Weights(
         name=str(fields.get("name", path.stem)),
         onnx=onnx if onnx.is_file() else None,
-        safetensors=safetensors if safetensors.is_file() else None,
+        safetensors=safetensors if graph or safetensors.is_file() else None,
         engine=engine if engine.is_file() else None,
         card=fields,
     )

@@ -1,1 +1,1 @@
-"""The default weights, ``lite``, as safetensors and ONNX, with their card (lite.json, lite.md)."""
+"""The weights that ship, as ONNX, each with its card (NAME.json, NAME.md)."""

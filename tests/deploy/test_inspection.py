@@ -15,14 +15,20 @@ from blsgan.deploy.build import Request, build_engine
 from blsgan.deploy.inspection import inspect_file
 from blsgan.deploy.model import load_exported
 from blsgan.errors import InputError, WeightsError
-from blsgan.tasks.task import WEIGHTS_FOLDER
+from blsgan.tasks.task import WEIGHTS_FOLDER, find_weights
 
 
-def test_weights_and_their_card():
+def tensors_of(name):
+    weights = find_weights(name)
+    return weights.load(weights.safetensors).data
+
+
+def test_weights_and_their_card(tmp_path):
     card = inspect_file(WEIGHTS_FOLDER / "lite.json")
     assert (card["kind"], card["name"], card["architecture"]) == ("weights card", "lite", "lite")
-    assert set(card["files"]) == {"lite.safetensors", "lite.onnx"}
-    weights = inspect_file(WEIGHTS_FOLDER / "lite.safetensors")
+    assert set(card["files"]) == {"lite.onnx"}
+    (tmp_path / "lite.safetensors").write_bytes(tensors_of("lite"))
+    weights = inspect_file(tmp_path / "lite.safetensors")
     assert weights["parameters"] == card["parameters"]
     assert weights["types"] == {"F32": card["parameters"]}
     assert weights["layers"]["stem.weight"] == {"shape": [32, 9, 3, 3], "type": "F32"}
@@ -85,7 +91,7 @@ FOREIGN = {
     "empty.onnx": b"",
     "other.onnx": another_network(),
     "noise.safetensors": NOISE,
-    "truncated.safetensors": (WEIGHTS_FOLDER / "segmenter.safetensors").read_bytes()[:-1000],
+    "truncated.safetensors": tensors_of("segmenter")[:-1000],
     "text.safetensors": b"Dear reader,\n",
     "empty.safetensors": b"",
     "other.safetensors": other_tensors(),

@@ -21,11 +21,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-WEIGHTS = {
-    f"{name}.{ending}"
-    for name in ("lite", "segmenter")
-    for ending in ("onnx", "safetensors", "json")
-}
+WEIGHTS = {f"{name}.{ending}" for name in ("lite", "segmenter") for ending in ("onnx", "json")}
 NATIVE_WORKS = """
 import importlib.util, numpy as np, blsgan
 assert importlib.util.find_spec("torch") is None, "this environment has a torch"
@@ -56,7 +52,7 @@ def metadata(wheel: Path):
 
 def test_sdist_holds_everything_that_a_build_needs(sdist, tracked):
     names = archive_names(sdist)
-    kinds = {".h", ".cpp", ".cu", ".cuh", ".py", ".pyi", ".yaml", ".onnx", ".safetensors", ".json"}
+    kinds = {".h", ".cpp", ".cu", ".cuh", ".py", ".pyi", ".yaml", ".onnx", ".json"}
     folders = {"csrc", "blsgan", "build_backend", "tests"}
     needed = {str(p) for p in tracked if p.parts[0] in folders and p.suffix in kinds}
     assert any(name.startswith("csrc/cuda/") for name in needed)
