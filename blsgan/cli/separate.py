@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 import click
@@ -14,12 +13,11 @@ from blsgan.io.atomic import check_writable_folder
 from blsgan.io.listing import DEFAULT_MASK_PATTERN, Item, describe_passed_over
 from blsgan.io.spacing import user_spacing
 from blsgan.pipeline.joint import Joint
-from blsgan.pipeline.separate import separate_item
-from blsgan.pipeline.worklist import Outcome, attempt, work_list
+from blsgan.pipeline.processes import Work, processes_for, separate_all
+from blsgan.pipeline.worklist import Outcome, work_list
 from blsgan.records.separation import Format, SeparationOptions, SeparationRecord
-from blsgan.tasks.backend import CHOICES, ENGINES
-from blsgan.tasks.segmentation import Segmenter
-from blsgan.tasks.separation import Separator
+from blsgan.runtimes.session import cores
+from blsgan.tasks.backend import CHOICES
 
 
 @click.command()
@@ -61,6 +59,11 @@ from blsgan.tasks.separation import Separator
 )
 @click.option("--threads", type=click.IntRange(1), help="Threads.  [default: usable cores]")
 @click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    help="Processes for many joints, of --threads threads (1).  [default: usable cores]",
+)
+@click.option(
     "--bit-depth",
     type=click.IntRange(1, 16),
     help="Bits of a 16-bit file's values.  [default: from the values]",
@@ -101,6 +104,7 @@ def command(
     segmenter: str | None,
     backend: str,
     threads: int | None,
+    jobs: int | None,
     bit_depth: int | None,
     invert: bool,
     pixel_spacing: float | None,
@@ -157,34 +161,23 @@ def command(
             workers=ray_workers,
         )
         return run_all(attempts, len(items), output, doing="separating", done="separated")
-    separator = Separator.from_pretrained(weights, backend, threads=threads, mirrored=mirrored)
-
-    @functools.cache
-    def load_segmenter() -> Segmenter:
-        return Segmenter.from_pretrained(
-            segmenter, "auto" if backend in ENGINES else backend, threads=threads
-        )
-
-    def work(item: Item) -> Outcome[Joint, SeparationRecord]:
-        return separate_item(
-            separator,
-            item,
-            output,
-            options,
-            overwrite=overwrite,
-            segmenter=None if require_masks else load_segmenter,
-        )
-
+    jobs = 1 if single else processes_for(items, jobs or cores())
+    work = Work(
+        output=output,
+        options=options,
+        overwrite=overwrite,
+        weights=weights,
+        backend=backend,
+        segmenter=segmenter,
+        require_masks=require_masks,
+        threads=threads if jobs == 1 else threads or 1,
+    )
+    _ = work.separator  # wrong weights are one error, before any work
     if single:
         _report_one(items[0], work(items[0]))
         return 0
-    return run_all(
-        (attempt(work, item) for item in items),
-        len(items),
-        output,
-        doing="separating",
-        done="separated",
-    )
+    attempts = separate_all(items, work, jobs)
+    return run_all(attempts, len(items), output, doing="separating", done="separated")
 
 
 def _report_one(item: Item, outcome: Outcome[Joint, SeparationRecord]) -> None:
