@@ -315,6 +315,17 @@ def test_info_prints_json_and_judges_nothing(monkeypatch):
     assert CliRunner().invoke(info_command).exit_code == 0
 
 
+def test_doctor_and_info_print_one_collection(monkeypatch):
+    shown = []
+    for name, command in (("doctor", doctor_command), ("info", info_command)):
+        monkeypatch.setattr(f"blsgan.cli.{name}.collect", report)
+        said = CliRunner().invoke(command).output
+        first, last = said.index("Compiled"), said.find("blsgan separate works")
+        shown.append(said[first : None if last < 0 else last])
+        assert json.loads(CliRunner().invoke(command, ["--json"]).output) == report().as_dict()
+    assert shown[0] == shown[1]
+
+
 def test_the_real_report_has_a_reason_for_every_cannot_and_imports_no_torch():
     code = (
         "import json, sys; from blsgan.doctor import collect; facts = collect().as_dict();"

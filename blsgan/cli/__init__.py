@@ -19,6 +19,8 @@ from typing import NoReturn
 import click
 
 from blsgan import __version__
+from blsgan.cli.group import Group
+from blsgan.cli.terminal import listen, loudness_options
 from blsgan.errors import BlsganError, debugging, unexpected
 
 COMMANDS = {
@@ -49,7 +51,7 @@ COMMANDS = {
 """Command -> (module that holds it as ``command``, help in one line)."""
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Group):
     """A group that knows its commands by :data:`COMMANDS` and imports only the one that runs."""
 
     def list_commands(self, context: click.Context) -> list[str]:
@@ -60,6 +62,7 @@ class LazyGroup(click.Group):
             return None
         command = import_module(COMMANDS[name][0]).command
         assert isinstance(command, click.Command)
+        _add_loudness(command)
         return command
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
@@ -67,8 +70,17 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
+def _add_loudness(command: click.Command) -> None:
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            _add_loudness(each)
+    elif all(parameter.name != "quiet" for parameter in command.params):
+        command.params += loudness_options()
+
+
 @click.command(
     cls=LazyGroup,
+    epilog="Example: blsgan separate joint.png -o out; blsgan COMMAND --help has one for each.",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, "-V", "--version", prog_name="blsgan")
@@ -87,6 +99,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except ValueError:  # not the main thread: its owner decides about signals
         previous = None
     _print_any_name()
+    listen()
     try:
         result = cli.main(
             args=list(args) if args is not None else None, prog_name="blsgan", standalone_mode=False

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from blsgan.cli import options
 from blsgan.cli.tables import print_tables
+from blsgan.cli.terminal import Progress, figures_wanted, say
 from blsgan.errors import BackendError, UsageError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from blsgan.evaluation.ablation import Row, Study
+    from blsgan.evaluation.ablation import Row
 
 _DEFAULT_STEPS = 170  # blsgan.evaluation.ablation.DEFAULT_STEPS, which is slow to import for --help
 
 
-@click.command("ablate")
+@click.command("ablate", epilog="Example: blsgan ablate --data Data -o ablation")
 @click.option(
     "--data",
     "root",
@@ -32,13 +31,7 @@ _DEFAULT_STEPS = 170  # blsgan.evaluation.ablation.DEFAULT_STEPS, which is slow 
     type=click.Path(path_type=Path),
     help="Folder of the study: runs, evaluations, tables. Finished rows are kept.",
 )
-@click.option(
-    "--row",
-    "names",
-    multiple=True,
-    metavar="NAME",
-    help="Only this row, beside the complete method; repeatable.  [default: all]",
-)
+@options.several("--row", "names", "Only these rows, beside the complete method.")
 @click.option(
     "--steps",
     type=click.IntRange(min=3),
@@ -46,20 +39,10 @@ _DEFAULT_STEPS = 170  # blsgan.evaluation.ablation.DEFAULT_STEPS, which is slow 
     show_default=True,
     help="Optimiser steps of every row.",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Of every run and of the evaluation.",
-)
+@options.seed("every run and of the evaluation")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option("--list", "list_rows", is_flag=True, help="Print the rows and their keys, run none.")
-@click.option(
-    "--figures/--no-figures",
-    default=None,
-    help="Draw the figure; by default where matplotlib is installed.",
-)
+@options.figures
 def command(
     root: Path | None,
     output: Path | None,
@@ -92,12 +75,18 @@ def command(
         ) from error
     from rich.console import Console
 
-    from blsgan.evaluation.ablation import run_study
+    from blsgan.evaluation.ablation import FIGURE_NAME, run_study
     from blsgan.io.atomic import check_writable_folder
 
     check_writable_folder(output)
-    status = Console(stderr=True)
-    with _Bar(status, steps) as bar:
+    index = 0
+    with Progress() as progress, progress.bar("reading joints", None) as bar:
+
+        def start(row: Row, number: int, count: int) -> None:
+            nonlocal index
+            index = number
+            progress.say(f"row {number + 1} of {count}: {row.name}")
+
         study = run_study(
             root,
             output,
@@ -105,14 +94,18 @@ def command(
             steps=steps,
             seed=seed,
             device=device,
-            started=bar.start,
-            report=bar.report,
-            progress=bar.progress,
-            warn=bar.warn,
+            started=start,
+            report=lambda row, step: bar.show(f"row {index + 1}, {row.name}", step, steps),
+            progress=progress.track,
+            warn=lambda text: progress.say(f"warning: {text}"),
         )
     written = study.write(output)
-    written += _draw(study, output, figures, status)
-    click.echo("wrote " + ", ".join(str(path) for path in written), err=True)
+    if study.comparison.differences and figures_wanted(figures):
+        from blsgan.evaluation.figures import draw_differences
+
+        written.append(output / FIGURE_NAME)
+        draw_differences(study.comparison, written[-1])
+    say("wrote " + ", ".join(str(path) for path in written))
     print_tables(study.heading(), study.tables(), Console())
 
 
@@ -127,75 +120,3 @@ def _list_rows(steps: int) -> None:
         click.echo(f"{row.name}: {row.question}")
         for change in row.changes:
             click.echo(f"    --set {change}")
-
-
-class _Bar:
-    """A bar over all rows' steps, and a line for each row that begins."""
-
-    def __init__(self, console: Console, steps: int) -> None:
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-
-        self._console, self._steps, self._index = console, steps, 0
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task("registering visits", total=None)
-        if not console.is_terminal:
-            console.print("registering visits (minutes at the first run)")
-
-    def __enter__(self) -> _Bar:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        self._bar.stop()
-
-    def start(self, row: Row, index: int, count: int) -> None:
-        self._index = index
-        self._bar.update(
-            self._task,
-            description=row.name,
-            total=count * self._steps,
-            completed=index * self._steps,
-        )
-        if not self._console.is_terminal:
-            self._console.print(f"row {index + 1} of {count}: {row.name}", highlight=False)
-
-    def report(self, row: Row, step: int) -> None:
-        self._bar.update(self._task, completed=self._index * self._steps + step)
-
-    def warn(self, text: str) -> None:
-        self._console.print(f"warning: {text}", highlight=False)
-
-    def progress(self, items: Iterable[Any], label: str, total: int) -> Iterable[Any]:
-        task = self._bar.add_task(label, total=total)
-        yield from self._bar.track(items, total=total, task_id=task)
-        self._bar.remove_task(task)
-
-
-def _draw(study: Study, output: Path, wanted: bool | None, status: Console) -> list[Path]:
-    from importlib.util import find_spec
-
-    if wanted is False or not study.comparison.differences:
-        return []
-    if wanted is None and find_spec("matplotlib") is None:
-        status.print(
-            "no figure: matplotlib is not installed; pip install 'blsgan[figures]'", highlight=False
-        )
-        return []
-    from blsgan.evaluation.ablation import FIGURE_NAME
-    from blsgan.evaluation.figures import draw_differences
-
-    draw_differences(study.comparison, output / FIGURE_NAME)
-    return [output / FIGURE_NAME]

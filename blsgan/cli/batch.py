@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
 
+from blsgan.cli.terminal import Progress, say, verbose
 from blsgan.pipeline.worklist import Attempt
+
+_NAMED = 3  # files of a note; -v has all
 
 
 def run_all(attempts: Iterable[Attempt], count: int, output: Path, *, doing: str, done: str) -> int:
@@ -19,11 +20,11 @@ def run_all(attempts: Iterable[Attempt], count: int, output: Path, *, doing: str
     status: 1 if anything failed.
     """
     finished = skipped = 0
-    notes: Counter[str] = Counter()
+    notes: dict[str, list[str]] = {}
     renamed: list[Attempt] = []
     failures: list[str] = []
-    with _progress(attempts, count, doing) as steps:
-        for made in steps:
+    with Progress() as progress:
+        for made in progress.track(attempts, doing, count):
             if made.failure is not None:
                 failures.append(made.failure)
                 continue
@@ -31,38 +32,20 @@ def run_all(attempts: Iterable[Attempt], count: int, output: Path, *, doing: str
                 skipped += 1
             else:
                 finished += 1
-                notes.update(set(made.notes))
+                for note in dict.fromkeys(made.notes):
+                    notes.setdefault(note, []).append(made.image)
             if made.became is not None:
                 renamed.append(made)
-    click.echo(
-        f"{finished} {done}, {skipped} already finished, {len(failures)} failed; results in "
-        f"{output}"
-    )
-    for note, number in notes.most_common():
-        click.echo(f"note ({number} of {finished}): {note}")
+            if verbose():
+                progress.say(f"{made.image}: {'already finished' if made.skipped else done}")
+    summary = f"{finished} {done}, {skipped} already finished, {len(failures)} failed"
+    say(f"{summary}; results in {output}", err=False)
+    for note, files in sorted(notes.items(), key=lambda noted: -len(noted[1])):
+        named = files if verbose() or len(files) <= _NAMED + 1 else files[:_NAMED]
+        more = f" and {len(files) - len(named)} more" if len(named) < len(files) else ""
+        say(f"note ({len(files)} of {finished}): {note}: {', '.join(named)}{more}", err=False)
     for made in renamed:
-        click.echo(f"{made.image} became {made.became}")
+        say(f"{made.image} became {made.became}", err=False)
     for failure in failures:
         click.echo(f"failed: {failure}", err=True)
     return 1 if failures else 0
-
-
-@contextmanager
-def _progress(attempts: Iterable[Attempt], count: int, doing: str) -> Iterator[Iterable[Attempt]]:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn(doing),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield progress.track(attempts, total=count)

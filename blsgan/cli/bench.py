@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from blsgan.cli import options
+from blsgan.cli.group import Group
+from blsgan.cli.terminal import Progress
 from blsgan.errors import BackendError, UsageError
 from blsgan.io.atomic import atomic_path
 
@@ -20,26 +23,16 @@ _DTYPES = ("float64", "float32", "bfloat16", "float16")
 _QUICK = {"training": (2, 2, 128, 128), "large": (4, 2, 256, 256)}
 
 
-@click.group()
+@click.group(cls=Group, epilog="Example: blsgan bench ops --quick")
 def command() -> None:
     """Time the kernels and the runtimes on this machine."""
 
 
-@command.command()
-@click.option("--op", "names", multiple=True, help="Only this op (repeatable); default: all.")
-@click.option(
-    "--size",
-    "sizes",
-    multiple=True,
-    type=click.Choice(["training", "large"]),
-    help="12x2x256x256 or 64x2x512x512 (repeatable); default: both.",
-)
-@click.option(
-    "--dtype",
-    "dtypes",
-    multiple=True,
-    type=click.Choice(_DTYPES),
-    help="Repeatable; default: float32, bfloat16 and float16.",
+@command.command(epilog="Example: blsgan bench ops --op compose_layers --quick")
+@options.several("--op", "names", "Ops to time.")
+@options.several("--size", "sizes", "12x2x256x256 or 64x2x512x512.", choices=("training", "large"))
+@options.several(
+    "--dtype", "dtypes", "Of the tensors.", choices=_DTYPES, default="float32,bfloat16,float16"
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; default: as torch has them.")
@@ -50,12 +43,8 @@ def command() -> None:
     show_default=True,
     help="Measuring time for each op, size, dtype and phase.",
 )
-@click.option(
-    "--without",
-    "excluded",
-    multiple=True,
-    type=click.Choice(["eager", "compile"]),
-    help="Leave out a baseline (repeatable).",
+@options.several(
+    "--without", "excluded", "Baselines to leave out.", choices=("eager", "compile"), default="none"
 )
 @click.option(
     "--all-baselines",
@@ -166,31 +155,14 @@ def _run(
     quick: bool,
 ) -> list[Row]:
     import torch
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
     from blsgan.ops import benchmark
     from blsgan.ops.cases import BY_NAME
 
     rows: list[Row] = []
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=len(plan))
-        for name, size, dtype, variants in plan:
-            progress.update(task, description=f"{name} {size} {dtype}")
+    with Progress() as progress, progress.bar("", len(plan)) as bar:
+        for done, (name, size, dtype, variants) in enumerate(plan):
+            bar.show(f"{name} {size} {dtype}", done, len(plan))
             rows += benchmark.measure(
                 BY_NAME[name],
                 size,
@@ -200,7 +172,6 @@ def _run(
                 variants=variants,
                 seconds=seconds,
             )
-            progress.advance(task)
     return rows
 
 
@@ -374,20 +345,15 @@ def _draw_roofline(rows: Sequence[Row], facts: dict[str, str], path: Path) -> No
 _RUNTIMES = ("torch", "torch.compile", "onnxruntime", "openvino")
 
 
-@command.command()
-@click.option(
+@command.command(epilog="Example: blsgan bench inference --runtime onnxruntime --batch 1")
+@options.several(
     "--model",
     "models",
-    multiple=True,
-    help="Name or file of the weights, or transunet: the published generator "
-    "(repeatable).  [default: lite]",
+    "Names or files of weights, or transunet: the published generator.",
+    default="lite",
 )
-@click.option(
-    "--runtime",
-    "runtimes",
-    multiple=True,
-    type=click.Choice(_RUNTIMES),
-    help="Only this one beside torch (repeatable); default: all that are installed.",
+@options.several(
+    "--runtime", "runtimes", "Beside torch.", choices=_RUNTIMES, default="all that are installed"
 )
 @click.option(
     "--engine",
@@ -396,12 +362,8 @@ _RUNTIMES = ("torch", "torch.compile", "onnxruntime", "openvino")
     type=click.Path(dir_okay=False, path_type=Path),
     help="Also this engine of `blsgan build-engine` (repeatable).",
 )
-@click.option(
-    "--batch",
-    "batches",
-    multiple=True,
-    type=click.IntRange(1),
-    help="Joints in one call (repeatable); default: 1 and 32.",
+@options.several(
+    "--batch", "batches", "Joints in one call.", type=click.IntRange(1), default="1,32"
 )
 @click.option(
     "--size",
@@ -445,15 +407,6 @@ def inference(
     """
     import tempfile
 
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-    )
-
     from blsgan.deploy import benchmark
     from blsgan.runtimes.session import usable_cores
 
@@ -471,15 +424,9 @@ def inference(
     count = len({benchmark.VARIANTS[0], *chosen}) * len(batches or benchmark.BATCHES)
     facts = benchmark.machine()
     rows: list[benchmark.Row] = []
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress() as progress:
         for model in models or ("lite",):
-            task = progress.add_task(f"{model}: exporting", total=count)
+            progress.step(f"{model}: exporting")
             with tempfile.TemporaryDirectory() as folder:
                 prepared = benchmark.prepare(
                     model,
@@ -487,8 +434,7 @@ def inference(
                     size_px=size_px,
                     int8=any(variant.precision == "int8" for variant in chosen),
                 )
-                progress.update(task, description=f"{model}: measuring")
-                for row in benchmark.measure(
+                measured = benchmark.measure(
                     prepared,
                     chosen,
                     batches or benchmark.BATCHES,
@@ -496,9 +442,8 @@ def inference(
                     threads=threads or usable_cores(),
                     seconds=seconds,
                     size_px=size_px,
-                ):
-                    rows.append(row)
-                    progress.advance(task)
+                )
+                rows += progress.track(measured, f"{model}: measuring", count)
     table = benchmark.markdown(rows)
     click.echo(table)
     click.echo("; ".join(f"{name} {value}" for name, value in facts.items()))

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from blsgan.cli.lowering import Steps, calibration_option, precision_option
+from blsgan.cli import options
+from blsgan.cli.terminal import Progress, say
 
 _SIZES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 _NUMBER = click.IntRange(min=1)
@@ -42,7 +43,9 @@ class _Capability(click.ParamType):
         return str(value)
 
 
-@click.command("build-engine")
+@click.command(
+    "build-engine", epilog="Example: blsgan build-engine lite.onnx -o lite.engine --precision fp16"
+)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
     "-o",
@@ -51,7 +54,7 @@ class _Capability(click.ParamType):
     type=click.Path(dir_okay=False, path_type=Path),
     help="The engine, NAME.engine; its manifest NAME.engine.json is written beside it.",
 )
-@precision_option("Of convolutions and matrix products; the physics stays float32.")
+@options.precision("Of convolutions and matrix products; the physics stays float32.")
 @click.option(
     "--backend",
     type=click.Choice(("tensorrt", "tensorrt-rtx")),
@@ -87,7 +90,7 @@ class _Capability(click.ParamType):
     type=click.Path(dir_okay=False, path_type=Path),
     help="File of measured kernels, read and extended: the next build is quicker.",
 )
-@calibration_option
+@options.calibration_data
 @click.option(
     "--converter",
     type=click.Choice(("auto", "modelopt", "builtin")),
@@ -96,7 +99,8 @@ class _Capability(click.ParamType):
     help="What writes the precision into the graph; auto: ModelOpt where it is installed.",
 )
 @click.option("--force", is_flag=True, help="Write an engine that fails its gate, marked as such.")
-@click.option("--rebuild", is_flag=True, help="Build again what is there already.")
+@click.option("--overwrite", is_flag=True, help="Build again what is finished.")
+@click.option("--rebuild", "old_overwrite", is_flag=True, hidden=True)
 @click.option("--threads", type=_NUMBER, help="Of the comparison.  [default: usable cores]")
 def command(
     model: Path,
@@ -112,7 +116,8 @@ def command(
     calibration_data: Path | None,
     converter: str,
     force: bool,
-    rebuild: bool,
+    overwrite: bool,
+    old_overwrite: bool,
     threads: int | None,
 ) -> None:
     """Build an engine from MODEL, which `blsgan export` wrote.
@@ -121,10 +126,10 @@ def command(
     close to those of float32 and as good against known layers. An engine that is there already,
     from the same model and options, is kept.
     """
-    from rich.console import Console
-
     from blsgan.deploy.build import Request, build_engine
 
+    if old_overwrite:
+        say("note: --rebuild is now --overwrite; the next release has the old name no more")
     request = Request(
         precision=precision,
         converter=converter,
@@ -137,9 +142,9 @@ def command(
         timing_cache=timing_cache,
         calibration_data=calibration_data,
         force=force,
-        rebuild=rebuild,
+        rebuild=overwrite or old_overwrite,
     )
-    with Steps(Console(stderr=True)) as steps:
+    with Progress() as steps:
         built = build_engine(model, output, request, progress=steps, threads=threads)
     manifest = built.manifest
     state = "is there already" if built.cached else f"built in {manifest.build_seconds:.1f} s"

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from blsgan.cli import options
 from blsgan.cli.tables import print_tables
+from blsgan.cli.terminal import Progress, figures_wanted, say
 from blsgan.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from blsgan.data.layout import JointImage
     from blsgan.evaluation.compare import Recorded
     from blsgan.evaluation.methods import Method
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 EVALUATIONS = "evaluations"
 
 
-@click.command("compare")
+@click.command("compare", epilog="Example: blsgan compare lite runs/mine --data Data -o comparison")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.option(
     "--data",
@@ -30,20 +30,8 @@ EVALUATIONS = "evaluations"
     type=click.Path(path_type=Path),
     help="The dataset's folder Data or its packed file, for a RUN that is no evaluation.",
 )
-@click.option(
-    "--split",
-    type=click.Choice(("train", "val", "all")),
-    default="val",
-    show_default=True,
-    help="Joints to evaluate a RUN on that is no evaluation.",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Of the synthetic shifts and of the bootstrap of such an evaluation.",
-)
+@options.split
+@options.seed("the synthetic shifts and of the bootstrap of such an evaluation")
 @click.option(
     "--closed-forms/--no-closed-forms",
     default=True,
@@ -56,11 +44,7 @@ EVALUATIONS = "evaluations"
     type=click.Path(path_type=Path),
     help="Folder for JSON, markdown, a figure, and the evaluations that had to be made.",
 )
-@click.option(
-    "--figures/--no-figures",
-    default=None,
-    help="Draw the figure; by default where matplotlib is installed.",
-)
+@options.figures
 def command(
     runs: tuple[str, ...],
     root: Path | None,
@@ -83,12 +67,16 @@ def command(
 
     from rich.console import Console
 
-    from blsgan.evaluation.compare import compare, find_evaluation, load_evaluation
+    from blsgan.evaluation.compare import (
+        COMPARISON_FIGURE,
+        compare,
+        find_evaluation,
+        load_evaluation,
+    )
     from blsgan.evaluation.methods import Method
     from blsgan.evaluation.networks import from_weights
     from blsgan.io.atomic import check_writable_folder
 
-    status = Console(stderr=True)
     labels = _labels(runs)
     missing = [run for run in runs if find_evaluation(Path(run)) is None]
     if missing and root is None:
@@ -112,13 +100,17 @@ def command(
     for label, given in found.items():
         if isinstance(given, Method):
             assert output is not None, "asked for above"
-            given = _evaluate(given, label, images, split, seed, output, status)
+            given = _evaluate(given, label, images, split, seed, output)
         evaluations.append(given)
     comparison = compare(evaluations, closed_forms=closed_forms)
     if output is not None:
         written = comparison.write(output)
-        written += _draw(comparison, output, figures, status)
-        click.echo("wrote " + ", ".join(str(path) for path in written), err=True)
+        if figures_wanted(figures):
+            from blsgan.evaluation.figures import draw_differences
+
+            written.append(output / COMPARISON_FIGURE)
+            draw_differences(comparison, written[-1])
+        say("wrote " + ", ".join(str(path) for path in written))
     print_tables(comparison.heading(), comparison.tables(), Console())
 
 
@@ -161,7 +153,6 @@ def _evaluate(
     split: str,
     seed: int,
     output: Path,
-    status: Console,
 ) -> Recorded:
     """Evaluates weights now, or finds the evaluation of the same weights and images made before."""
     from blsgan.data.layout import content_digest
@@ -184,40 +175,17 @@ def _evaluate(
             and all(getattr(known.report, key) == value for key, value in wanted.items())
         ):
             return known
-    status.print(f"evaluating {label}", highlight=False)
-
-    def progress(items: Iterable[Any], text: str, total: int) -> Iterable[Any]:
-        from rich.progress import track
-
-        return track(items, text, total, console=status, disable=not status.is_terminal)
-
-    evaluation = run_evaluation(
-        images,
-        model,
-        split=split,
-        seed=seed,
-        cache=output / EVALUATIONS,
-        extractors=[patch_extractor()],
-        progress=progress,
-        busy=status.status,
-        left_out=lambda reason: click.echo(f"left out: {reason}", err=True),
-    )
+    say(f"evaluating {label}")
+    with Progress() as progress:
+        evaluation = run_evaluation(
+            images,
+            model,
+            split=split,
+            seed=seed,
+            cache=output / EVALUATIONS,
+            extractors=[patch_extractor()],
+            progress=progress.track,
+            left_out=lambda reason: progress.say(f"left out: {reason}"),
+        )
     evaluation.write(folder)
     return load_evaluation(folder / "evaluation.json", label)
-
-
-def _draw(comparison: Any, output: Path, wanted: bool | None, status: Console) -> list[Path]:
-    from importlib.util import find_spec
-
-    if wanted is False:
-        return []
-    if wanted is None and find_spec("matplotlib") is None:
-        status.print(
-            "no figure: matplotlib is not installed; pip install 'blsgan[figures]'", highlight=False
-        )
-        return []
-    from blsgan.evaluation.compare import COMPARISON_FIGURE
-    from blsgan.evaluation.figures import draw_differences
-
-    draw_differences(comparison, output / COMPARISON_FIGURE)
-    return [output / COMPARISON_FIGURE]

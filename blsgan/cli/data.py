@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from blsgan.cli import options
+from blsgan.cli.group import Group
+from blsgan.cli.terminal import Progress, say
 from blsgan.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -16,23 +19,25 @@ if TYPE_CHECKING:
     from blsgan.data.verify import Report
     from blsgan.records.dataset import Finding
 
-_SHOWN = 5  # findings of one kind; --json has all
+_SHOWN = 5  # findings of one kind; -o has all
 
 
-@click.group()
+@click.group(cls=Group, epilog="Example: blsgan data verify Data")
 def command() -> None:
     """Check a dataset in the public layout, and pack it into one file."""
 
 
-@command.command("verify")
+@command.command("verify", epilog="Example: blsgan data verify Data")
 @click.argument("root", type=click.Path(path_type=Path))
+@click.argument("old_output", required=False, type=click.Path(path_type=Path), metavar="")
+@options.json_flag
 @click.option(
-    "--json",
-    "json_path",
+    "-o",
+    "--output",
     type=click.Path(path_type=Path),
-    help="Also write every finding and count into this file.",
+    help="Also write every finding and count into this JSON file.",
 )
-def verify_command(root: Path, json_path: Path | None) -> None:
+def verify_command(root: Path, old_output: Path | None, as_json: bool, output: Path | None) -> None:
     """Look for faults in the dataset ROOT before anything is trained on it.
 
     Every list, every listed file and every pixel is looked at: files that are missing, damaged or
@@ -44,26 +49,38 @@ def verify_command(root: Path, json_path: Path | None) -> None:
     from blsgan.data.verify import verify
     from blsgan.io.atomic import atomic_path, check_writable_folder
 
-    if json_path is not None:
-        check_writable_folder(json_path.parent)
-    report = verify(root, progress=_progress)
-    if json_path is not None:
-        with atomic_path(json_path) as temporary:
-            temporary.write_text(report.record().text(indent=1), encoding="utf-8")
-    console = Console()
-    _print_counts(report, console)
+    if old_output is not None:  # data verify ROOT --json FILE, as it was in 0.1.0
+        root, old_output = (root, old_output) if root.is_dir() else (old_output, root)
+        if not as_json or output is not None:
+            raise UsageError(f"{old_output} is one dataset too many; give one.")
+        say("note: --json FILE is now -o FILE; the next release has the old name no more")
+        as_json, output = False, old_output
+    if output is not None:
+        check_writable_folder(output.parent)
+    with Progress() as progress:
+        report = verify(root, progress=progress.track)
+    text = report.record().text(indent=1)
+    if output is not None:
+        with atomic_path(output) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     errors, warnings = report.of("error"), report.of("warning")
-    _print_findings("Warnings", warnings, console)
-    _print_findings("Errors", errors, console)
+    if as_json:
+        click.echo(text, nl=False)
+    else:
+        console = Console()
+        _print_counts(report, console)
+        _print_findings("Warnings", warnings, console)
+        _print_findings("Errors", errors, console)
     verdict = f"{_many(len(errors), 'error')}, {_many(len(warnings), 'warning')}"
     if errors:
         raise InputError(
             f"{root}: {verdict}, listed above; the first: {errors[0].where}: {errors[0].text}"
         )
-    click.echo(f"\n{root}: {verdict}")
+    if not as_json:
+        click.echo(f"\n{root}: {verdict}")
 
 
-@command.command("pack")
+@command.command("pack", epilog="Example: blsgan data pack Data -o joints.blsgan")
 @click.argument("root", type=click.Path(path_type=Path))
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="The file to write."
@@ -84,19 +101,12 @@ def pack_command(root: Path, output: Path) -> None:
         raise UsageError(f"{output}: is the dataset itself; give another file")
     images = load_root(root)
     check_complete(root, images)
-    content = pack(_progress(images, "packing"), output)
+    with Progress() as progress:
+        content = pack(progress.track(images, "packing"), output)
     click.echo(
         f"wrote {output}: {len(images)} images, {output.stat().st_size / 2**20:.0f} MiB, "
         f"content {content}"
     )
-
-
-def _progress(items: Sequence[Any], label: str) -> Iterable[Any]:
-    from rich.console import Console
-    from rich.progress import track
-
-    status = Console(stderr=True)
-    return track(items, label, console=status, disable=not status.is_terminal)
 
 
 def _many(count: int, noun: str) -> str:
@@ -152,6 +162,4 @@ def _print_findings(title: str, findings: Sequence[Finding], console: Console) -
                 f"  {finding.where}: {finding.text}", highlight=False, markup=False, soft_wrap=True
             )
         if len(alike) > _SHOWN:
-            console.print(
-                f"  and {len(alike) - _SHOWN} more (--json FILE has all)", highlight=False
-            )
+            console.print(f"  and {len(alike) - _SHOWN} more (-o FILE has all)", highlight=False)

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+from blsgan.cli import options
 from blsgan.io.atomic import atomic_path, check_writable_folder
 from blsgan.io.listing import Item
 from blsgan.io.results import to_uint16
@@ -15,13 +16,12 @@ from blsgan.pipeline.separate import separate_item
 from blsgan.pipeline.worklist import Outcome
 from blsgan.records.separation import SeparationOptions, SeparationRecord
 from blsgan.synthesis.phantoms import Phantom, joint_phantom
-from blsgan.tasks.backend import CHOICES
 from blsgan.tasks.separation import Separator
 
 _NAME = "phantom"
 
 
-@click.command()
+@click.command(epilog="Example: blsgan demo -o demo")
 @click.option(
     "-o",
     "--output",
@@ -38,14 +38,8 @@ _NAME = "phantom"
     show_default=True,
     help="Side of the picture in pixels.",
 )
-@click.option("--weights", help="Name or file of the weights.  [default: lite]")
-@click.option(
-    "--backend",
-    type=click.Choice(CHOICES),
-    default="auto",
-    show_default=True,
-    help="Runtime.",
-)
+@options.weights()
+@options.backend()
 def command(output: Path, seed: int, size: int, weights: str | None, backend: str) -> None:
     """Separate a joint phantom, whose layers are known, and say how well that went.
 

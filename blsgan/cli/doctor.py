@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 
 import click
 
+from blsgan.cli import options
 from blsgan.doctor import Check, Report, collect
 from blsgan.runtimes.session import ENGINES
 
@@ -38,20 +40,35 @@ def _weights(report: Report) -> None:
         click.echo(f"      {note}")
 
 
-@click.command()
+def print_json(report: Report) -> None:
+    """All of it as one object, which ``info`` and ``doctor`` share."""
+    click.echo(json.dumps(report.as_dict(), indent=2, sort_keys=True))
+
+
+def print_checks(report: Report) -> None:
+    """What was compiled, runs and is whole here, each "no" with its reason."""
+    _section("Compiled", report.compiled)
+    _section("Backends", report.backends)
+    _weights(report)
+
+
+@click.command(epilog="Example: blsgan doctor")
+@options.json_flag
 @click.pass_context
-def command(context: click.Context) -> None:
+def command(context: click.Context, as_json: bool) -> None:
     """Check what can run here, and say why something cannot.
 
     Separates a small joint with every backend, each in a process of its own. Exit status 0 when
     `blsgan separate` works, 1 when it does not; what is optional and missing changes nothing.
+    `blsgan info` shows the same checks and every version, and judges nothing.
     """
     report = collect()
+    if as_json:
+        print_json(report)
+        context.exit(0 if report.can_separate else 1)
     click.echo(f"blsgan {report.versions['blsgan']} in {report.system['package']}")
     click.echo(f"Python {report.system['python']}, {report.system['platform']}")
-    _section("Compiled", report.compiled)
-    _weights(report)
-    _section("Backends", report.backends)
+    print_checks(report)
     working = [check.name for check in report.backends if check.works and check.name not in ENGINES]
     if report.can_separate:
         click.secho(f"blsgan separate works here, on {working[0]}.", fg="green")

@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from blsgan.cli import options
 from blsgan.cli.tables import print_tables
+from blsgan.cli.terminal import Progress, figures_wanted, say
 from blsgan.errors import InputError, UsageError
-from blsgan.tasks.backend import CHOICES
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from blsgan.data.layout import JointImage
     from blsgan.evaluation.methods import Method
-    from blsgan.evaluation.results import Evaluation
 
 _PARTS = ("layers", "real", "synthetic")
 
 
-def _parse_parts(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
-    parts = tuple(dict.fromkeys(part.strip() for part in value.split(",")))
-    unknown = [part for part in parts if part not in _PARTS]
-    if unknown:
-        raise click.BadParameter(
-            f"'{unknown[0]}' is not a part; choose from {', '.join(_PARTS)}, separated by commas."
-        )
-    return parts
-
-
-@click.command("evaluate")
+@click.command("evaluate", epilog="Example: blsgan evaluate --data Data -o evaluation")
 @click.option(
     "--data",
     "root",
@@ -40,42 +26,17 @@ def _parse_parts(context: click.Context, parameter: click.Parameter, value: str)
     type=click.Path(path_type=Path),
     help="The dataset's folder Data (with LS_K1_all_train, ...), or its packed file.",
 )
-@click.option(
-    "--split",
-    type=click.Choice(("train", "val", "all")),
-    default="val",
-    show_default=True,
-    help="Joints to judge; nobody trained on those of val.",
-)
+@options.split
 @click.option(
     "--weights", help="Name, file or training run of the weights; the shipped ones by default."
 )
-@click.option(
-    "--backend",
-    type=click.Choice(CHOICES),
-    default="auto",
-    show_default=True,
-    help="What runs the network.",
-)
+@options.backend()
 @click.option(
     "--mirrored", is_flag=True, help="Ask the network twice, as blsgan separate --mirrored does."
 )
 @click.option("--no-model", is_flag=True, help="Closed forms alone; needs no weights.")
-@click.option(
-    "--part",
-    "parts",
-    default=",".join(_PARTS),
-    show_default=True,
-    callback=_parse_parts,
-    help="What to measure, separated by commas.",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Of the synthetic shifts and of the bootstrap.",
-)
+@options.several("--part", "parts", "What to measure.", choices=_PARTS)
+@options.seed("the synthetic shifts and of the bootstrap")
 @click.option(
     "--inception",
     type=click.Path(path_type=Path),
@@ -93,11 +54,7 @@ def _parse_parts(context: click.Context, parameter: click.Parameter, value: str)
     help="Folder for JSON, markdown, CSV, figures and registered visits "
     "(a rerun replaces the results and reuses the registration).",
 )
-@click.option(
-    "--figures/--no-figures",
-    default=None,
-    help="Draw figures into the output folder; by default where matplotlib is installed.",
-)
+@options.figures
 def command(
     root: Path,
     split: str,
@@ -120,6 +77,7 @@ def command(
     sheets of 40 random overlaps at four times their size are drawn to look at. Every figure names
     the split, the number of images, the seed and the weights' hash.
     """
+    parts = parts or _PARTS
     if no_model and (weights is not None or backend != "auto" or mirrored):
         raise UsageError(
             "--no-model runs no network; leave out --weights, --backend and --mirrored"
@@ -153,55 +111,31 @@ def command(
     run = None if no_model else run_of(weights)
     supervise = load_supervisor(run) if run is not None else None
 
-    status = Console(stderr=True)
-
-    def progress(items: Iterable[Any], label: str, total: int) -> Iterable[Any]:
-        from rich.progress import track
-
-        return track(items, label, total, console=status, disable=not status.is_terminal)
-
-    evaluation = run_evaluation(
-        images,
-        model,
-        split=split,
-        parts=parts,
-        seed=seed,
-        cache=output,
-        extractors=extractors,
-        predict=predict_masks() if model is not None and "layers" in parts else None,
-        supervise=supervise,
-        progress=progress,
-        busy=status.status,
-        left_out=lambda reason: click.echo(f"left out: {reason}", err=True),
-    )
-    # Files first: a reader of standard output that goes away (head, less) must not lose them.
-    if output is not None:
-        written = evaluation.write(output)
-        if model is not None and "layers" in parts:
-            written += draw_sheet(images, model, output, seed=seed, progress=progress)
-        written += _draw(evaluation, images, model, output, figures, status)
-        click.echo("wrote " + ", ".join(str(path) for path in written), err=True)
-    print_tables(evaluation.heading(), evaluation.tables(), Console())
-
-
-def _draw(
-    evaluation: Evaluation,
-    images: Sequence[JointImage],
-    model: Method | None,
-    output: Path,
-    wanted: bool | None,
-    status: Console,
-) -> list[Path]:
-    from importlib.util import find_spec
-
-    if wanted is False:
-        return []
-    if wanted is None and find_spec("matplotlib") is None:
-        status.print(
-            "no figures: matplotlib is not installed; pip install 'blsgan[figures]'",
-            highlight=False,
+    with Progress() as progress:
+        evaluation = run_evaluation(
+            images,
+            model,
+            split=split,
+            parts=parts,
+            seed=seed,
+            cache=output,
+            extractors=extractors,
+            predict=predict_masks() if model is not None and "layers" in parts else None,
+            supervise=supervise,
+            progress=progress.track,
+            left_out=lambda reason: progress.say(f"left out: {reason}"),
         )
-        return []
-    from blsgan.evaluation.figures import draw_all
+        # Files first: a reader of standard output that goes away (head, less) must not lose them.
+        written = []
+        if output is not None:
+            written = evaluation.write(output)
+            if model is not None and "layers" in parts:
+                written += draw_sheet(images, model, output, seed=seed, progress=progress.track)
+            if figures_wanted(figures):
+                from blsgan.evaluation.figures import draw_all
 
-    return draw_all(evaluation, images, model, output)
+                progress.step("drawing figures")
+                written += draw_all(evaluation, images, model, output)
+    if written:
+        say("wrote " + ", ".join(str(path) for path in written))
+    print_tables(evaluation.heading(), evaluation.tables(), Console())

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from blsgan.cli.lowering import Steps, calibration_option, precision_option
+from blsgan.cli import options
+from blsgan.cli.terminal import Progress
 from blsgan.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class _Batch(click.ParamType):
         return batch
 
 
-@click.command()
+@click.command(epilog="Example: blsgan export lite -o lite.onnx")
 @click.argument("weights", default="lite", required=False)
 @click.option(
     "-o",
@@ -85,11 +86,11 @@ class _Batch(click.ParamType):
     metavar="H W",
     help="Height and width in pixels.  [default: dynamic]",
 )
-@precision_option(
+@options.precision(
     "Of convolutions and matrix products. int8 is for processors, by OpenVINO; engines take the "
     "fp32 model."
 )
-@calibration_option
+@options.calibration_data
 @click.option(
     "--force", is_flag=True, help="Write a precision that fails its gate, marked in the report."
 )
@@ -117,8 +118,6 @@ def command(
     With --triton alone, a WEIGHTS that is a model already (.engine, or .onnx without .safetensors
     beside it) goes into the repository as it is.
     """
-    from rich.console import Console
-
     from blsgan.deploy.export import export
 
     if output is None and repository is None:
@@ -147,7 +146,7 @@ def command(
         return
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder, f"{Path(weights).stem}.onnx") if output is None else output
-        with Steps(Console(stderr=True)) as steps:
+        with Progress() as steps:
             steps.step(f"exporting {weights} and comparing it with torch")
             done = export(
                 weights,

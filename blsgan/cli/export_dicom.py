@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 
+from blsgan.cli.terminal import Progress, say
 from blsgan.errors import UsageError
 
 
-@click.command()
+@click.command(epilog="Example: blsgan export-dicom out --images radiographs -o dicom")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of the objects."
@@ -49,9 +48,6 @@ def command(
     Layers become derived Secondary Capture images, masks a Segmentation, a measurement of
     narrowing a structured report (TID 1500); all of them refer to the radiograph.
     """
-    from rich.console import Console
-    from rich.progress import track
-
     from blsgan.clinical.export import export
     from blsgan.clinical.identity import Policy
     from blsgan.io.atomic import check_writable_folder
@@ -61,19 +57,15 @@ def command(
     if patient_id is not None and not 1 <= len(patient_id.strip()) <= 64:
         raise UsageError("the patient ID is empty or longer than 64 characters; shorten it.")
     check_writable_folder(output)
-    status = Console(stderr=True)
-
-    def progress(items: Iterable[Any], total: int) -> Iterable[Any]:
-        return track(items, "exporting", total, console=status, disable=not status.is_terminal)
-
     policy = Policy(not anonymize, patient_id=patient_id.strip() if patient_id else None)
     if salt is not None:
         policy = replace(policy, salt=salt)
-    exported = export(runs, output, images, policy, progress)
+    with Progress() as progress:
+        exported = export(runs, output, images, policy, progress.track)
     whose = "anonymous" if anonymize else "of the sources' patients and studies"
-    click.echo(f"wrote {len(exported.files)} DICOM objects, {whose}, into {output}")
+    say(f"wrote {len(exported.files)} DICOM objects, {whose}, into {output}", err=False)
     for note in dict.fromkeys(exported.notes):
-        click.echo(f"note: {note}")
+        say(f"note: {note}", err=False)
     for failure in exported.failures:
         click.echo(f"failed: {failure}", err=True)
     return 1 if exported.failures else 0

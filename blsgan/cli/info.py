@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
-from blsgan.doctor import Check, collect
+from blsgan.cli import options
+from blsgan.cli.doctor import print_checks, print_json
+from blsgan.doctor import collect
 
 
 def _table(title: str, rows: dict[str, Any]) -> None:
@@ -18,15 +19,8 @@ def _table(title: str, rows: dict[str, Any]) -> None:
         click.echo(f"  {name:<23} {value}")
 
 
-def _outcomes(checks: list[Check]) -> dict[str, str]:
-    return {
-        check.name: check.detail or "works" if check.works else f"no: {check.reason}"
-        for check in checks
-    }
-
-
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.command(epilog="Example: blsgan info --json")
+@options.json_flag
 def command(as_json: bool) -> None:
     """Show versions, compiled kernels, backends and weights.
 
@@ -34,18 +28,9 @@ def command(as_json: bool) -> None:
     """
     report = collect()
     if as_json:
-        click.echo(json.dumps(report.as_dict(), indent=2, sort_keys=True))
+        print_json(report)
         return
     _table("Versions", {**report.versions, "python": report.system["python"]})
     _table("System", {k: v for k, v in report.system.items() if k != "python"})
     _table("Build", {k: v for k, v in report.build.items() if v != ""})
-    _table("Compiled", _outcomes(report.compiled))
-    _table("Backends", _outcomes(report.backends))
-    _table(
-        "Weights",
-        {
-            file["path"]: file["reason"] or f"SHA-256 {file['sha256']}"
-            for file in report.weights["files"]
-        }
-        or {report.weights["name"]: report.weights["reason"]},
-    )
+    print_checks(report)

@@ -9,13 +9,15 @@ from typing import Any
 
 import click
 
+from blsgan.cli import options
+
 _SHORT = ("kind", "file", "bytes", "sha256", "layers", "inputs", "outputs", "profile")
 
 
-@click.command()
+@click.command(epilog="Example: blsgan inspect lite.onnx --layers")
 @click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
 @click.option("--layers", is_flag=True, help="List every layer with its precision.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@options.json_flag
 def command(path: Path, layers: bool, as_json: bool) -> None:
     """Show inputs and outputs, precision per layer and size of FILE.
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from blsgan.cli import options
+from blsgan.cli.group import Group
+from blsgan.cli.terminal import Progress, figures_wanted, say
 from blsgan.errors import InputError, UsageError
-from blsgan.io.listing import DEFAULT_MASK_PATTERN, check_mask_pattern
-from blsgan.tasks.backend import CHOICES
+from blsgan.io.listing import check_mask_pattern
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from blsgan.jsn.study import Study
     from blsgan.jsn.visits import Separate
     from blsgan.records.narrowing import ReadOptions
@@ -24,16 +23,23 @@ if TYPE_CHECKING:
 _DEFAULT = "measure"
 
 
-class _MeasureByDefault(click.Group):
+class _MeasureByDefault(Group):
     """``jsn A B`` is ``jsn measure A B``: what names no command is a radiograph or an option."""
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
-        if not args or not (args[0] in self.commands or args[0] in context.help_option_names):
+        first = args[0] if args else ""
+        known = first in self.commands or first in context.help_option_names
+        misspelt = self.meant(first, list(self.commands)) and not Path(first).exists()
+        if not known and not misspelt:
             args = [_DEFAULT, *args]
         return super().parse_args(context, args)
 
 
-@click.group(cls=_MeasureByDefault, subcommand_metavar="BASELINE FOLLOWUP -o OUT | COMMAND ...")
+@click.group(
+    cls=_MeasureByDefault,
+    subcommand_metavar="BASELINE FOLLOWUP -o OUT | COMMAND ...",
+    epilog="Example: blsgan jsn 2019.png 2021.png -o out",
+)
 def command() -> None:
     """Measure how much a joint's space narrowed between two visits.
 
@@ -50,22 +56,10 @@ _fit_scale = click.option(
 
 
 def _network_options(function: Any) -> Any:
-    for option in (
-        click.option("--threads", type=click.IntRange(1), help="Threads.  [default: usable cores]"),
-        click.option(
-            "--backend",
-            type=click.Choice(CHOICES),
-            default="auto",
-            show_default=True,
-            help="Runtime.",
-        ),
-        click.option("--weights", help="Name or file of the weights.  [default: lite]"),
-    ):
-        function = option(function)
-    return function
+    return options.weights()(options.backend()(options.threads(function)))
 
 
-@command.command(_DEFAULT)
+@command.command(_DEFAULT, epilog="Example: blsgan jsn measure 2019.png 2021.png -o out")
 @click.argument("baseline", type=click.Path(path_type=Path), required=False)
 @click.argument("followup", type=click.Path(path_type=Path), required=False)
 @click.option(
@@ -90,21 +84,12 @@ def _network_options(function: Any) -> Any:
     metavar="UPPER LOWER",
     help="Masks of the follow-up.  [default: by their names]",
 )
-@click.option(
-    "--mask-pattern",
-    default=DEFAULT_MASK_PATTERN,
-    show_default=True,
-    help="Name of a mask, beside its image, with {stem} and {bone} (upper, lower).",
-)
+@options.mask_pattern
 @click.option(
     "--no-separation", is_flag=True, help="Register the image inside each mask; needs no weights."
 )
-@click.option(
-    "--bit-depth",
-    type=click.IntRange(1, 16),
-    help="Bits of a 16-bit file's values.  [default: from the values]",
-)
-@click.option("--invert", is_flag=True, help="The radiographs show bone dark.")
+@options.bit_depth
+@options.invert
 @click.option(
     "--pixel-spacing",
     type=click.FloatRange(0, min_open=True),
@@ -174,7 +159,7 @@ def measure_command(
         result, output, [path for visit in files for path in vars(visit).values()]
     )
     click.echo("\n".join(summary(result.record)))
-    click.echo(f"wrote {', '.join(path.name for path in written)} into {output}")
+    say(f"wrote {', '.join(path.name for path in written)} into {output}", err=False)
     return 0
 
 
@@ -212,37 +197,33 @@ def _measure_list(
     *,
     fit_scale: bool,
 ) -> int:
-    from rich.console import Console
-    from rich.progress import track
-
     from blsgan.jsn.visits import load_pairs
     from blsgan.pipeline.measure import measure_list
 
     listed, repeated = load_pairs(pairs)
-    status = Console(stderr=True)
-    done = measure_list(
-        listed,
-        output,
-        options,
-        separate,
-        described,
-        fit_scale=fit_scale,
-        track=lambda pairs: track(
-            pairs, "measuring", console=status, disable=not status.is_terminal
-        ),
-    )
+    with Progress() as progress:
+        done = measure_list(
+            listed,
+            output,
+            options,
+            separate,
+            described,
+            fit_scale=fit_scale,
+            track=progress.track,
+        )
     again = f" ({repeated} repeated entries left out)" if repeated else ""
     rows, failures, mismatches = done.rows, done.failures, done.mismatches
-    click.echo(
+    say(
         f"{len(rows)} pairs{again}: {len(rows) - mismatches - len(failures)} measured, "
-        f"{mismatches} mismatches, {len(failures)} failed; wrote {done.path}"
+        f"{mismatches} mismatches, {len(failures)} failed; wrote {done.path}",
+        err=False,
     )
     for failure in failures:
         click.echo(f"failed: {failure}", err=True)
     return 1 if failures else 0
 
 
-@command.command("study")
+@command.command("study", epilog="Example: blsgan jsn study --data Data -o study")
 @click.option(
     "--data",
     "root",
@@ -250,20 +231,8 @@ def _measure_list(
     type=click.Path(path_type=Path),
     help="The dataset's folder Data, with its list files (LS_K1_all_train, ...).",
 )
-@click.option(
-    "--split",
-    type=click.Choice(("train", "val", "all")),
-    default="val",
-    show_default=True,
-    help="Joints to use; nobody trained on those of val.",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Of the displacements, positions, exposures and noise.",
-)
+@options.split
+@options.seed("displacements, positions, exposures and noise")
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
@@ -275,18 +244,8 @@ def _measure_list(
     type=click.Path(path_type=Path),
     help="Folder for JSON, markdown and CSV of every measurement.",
 )
-@click.option(
-    "--part",
-    "parts",
-    default="accuracy,consistency",
-    show_default=True,
-    help="What to measure, separated by commas.",
-)
-@click.option(
-    "--figures/--no-figures",
-    default=None,
-    help="Draw the Bland-Altman plot into the folder.  [default: where matplotlib is installed]",
-)
+@options.several("--part", "parts", "What to measure.", choices=("accuracy", "consistency"))
+@options.figures
 @_fit_scale
 @_network_options
 def study_command(
@@ -295,7 +254,7 @@ def study_command(
     seed: int,
     limit: int | None,
     output: Path | None,
-    parts: str,
+    parts: tuple[str, ...],
     figures: bool | None,
     fit_scale: bool,
     weights: str | None,
@@ -308,20 +267,12 @@ def study_command(
     known, with and without overlap; real joints with three visits tell whether A to B and B to C
     add up to A to C.
     """
-    from rich.console import Console
-    from rich.progress import track
-
     from blsgan.data.dataset import load_root
     from blsgan.data.splits import select
     from blsgan.evaluation.methods import from_separator
     from blsgan.io.atomic import check_writable_folder
     from blsgan.jsn.study import PARTS, run_study
 
-    chosen = tuple(part.strip() for part in parts.split(","))
-    if unknown := set(chosen) - set(PARTS):
-        raise UsageError(
-            f"--part {parts}: '{min(unknown)}' is no part; choose from {', '.join(PARTS)}."
-        )
     if figures and output is None:
         raise UsageError("--figures needs a folder to write to; add -o FOLDER.")
     if output is not None:
@@ -332,43 +283,31 @@ def study_command(
             f"{root}: no joint of its lists belongs to the split {split}; use --split all."
         )
     model = from_separator(_separator(weights, backend, threads))
-    status = Console(stderr=True)
-
-    def progress(items: Iterable[Any], label: str, total: int) -> Iterable[Any]:
-        return track(items, label, total, console=status, disable=not status.is_terminal)
-
-    study = run_study(
-        images,
-        model,
-        split=split,
-        seed=seed,
-        limit=limit,
-        fit_scale=fit_scale,
-        parts=chosen,
-        progress=progress,
-    )
+    with Progress() as progress:
+        study = run_study(
+            images,
+            model,
+            split=split,
+            seed=seed,
+            limit=limit,
+            fit_scale=fit_scale,
+            parts=parts or PARTS,
+            progress=progress.track,
+        )
     if output is not None:
-        written = study.write(output) + _draw_study(study, output, figures, status)
-        click.echo("wrote " + ", ".join(str(path) for path in written), err=True)
+        written = study.write(output) + _draw_study(study, output, figures)
+        say("wrote " + ", ".join(str(path) for path in written))
     click.echo(study.heading())
     for table in study.tables():
         click.echo()
         click.echo(table.markdown(), nl=False)
 
 
-def _draw_study(study: Study, output: Path, wanted: bool | None, status: Console) -> list[Path]:
-    from importlib.util import find_spec
-
-    from blsgan.jsn.study import BLAND_ALTMAN_NAME
-
-    if wanted is False or not study.accuracy:
-        return []
-    if wanted is None and find_spec("matplotlib") is None:
-        status.print(
-            "no figure: matplotlib is not installed; pip install 'blsgan[figures]'", highlight=False
-        )
+def _draw_study(study: Study, output: Path, wanted: bool | None) -> list[Path]:
+    if not study.accuracy or not figures_wanted(wanted):
         return []
     from blsgan.jsn.figures import draw_bland_altman
+    from blsgan.jsn.study import BLAND_ALTMAN_NAME
 
     path = output / BLAND_ALTMAN_NAME
     draw_bland_altman(study, path)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import click
 
+from blsgan.cli.group import Group
+from blsgan.cli.terminal import Progress, say
 from blsgan.errors import UsageError
 
 
-@click.group()
+@click.group(cls=Group, epilog="Example: blsgan reader-study build out")
 def command() -> None:
     """Let readers judge whether separated bones look real, and score their answers."""
 
 
-@command.command("build")
+@command.command("build", epilog="Example: blsgan reader-study build out -o study.html")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option(
     "-o",
@@ -49,26 +49,21 @@ def build_command(folder: Path, output: Path, count: int, seed: int, min_overlap
     Results without overlap give the real bones, results with overlap the generated ones. Keep the
     key to yourself; readers get the page alone.
     """
-    from rich.console import Console
-    from rich.progress import track
-
     from blsgan.io.atomic import check_writable_folder
     from blsgan.report.study import build_study
 
     check_writable_folder(output.parent)
-    status = Console(stderr=True)
-
-    def progress(items: Iterable[Any], total: int) -> Iterable[Any]:
-        return track(items, "cutting", total, console=status, disable=not status.is_terminal)
-
-    study = build_study(
-        folder, output, count=count, seed=seed, min_overlap_px=min_overlap, track=progress
-    )
-    click.echo(f"study {study.study}: {len(study.items)} pictures; wrote {study.page}")
-    click.echo(f"the truth is in {study.key}: keep it from the readers")
+    with Progress() as progress:
+        study = build_study(
+            folder, output, count=count, seed=seed, min_overlap_px=min_overlap, track=progress.track
+        )
+    say(f"study {study.study}: {len(study.items)} pictures; wrote {study.page}", err=False)
+    say(f"the truth is in {study.key}: keep it from the readers", err=False)
 
 
-@command.command("score")
+@command.command(
+    "score", epilog="Example: blsgan reader-study score anna.csv ben.csv --key study-key.json"
+)
 @click.argument("answers", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--key",
@@ -102,7 +97,7 @@ def score_command(
         text = found.record().text()
         with atomic_path(output) as temporary:
             temporary.write_text(text, encoding="utf-8")
-        click.echo(f"wrote {output}", err=True)
+        say(f"wrote {output}")
     click.echo(markdown(found), nl=False)
     for sentence in incomplete(found.missing, len(key.truth)):
-        click.echo(f"note: {sentence}", err=True)
+        say(f"note: {sentence}")

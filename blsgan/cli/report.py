@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import click
 
+from blsgan.cli.terminal import Progress, say
 from blsgan.errors import UsageError
 
 
-@click.command()
+@click.command(epilog="Example: blsgan report out -o report.html")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "-o",
@@ -68,23 +67,16 @@ def command(
     One page that needs no network: a summary, then for each joint its narrowing over the visits,
     what is doubtful, the input beside each layer under a slider, the residual and the manifest.
     """
-    from rich.console import Console
-    from rich.progress import track
-
     from blsgan.io.atomic import check_writable_folder
     from blsgan.report.page import TITLE, Layout, write_report
 
     if title is not None and not title.strip():
         raise UsageError("the title is empty; leave out --title or give one.")
     check_writable_folder(output.parent)
-    status = Console(stderr=True)
-
-    def progress(items: Iterable[Any], total: int) -> Iterable[Any]:
-        return track(items, "drawing", total, console=status, disable=not status.is_terminal)
-
     layout = Layout(per_page, limit, panels, title.strip() if title else TITLE, sdd_px)
-    written = write_report(runs, output, images, layout, progress)
+    with Progress() as progress:
+        written = write_report(runs, output, images, layout, progress.track)
     more = f" and {len(written.pages) - 1} more pages" if len(written.pages) > 1 else ""
     detail = "" if written.detailed == written.joints else f", {written.detailed} in detail"
     rows = "" if written.joints == written.radiographs else f" in {written.joints} rows"
-    click.echo(f"{written.radiographs} radiographs{rows}{detail}; wrote {output}{more}")
+    say(f"{written.radiographs} radiographs{rows}{detail}; wrote {output}{more}", err=False)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import click
 
+from blsgan.cli import options
 
-@click.command("run-engine")
+
+@click.command("run-engine", epilog="Example: blsgan run-engine lite.engine --against lite.onnx")
 @click.argument("engine", type=click.Path(path_type=Path))
 @click.option(
     "--input",
@@ -32,7 +34,7 @@ import click
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write layers, reconstruction, soft_tissue and share_logits as .npz.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@options.json_flag
 @click.pass_context
 def command(
     context: click.Context,

@@ -6,38 +6,29 @@ from pathlib import Path
 
 import click
 
+from blsgan.cli import options
 from blsgan.cli.batch import run_all
+from blsgan.cli.terminal import quiet, say
 from blsgan.errors import UsageError
 from blsgan.io.atomic import check_writable_folder
 from blsgan.io.listing import Item, describe_passed_over
 from blsgan.pipeline.segment import segment_item
 from blsgan.pipeline.worklist import Outcome, attempt, work_list
 from blsgan.records.masks import MasksRecord, SegmentationOptions
-from blsgan.tasks.backend import CHOICES, ENGINES
 from blsgan.tasks.segmentation import Segmentation, Segmenter
 
 
-@click.command()
+@click.command(epilog="Example: blsgan segment joint.png -o masks")
 @click.argument("image", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of the results."
 )
 @click.option("--overwrite", is_flag=True, help="Predict again what is finished.")
-@click.option("--weights", help="Name or file of the weights.  [default: segmenter]")
-@click.option(
-    "--backend",
-    type=click.Choice([name for name in CHOICES if name not in ENGINES]),
-    default="auto",
-    show_default=True,
-    help="Runtime.",
-)
-@click.option("--threads", type=click.IntRange(1), help="Threads.  [default: usable cores]")
-@click.option(
-    "--bit-depth",
-    type=click.IntRange(1, 16),
-    help="Bits of a 16-bit file's values.  [default: from the values]",
-)
-@click.option("--invert", is_flag=True, help="The image shows bone dark.")
+@options.weights("segmenter")
+@options.backend(engines=False)
+@options.threads
+@options.bit_depth
+@options.invert
 def command(
     image: tuple[Path, ...],
     output: Path,
@@ -61,7 +52,7 @@ def command(
         passed_over: list[Path] = []
         found, one = work_list(path, output, pattern=None, passed_over=passed_over)
         if said := describe_passed_over(path, passed_over):
-            click.echo(said, err=True)
+            say(said)
         items += found
         single &= one
     _check_names(items)
@@ -99,6 +90,8 @@ def _check_names(items: list[Item]) -> None:
 
 
 def _report_one(item: Item, outcome: Outcome[Segmentation, MasksRecord]) -> None:
+    if quiet():
+        return
     overlay = outcome.files[-2]
     if outcome.renamed:
         click.echo(f"{item.image} became {overlay}")

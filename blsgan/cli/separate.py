@@ -7,22 +7,24 @@ from pathlib import Path
 
 import click
 
+from blsgan.cli import options
 from blsgan.cli.batch import run_all
+from blsgan.cli.terminal import quiet, say
 from blsgan.errors import UsageError
 from blsgan.io import results
 from blsgan.io.atomic import check_writable_folder
-from blsgan.io.listing import DEFAULT_MASK_PATTERN, Item, describe_passed_over
+from blsgan.io.listing import Item, describe_passed_over
 from blsgan.io.spacing import user_spacing
 from blsgan.pipeline.joint import Joint
 from blsgan.pipeline.separate import separate_item
 from blsgan.pipeline.worklist import Outcome, attempt, work_list
 from blsgan.records.separation import Format, SeparationOptions, SeparationRecord
-from blsgan.tasks.backend import CHOICES, ENGINES
+from blsgan.tasks.backend import ENGINES
 from blsgan.tasks.segmentation import Segmenter
 from blsgan.tasks.separation import Separator
 
 
-@click.command()
+@click.command(epilog="Example: blsgan separate radiographs -o out")
 @click.argument("image", type=click.Path(path_type=Path))
 @click.option("--upper-mask", type=click.Path(path_type=Path), help="Mask of the upper bone.")
 @click.option("--lower-mask", type=click.Path(path_type=Path), help="Mask of the lower bone.")
@@ -37,14 +39,9 @@ from blsgan.tasks.separation import Separator
     show_default=True,
     help="16-bit pictures, or float32 arrays (npz).",
 )
-@click.option(
-    "--mask-pattern",
-    default=DEFAULT_MASK_PATTERN,
-    show_default=True,
-    help="Name of a mask, beside its image, with {stem} and {bone} (upper, lower).",
-)
+@options.mask_pattern
 @click.option("--overwrite", is_flag=True, help="Separate again what is finished.")
-@click.option("--weights", help="Name or file of the weights.  [default: lite]")
+@options.weights()
 @click.option(
     "--require-masks", is_flag=True, help="An image without masks is an error: predict none."
 )
@@ -52,20 +49,10 @@ from blsgan.tasks.separation import Separator
     "--segmenter",
     help="Name or file of the weights that predict missing masks.  [default: segmenter]",
 )
-@click.option(
-    "--backend",
-    type=click.Choice(CHOICES),
-    default="auto",
-    show_default=True,
-    help="Runtime.",
-)
-@click.option("--threads", type=click.IntRange(1), help="Threads.  [default: usable cores]")
-@click.option(
-    "--bit-depth",
-    type=click.IntRange(1, 16),
-    help="Bits of a 16-bit file's values.  [default: from the values]",
-)
-@click.option("--invert", is_flag=True, help="The image shows bone dark.")
+@options.backend()
+@options.threads
+@options.bit_depth
+@options.invert
 @click.option(
     "--pixel-spacing",
     type=float,
@@ -128,7 +115,7 @@ def command(
         passed_over=passed_over,
     )
     if said := describe_passed_over(image, passed_over):
-        click.echo(said, err=True)
+        say(said)
     check_writable_folder(output)
     options = SeparationOptions(
         format=file_format,
@@ -188,6 +175,8 @@ def command(
 
 
 def _report_one(item: Item, outcome: Outcome[Joint, SeparationRecord]) -> None:
+    if quiet():
+        return
     record, panel = outcome.record, outcome.files[-2]
     if outcome.renamed:
         click.echo(f"{item.image} became {panel}")

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from blsgan.cli.training_bar import TrainingBar
+from blsgan.cli.terminal import Progress, say
 from blsgan.errors import BackendError, BlsganError, UsageError
 
 if TYPE_CHECKING:
+    from blsgan.cli.terminal import Bar
     from blsgan.training.config import RunConfig
-    from blsgan.training.run import Progress
+    from blsgan.training.run import Progress as Done
 
 
-@click.command("train")
+@click.command("train", epilog="Example: blsgan train --data Data -o runs/mine --steps 2000")
 @click.option(
     "--data",
     "root",
@@ -82,6 +83,9 @@ def command(
     Several devices: torchrun --nproc-per-node=2 -m blsgan train ...; the batch is shared among the
     processes, and the losses are those of one process.
     """
+    from blsgan.data.dataset import load_root
+
+    load_root(root)  # what is no dataset is refused before torch takes its seconds
     try:
         import torch  # noqa: F401
     except ImportError as error:
@@ -107,13 +111,10 @@ def command(
         _describe(config, root, device)
         return
 
-    from rich.console import Console
-
     # torchrun starts this command several times: the first process speaks for all.
     first = os.environ.get("RANK", "0") == "0"
-    console = Console(stderr=True, quiet=not first)
     try:
-        with TrainingBar(console, "reading joints", config.steps) as bar:
+        with Progress(speaks=first) as progress, progress.bar("reading joints", None) as bar:
             card = train(
                 root,
                 run,
@@ -122,8 +123,9 @@ def command(
                 init=init,
                 device=device,
                 tensorboard=tensorboard,
-                report=lambda progress: _report(bar, progress),
-                warn=bar.warn,
+                report=lambda done: _report(progress, bar, done),
+                warn=lambda text: progress.say(f"warning: {text}"),
+                track=progress.track,
             )
     except BlsganError as error:
         if first:
@@ -132,7 +134,7 @@ def command(
         click.echo(f"process {os.environ['RANK']}: {error}", err=True)
         raise SystemExit(error.exit_code) from error
     if first:
-        click.echo(f"wrote {card}")
+        say(f"wrote {card}", err=False)
 
 
 def _describe(config: RunConfig, root: Path, device: str) -> None:
@@ -144,16 +146,16 @@ def _describe(config: RunConfig, root: Path, device: str) -> None:
         click.echo(f"# {line}")
 
 
-def _report(bar: TrainingBar, progress: Progress) -> None:
-    terms = ", ".join(_shown(name, value) for name, value in progress.terms.items())
-    figures = None
-    if progress.validation is not None:
+def _report(progress: Progress, bar: Bar, done: Done) -> None:
+    terms = ", ".join(_shown(name, value) for name, value in done.terms.items())
+    bar.show(done.stage, done.step, done.steps, terms)
+    if done.validation is not None:
         figures = ", ".join(
             f"{key.removesuffix('_psnr_db').replace('_', ' ')} {value:.4g}"
             + (" dB" if key.endswith("_db") else "")
-            for key, value in progress.validation.items()
+            for key, value in done.validation.items()
         )
-    bar.show(progress.step, progress.steps, progress.stage, terms, figures)
+        progress.say(f"step {done.step}/{done.steps}: {terms}; validation: {figures}")
 
 
 def _shown(name: str, value: float) -> str:

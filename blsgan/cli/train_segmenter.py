@@ -20,13 +20,11 @@ _CONFIG = click.Option(
 @click.command(
     "train-segmenter",
     params=[*(option for option in train.command.params if option.name not in _NEW), _CONFIG],
+    epilog="Example: blsgan train --preset segmenter --data Data -o runs/segmenter",
 )
 @click.pass_context
 def command(context: click.Context, config_path: Path | None, **options: Any) -> None:
-    """The old name of `blsgan train --preset segmenter`; the next release has it no more.
-
-    Example: blsgan train --preset segmenter --data Data -o runs/segmenter
-    """
+    """The old name of `blsgan train --preset segmenter`; the next release has it no more."""
     click.echo(
         "note: train-segmenter is now `blsgan train --preset segmenter`; the next release has the "
         "old name no more",

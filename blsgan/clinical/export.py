@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,13 +29,13 @@ from blsgan.io.masks import BONES, decode_masks
 from blsgan.io.radiograph import Radiograph, decode_radiograph
 from blsgan.io.spacing import PixelSpacing
 from blsgan.io.stored import StoredResult, as_result, find_by_hash, walk
+from blsgan.progress import Track, silent
 from blsgan.records.narrowing import NarrowingRecord, VisitInputs
 from blsgan.records.record import Spacing, read_json
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-Track = Callable[[Iterable[Any], int], Iterable[Any]]
 
 _STAND_IN = "1.2.840.10008.5.1.4.1.1.7"  # Secondary Capture
 _INPUT = "input-"  # what the radiograph's own object is called, before its hash
@@ -169,7 +169,7 @@ def export(
     output: Path,
     images: Sequence[Path],
     policy: Policy | None = None,
-    track: Track = lambda items, total: items,
+    track: Track = silent,
 ) -> Exported:
     """Write everything below ``roots`` as DICOM files into ``output``.
 
@@ -191,7 +191,7 @@ def export(
     exported = Exported()
     finder = _Finder(sources, policy, _patients(jobs, sources), exported.notes)
     written: set[Path] = set()
-    for job in track(jobs, len(jobs)):
+    for job in track(jobs, "exporting", len(jobs)):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # highdicom's quote the patient's name

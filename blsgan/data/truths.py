@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ import cv2
 import numpy as np
 
 from blsgan.data import visits
-from blsgan.data.layout import JointImage, content_hashes
+from blsgan.data.layout import JointImage, by_joint, content_hashes
 from blsgan.data.visits import PROTOCOL, Thresholds, VisitTruth, visit_truths
 from blsgan.io.atomic import atomic_path
+from blsgan.progress import Track, silent
 
 _FORMAT = 4
 _MARGIN_PX = 3
@@ -37,11 +39,15 @@ def registration_key(images: Sequence[JointImage], thresholds: Thresholds = PROT
 
 
 def cached_visit_truths(
-    images: Sequence[JointImage], folder: Path | None, thresholds: Thresholds = PROTOCOL
+    images: Sequence[JointImage],
+    folder: Path | None,
+    thresholds: Thresholds = PROTOCOL,
+    progress: Track = silent,
 ) -> list[VisitTruth]:
     """What ``visit_truths`` finds among ``images``, read from ``folder`` where it was found before.
 
-    Without a folder nothing is read or kept.
+    Without a folder nothing is read or kept. What is found of a joint is kept at once, so that a
+    start that was stopped goes on; the whole replaces it. ``progress`` counts joints.
 
     The file's name holds the digest of its inputs, so it cannot belong to other images or another
     protocol; a damaged file is made again. Of ``truth`` only pixels where ``clear_px`` is positive
@@ -51,18 +57,37 @@ def cached_visit_truths(
         InputError: a listed file is missing or damaged.
         OutputError: the file cannot be written.
     """
-    if folder is None:
-        return [_near_used_pixels(truth) for truth in visit_truths(images, thresholds)]
-    path = folder / f"registration-{registration_key(images, thresholds)[:16]}.npz"
+    path = parts = None
+    if folder is not None:
+        path = folder / f"registration-{registration_key(images, thresholds)[:16]}.npz"
+        parts = path.with_suffix(".parts")
+        if (kept := _load_kept(path)) is not None:
+            return kept
+    joints = list(by_joint(images).values())
+    found: list[VisitTruth] = []
+    for index, visits_of_joint in enumerate(progress(joints, "registering visits", len(joints))):
+        part = None if parts is None else parts / f"{index}.npz"
+        kept = None if part is None else _load_kept(part)
+        if kept is None:
+            kept = [_near_used_pixels(truth) for truth in visit_truths(visits_of_joint, thresholds)]
+            if part is not None and len(visits_of_joint) > 1:
+                _save(part, kept)
+        found += kept
+    if path is not None and parts is not None:
+        _save(path, found)
+        shutil.rmtree(parts, ignore_errors=True)
+    return found
+
+
+def _load_kept(path: Path) -> list[VisitTruth] | None:
+    """What a file holds; a damaged one is removed."""
     try:
         return _load(path)
     except FileNotFoundError:
-        pass
+        return None
     except (OSError, ValueError, KeyError, BadZipFile, EOFError):
         path.unlink(missing_ok=True)
-    found = [_near_used_pixels(truth) for truth in visit_truths(images, thresholds)]
-    _save(path, found)
-    return found
+        return None
 
 
 def _near_used_pixels(truth: VisitTruth) -> VisitTruth:

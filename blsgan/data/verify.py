@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +24,7 @@ from blsgan.io.lists import read_list
 from blsgan.io.masks import BONES, threshold
 from blsgan.io.raster import decode_raster
 from blsgan.joint.geometry import doubtful_masks
+from blsgan.progress import Track, silent
 from blsgan.records.dataset import Finding, VerificationRecord
 
 ERROR: Final = "error"
@@ -34,8 +35,6 @@ _PAIR_KEYS = tuple(
 )
 # LS_K1_all_train: single images, fold K1, part train; DR_K1_train: follow-up pairs.
 _LIST_NAME = re.compile(r"^(LS|DR)_(?P<fold>[^_]+)_(?:.*_)?(?P<part>[^_]+)$")
-
-Progress = Callable[[Sequence[Any], str], Iterable[Any]]
 
 
 @dataclass
@@ -81,16 +80,12 @@ class _Image:
     overlap_px: int | None = None
 
 
-def _silent(items: Sequence[Any], label: str) -> Iterable[Any]:
-    return items
-
-
-def verify(root: str | Path, *, progress: Progress = _silent) -> Report:
+def verify(root: str | Path, *, progress: Track = silent) -> Report:
     """Looks at everything the lists in ``root`` name.
 
     Args:
         root: the dataset's folder.
-        progress: wraps the loop over the images: (items, label).
+        progress: wraps the loop over the images.
 
     Raises:
         InputError: ``root`` is no folder, or holds no list file: nothing to verify.

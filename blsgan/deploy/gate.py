@@ -9,7 +9,7 @@ in another order, so its own parity can only be measured where it runs (``blsgan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from blsgan.deploy.parity import OnnxRuntime, overlap_psnr_db
 from blsgan.deploy.precision import Converted, in_float32
 from blsgan.deploy.samples import Sample
 from blsgan.errors import InputError
+from blsgan.progress import Track, silent
 
 LIMITS_DB = {"fp16": 50.0, "bf16": 50.0, "int8": 45.0, "fp8": 45.0}
 """Least PSNR of the layers over the overlap against float32, mean over joints."""
@@ -33,8 +34,6 @@ EMULATED = (
     "CPU, optimiser off"
 )
 UNCHANGED = "not run: the graph is the float32 one"
-
-Track = Callable[[Iterable[Sample]], Iterable[Sample]]
 
 
 @dataclass(frozen=True)
@@ -81,17 +80,13 @@ class Verdict:
         )
 
 
-def _unchanged(items: Iterable[Sample]) -> Iterable[Sample]:
-    return items
-
-
 def judge(
     model: ExportedModel,
     converted: Converted,
     samples: Sequence[Sample],
     *,
     threads: int | None = None,
-    track: Track = _unchanged,
+    track: Track = silent,
 ) -> Verdict:
     """Run both models on ``samples``, whose layers are known, and compare.
 
@@ -118,7 +113,7 @@ def judge(
     )
     alike: list[float] = []
     quality: dict[str, list[float]] = {"fp32": [], "converted": []}
-    for sample in track(samples):
+    for sample in track(samples, "comparing with float32", len(samples)):
         if sample.layers is None:
             continue
         first = reference.run(sample)["layers"]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from blsgan.deploy.gate import Verdict, judge
 from blsgan.deploy.model import ExportedModel
 from blsgan.deploy.precision import CALIBRATED, Converted, convert
 from blsgan.deploy.samples import Sample
 from blsgan.errors import ParityError
+from blsgan.progress import Track, silent
 
 CALIBRATION_CROPS = 32
 GATE_CROPS = 32
@@ -21,21 +22,21 @@ Samples = Callable[[], list[Sample]]
 
 
 class Progress(Protocol):
-    """Told what is being done; ``track`` wraps a loop."""
+    """Told what is being done; ``track`` is a :class:`blsgan.progress.Track`."""
 
     def step(self, text: str) -> None: ...
-    def track(self, items: Iterable[Any]) -> Iterable[Any]: ...
+
+    @property
+    def track(self) -> Track: ...
 
 
 class Silent:
     """Progress that nobody looks at."""
 
+    track = staticmethod(silent)
+
     def step(self, text: str) -> None:
         """Nothing."""
-
-    def track(self, items: Iterable[Any]) -> Iterable[Any]:
-        """The items."""
-        return items
 
 
 def samples_for(

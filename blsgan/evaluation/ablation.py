@@ -33,10 +33,10 @@ from blsgan.evaluation.compare import (
 )
 from blsgan.evaluation.frechet import patch_extractor
 from blsgan.evaluation.networks import from_weights
-from blsgan.evaluation.protocol import Progress, silent
 from blsgan.evaluation.results import Table, write_csv
 from blsgan.evaluation.run import run_evaluation
 from blsgan.io.atomic import atomic_paths
+from blsgan.progress import Track, silent
 from blsgan.training import CONFIG_FILE, WEIGHTS
 
 if TYPE_CHECKING:
@@ -266,7 +266,7 @@ def run_study(
     device: str = "cpu",
     started: Callable[[Row, int, int], None] = lambda row, index, count: None,
     report: Report = lambda row, step: None,
-    progress: Progress = silent,
+    progress: Track = silent,
     warn: Callable[[str], None] = lambda text: None,
 ) -> Study:
     """Trains, evaluates and compares the rows; what is finished in ``output`` is not done again.
@@ -302,7 +302,7 @@ def run_study(
     check_sources(_config(chosen[0], steps, seed), images)  # it asks for all that the others do
     # Found once and lent to every run: it takes longer than a row does.
     for part, thresholds in ((select(images, "train"), TRAINING), (validation, PROTOCOL)):
-        cached_visit_truths(part, output, thresholds)
+        cached_visit_truths(part, output, thresholds, progress)
     digest = content_digest(validation)
     evaluations: list[Recorded] = []
     parameters: dict[str, int] = {}
@@ -396,7 +396,7 @@ def _evaluate(
     digest: str,
     seed: int,
     output: Path,
-    progress: Progress,
+    progress: Track,
 ) -> Recorded:
     """The row's evaluation, made now or found: of the same weights and images."""
     model = from_weights(folder)

@@ -28,10 +28,11 @@ from blsgan.evaluation.hidden import (
 )
 from blsgan.evaluation.methods import Method, Sample
 from blsgan.evaluation.metrics import bootstrap_mean, region_mse
-from blsgan.evaluation.protocol import NothingToMeasureError, Part, Progress, silent
+from blsgan.evaluation.protocol import NothingToMeasureError, Part
 from blsgan.evaluation.realism import classifier_auc, laid_over, realism_features
 from blsgan.evaluation.texture import texture_ratio
 from blsgan.io.masks import BONES
+from blsgan.progress import Track, silent
 from blsgan.synthesis.overlap import as_unit, image_rng
 
 DRAWN, CLOSER, APART, PREDICTED = "drawn", "1 px closer", "1 px apart", "predicted"
@@ -59,7 +60,7 @@ def evaluate_layers(
     with_other_masks: Sequence[Method] = (),
     predict: Predict | None = None,
     seed: int = 0,
-    progress: Progress = silent,
+    progress: Track = silent,
 ) -> Part:
     """Judges layers of real overlaps by what other visits show.
 
@@ -164,7 +165,7 @@ class _Realism:
         for bone, layer in enumerate(layers):
             self._add(method, joint, bone, layer, masks[bone], masks[0] & masks[1])
 
-    def add_free_bones(self, progress: Progress) -> None:
+    def add_free_bones(self, progress: Track) -> None:
         """The bones of images without overlap, under the outline of another joint's bone."""
         for joint in progress(self.free, "free bones", len(self.free)):
             donors = [masks for name, masks in self._donors if name != joint.joint]

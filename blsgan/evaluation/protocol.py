@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +47,7 @@ from blsgan.evaluation.metrics import (
     score_regions,
 )
 from blsgan.io.masks import BONES
+from blsgan.progress import Track, silent
 from blsgan.synthesis.overlap import (
     PROTOCOL_SHIFT_PX,
     as_unit,
@@ -55,15 +56,9 @@ from blsgan.synthesis.overlap import (
     protocol_overlap,
 )
 
-Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
 # Layers and masks [2,H,W] -> a supervisor's probabilities [4,h,w] (upper and lower bone here, upper
 # and lower one real) and the masks [2,h,w] of what it saw (blsgan.evaluation.networks).
 Supervise = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-
-
-def silent(items: Iterable[Any], label: str, total: int) -> Iterable[Any]:
-    """A progress that shows nothing."""
-    return items
 
 
 class NothingToMeasureError(InputError):
@@ -148,7 +143,7 @@ def evaluate_synthetic(
     model: Method | None,
     *,
     seed: int = 0,
-    progress: Progress = silent,
+    progress: Track = silent,
     extractors: Sequence[Extractor] = (),
     baselines: bool = True,
 ) -> Part:
@@ -281,7 +276,7 @@ def evaluate_real(
     model: Method | None,
     *,
     seed: int = 0,
-    progress: Progress = silent,
+    progress: Track = silent,
     extractors: Sequence[Extractor] = (),
     supervise: Supervise | None = None,
     baselines: bool = True,

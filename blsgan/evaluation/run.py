@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 from blsgan.data.layout import JointImage, content_digest
 from blsgan.data.truths import cached_visit_truths
@@ -15,18 +13,16 @@ from blsgan.evaluation.layers import Predict, evaluate_layers
 from blsgan.evaluation.methods import Method, hidden_baselines
 from blsgan.evaluation.protocol import (
     NothingToMeasureError,
-    Progress,
     Supervise,
     describe_images,
     evaluate_real,
     evaluate_synthetic,
-    silent,
 )
 from blsgan.evaluation.results import Evaluation
+from blsgan.progress import Track, silent
 
 PARTS = ("layers", "real", "synthetic")
 COMPARED = PARTS[1:]  # what two evaluations are compared by
-Busy = Callable[[str], AbstractContextManager[Any]]
 
 
 def run_evaluation(
@@ -41,8 +37,7 @@ def run_evaluation(
     predict: Predict | None = None,
     supervise: Supervise | None = None,
     baselines: bool = True,
-    progress: Progress = silent,
-    busy: Busy = lambda text: nullcontext(),
+    progress: Track = silent,
     left_out: Callable[[str], None] = lambda text: None,
 ) -> Evaluation:
     """Measures a model, or the closed forms alone, on the images of a split.
@@ -59,7 +54,6 @@ def run_evaluation(
         supervise: a supervisor's opinion of layers.
         baselines: also measure the closed forms; without them there must be a model.
         progress: wraps loops over images: (items, label, total).
-        busy: a context around work without a count, such as a spinner.
         left_out: called with a sentence where one of several parts has nothing to measure.
 
     Raises:
@@ -73,9 +67,8 @@ def run_evaluation(
     empty: list[NothingToMeasureError] = []
     truths: list[VisitTruth] = []
     if "layers" in parts or "real" in parts:
-        with busy("registering the visits of each joint (minutes at the first run)"):
-            thresholds = TRAINING if "layers" in parts else PROTOCOL
-            truths = cached_visit_truths(images, cache, thresholds)
+        thresholds = TRAINING if "layers" in parts else PROTOCOL
+        truths = cached_visit_truths(images, cache, thresholds, progress)
     if "layers" in parts:
         methods = [*(hidden_baselines() if baselines else []), *([model] if model else [])]
         try:

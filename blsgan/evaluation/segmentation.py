@@ -13,7 +13,7 @@ from __future__ import annotations
 import csv
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +29,7 @@ from blsgan.errors import BackendError, NoJointError
 from blsgan.evaluation.metrics import bootstrap_mean, psnr_db, region_mse
 from blsgan.io.atomic import atomic_paths
 from blsgan.io.masks import BONES
+from blsgan.progress import Track, silent
 from blsgan.records.evaluation import MasksEvaluationRecord
 from blsgan.synthesis.overlap import as_unit, protocol_overlap
 from blsgan.tasks.segmentation import Segmenter
@@ -38,11 +39,6 @@ LARGE_OVERLAP_PX = 150
 """From here on the Dice coefficient of the overlap is reported."""
 
 Bool = NDArray[np.bool_]
-Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
-
-
-def _silent(items: Iterable[Any], label: str, total: int) -> Iterable[Any]:
-    return items
 
 
 @dataclass
@@ -148,7 +144,7 @@ def evaluate_masks(
     segmenter: Segmenter,
     *,
     seed: int = 0,
-    progress: Progress = _silent,
+    progress: Track = silent,
 ) -> SegmentationEvaluation:
     """Scores predicted masks against the drawn ones.
 
@@ -209,7 +205,7 @@ def evaluate_separation(
     segmenter: Segmenter,
     separator: Separator,
     *,
-    progress: Progress = _silent,
+    progress: Track = silent,
 ) -> None:
     """Adds what separation loses by predicted masks: PSNR of each bone with both kinds of masks.
 

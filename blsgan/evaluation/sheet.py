@@ -14,10 +14,10 @@ from PIL import Image
 
 from blsgan.data.layout import MIN_OVERLAP_PX, JointImage, overlap_px, read_joint
 from blsgan.evaluation.methods import Method, Sample
-from blsgan.evaluation.protocol import Progress, silent
 from blsgan.io.atomic import atomic_paths
 from blsgan.joint.geometry import bounding_box
 from blsgan.joint.window import around, cut
+from blsgan.progress import Track, silent
 from blsgan.synthesis.overlap import as_unit
 
 COUNT, ROWS_PER_PAGE = 40, 10
@@ -33,7 +33,7 @@ def draw_sheet(
     *,
     count: int = COUNT,
     seed: int = 0,
-    progress: Progress = silent,
+    progress: Track = silent,
 ) -> list[Path]:
     """Writes ``sheet_1.png`` and so on: a row for each overlap, input, upper and lower layer.
 

@@ -8,7 +8,7 @@ levels; the magnification only where registration is asked to fit it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,6 +43,7 @@ from blsgan.jsn.quantification import (
 )
 from blsgan.jsn.registration import RigidTransform
 from blsgan.ops import K_MAX
+from blsgan.progress import Track, silent
 from blsgan.records.narrowing import NarrowingStudyRecord
 from blsgan.synthesis.overlap import (
     PROTOCOL_SHIFT_PX,
@@ -53,7 +54,6 @@ from blsgan.synthesis.overlap import (
     rim_of,
 )
 
-Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
 T = TypeVar("T")
 
 STUDY_FILES = ("accuracy.csv", "consistency.csv", "study.md", "study.json")
@@ -77,10 +77,6 @@ NOISE = 0.01  # and Gaussian noise of this standard deviation
 BORDER_PX = 18  # rows and columns at the border that a movement may leave empty
 APART_PX = 2.0  # how far each bone moves away from the other where none may overlap
 _ATTEMPTS = 8
-
-
-def _silent(items: Iterable[Any], label: str, total: int) -> Iterable[Any]:
-    return items
 
 
 @dataclass(frozen=True)
@@ -351,7 +347,7 @@ def run_study(
     limit: int | None = None,
     fit_scale: bool = False,
     parts: Sequence[str] = PARTS,
-    progress: Progress = _silent,
+    progress: Track = silent,
 ) -> Study:
     """Measure known displacements on the joints without overlap, and real visits in threes.
 
@@ -386,7 +382,7 @@ def run_study(
 
 
 def _measure_accuracy(
-    study: Study, images: Sequence[JointImage], model: Method, limit: int | None, progress: Progress
+    study: Study, images: Sequence[JointImage], model: Method, limit: int | None, progress: Track
 ) -> None:
     study.left_out = dict.fromkeys(("real overlap", "no background", "no such pair"), 0)
     usable: list[JointImage] = []

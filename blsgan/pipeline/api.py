@@ -320,7 +320,7 @@ class _Separating:
     def _saved(self, make: Callable[..., Joint], *source: Any) -> Joint:
         joint = make(*source)
         if self.output is not None:
-            joint.save(self.output)
+            joint.save(self.output, overwrite=self.overwrite)
         return joint
 
     def _file(self, item: Item, array_masks: Array | None) -> Joint:

@@ -49,6 +49,7 @@ class Joint(Separation):
         *,
         name: str | None = None,
         format: Format | None = None,
+        overwrite: bool = False,
     ) -> list[Path]:
         """Write the files that ``blsgan separate`` writes, all of them or none.
 
@@ -56,23 +57,32 @@ class Joint(Separation):
             folder: where to; it is made where it does not exist.
             name: of the files; default: the image's, for DICOM one made of hashes.
             format: of the layers, "png", "tiff" or "npz"; default: what was asked for.
+            overwrite: a result of predicted masks may replace one of drawn masks.
 
         Returns:
             The files; the record ``NAME.json`` is the last one.
 
         Raises:
             OutputError: they cannot be written.
-            UsageError: an input, or a mask that somebody drew, would be written over.
+            UsageError: an input, a mask that somebody drew, or what was made with such masks, would
+                be written over.
         """
         folder = Path(folder)
         if self.predicted is not None:
+            if not overwrite:
+                protect_drawn(folder, name or str(self.record.name))
             self.predicted.write(folder)
-        record = self.write(folder, name=name, format=format)
+        record = self.write(folder, name=name, format=format, overwrite=overwrite)
         assert record.name is not None, "written above"
         return [folder / file for file in results.result_names(record.name, record.options.format)]
 
     def write(
-        self, folder: Path, *, name: str | None = None, format: Format | None = None
+        self,
+        folder: Path,
+        *,
+        name: str | None = None,
+        format: Format | None = None,
+        overwrite: bool = False,
     ) -> SeparationRecord:
         """:meth:`save` without predicted masks; the record as it was written."""
         started = time.perf_counter()
@@ -92,6 +102,8 @@ class Joint(Separation):
         assert record.name is not None, "every joint has a name"
         files = [folder / file for file in results.result_names(record.name, options.format)]
         _protect_inputs(files, self.sources)
+        if record.prediction is not None and not overwrite:
+            protect_drawn(folder, record.name)
         results.write_result(
             folder,
             record.name,
@@ -141,13 +153,29 @@ class Joint(Separation):
         return arrays
 
     def _caption(self) -> str:
-        overlap = self.record.overlap
+        overlap, prediction = self.record.overlap, self.record.prediction
         if not overlap.area_px:
-            return "no overlap: each layer is the image inside its mask"
-        area = "" if overlap.area_mm2 is None else f" = {overlap.area_mm2:.2f} sq mm"
-        return (
-            f"overlap {overlap.area_px} px{area}     soft tissue k = {self.soft_tissue:.3f}     "
-            f"reconstruction MSE {self.record.reconstruction_error.mse:.1e}"
+            said = ["no overlap: each layer is the image inside its mask"]
+        else:
+            area = "" if overlap.area_mm2 is None else f" = {overlap.area_mm2:.2f} sq mm"
+            said = [
+                f"overlap {overlap.area_px} px{area}",
+                f"soft tissue k = {self.soft_tissue:.3f}",
+                f"reconstruction MSE {self.record.reconstruction_error.mse:.1e}",
+            ]
+        if prediction is not None:
+            said.append(f"{'DOUBTFUL ' if prediction.doubtful else ''}PREDICTED MASKS")
+        return "     ".join(said)
+
+
+def protect_drawn(folder: Path, name: str) -> None:
+    """Refuse to replace a result that was made with drawn masks by one of predicted masks."""
+    path = folder / f"{name}.json"
+    earlier = SeparationRecord.read(path)
+    if earlier is not None and earlier.prediction is None:
+        raise UsageError(
+            f"{path} was made with drawn masks, and now there are only predicted ones; give the "
+            "drawn masks or another output folder (--overwrite replaces it)."
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +29,7 @@ from blsgan.jsn.visits import (
     unseparated,
 )
 from blsgan.pipeline.segment import weights_record
+from blsgan.progress import Track, silent
 from blsgan.records.narrowing import NarrowingRecord, ReadOptions
 from blsgan.records.record import Weights
 from blsgan.tasks.separation import Separator
@@ -122,7 +123,7 @@ def measure_list(
     weights: Weights | None,
     *,
     fit_scale: bool = False,
-    track: Callable[[list[ListedPair]], Iterable[ListedPair]] = iter,
+    track: Track = silent,
 ) -> MeasuredList:
     """Measure every pair, whatever becomes of each, into the table :data:`PAIRS_NAME`.
 
@@ -132,7 +133,7 @@ def measure_list(
     read = lru_cache(maxsize=_VISITS_KEPT)(read_visit)
     rows: list[dict[str, Any]] = []
     failures: list[str] = []
-    for pair in track(listed):
+    for pair in track(listed, "measuring", len(listed)):
         names = {
             "joint": pair.joint,
             "baseline": pair.baseline.image.name,

@@ -26,7 +26,7 @@ from blsgan.io.radiograph import (
     is_path_private,
 )
 from blsgan.joint.geometry import bounding_box
-from blsgan.pipeline.joint import Joint, milliseconds, residual_encoding
+from blsgan.pipeline.joint import Joint, milliseconds, protect_drawn, residual_encoding
 from blsgan.pipeline.segment import image_record, segment_item, weights_record
 from blsgan.pipeline.worklist import Outcome
 from blsgan.records.masks import MasksRecord, SegmentationOptions
@@ -62,6 +62,8 @@ def separate_item(
     """
     started = time.perf_counter()
     if item.upper is None and item.lower is None and segmenter is not None:
+        if not overwrite:
+            protect_drawn(output / item.folder, item.name)
         masks_options = SegmentationOptions(bit_depth=options.bit_depth, invert=options.invert)
         predicted = segment_item(segmenter(), item, output, masks_options, overwrite=overwrite)
         item = replace(item, upper=predicted.files[0], lower=predicted.files[1])
@@ -103,7 +105,7 @@ def separate_item(
         )
     except InputError as error:
         raise InputError(f"{item.image}: {error}") from error
-    made = joint.write(folder)
+    made = joint.write(folder, overwrite=overwrite)
     return Outcome(files, made, joint, private)
 
 

@@ -6,7 +6,7 @@ import contextlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from blsgan.errors import UsageError
 from blsgan.io.atomic import atomic_paths, output_error
 from blsgan.io.panel import spectrum
 from blsgan.io.stored import find_by_hash
+from blsgan.progress import Track, silent
 from blsgan.records.narrowing import SpaceWidth
 from blsgan.records.record import Record
 from blsgan.records.separation import SeparationRecord
@@ -35,8 +36,6 @@ MANY_VISITS = 100
 _SIDE_PX, _SMALL_SIDE_PX = 320, 200
 _PANEL_PX = 1400
 _LEVELS = (ALERT, WARNING, NOTE, "")
-
-Track = Callable[[Iterable[Any], int], Iterable[Any]]
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def write_report(
     output: Path,
     images: Sequence[Path] = (),
     layout: Layout | None = None,
-    track: Track = lambda items, total: items,
+    track: Track = silent,
 ) -> Written:
     """Write the report of everything below ``roots`` to ``output`` and, if it is long, beside it.
 
@@ -132,7 +131,7 @@ def write_report(
                 f"{file} is there and is no report of blsgan; choose another name, or move it."
             )
     with atomic_paths(files) as temporaries:
-        steps = track(list(zip(pages, temporaries, files, strict=True)), len(files))
+        steps = track(zip(pages, temporaries, files, strict=True), "drawing pages", len(files))
         for number, (page, temporary, file) in enumerate(steps, start=1):
             views = [_joint_view(joint, numbers[id(joint)], draw) for joint in page]
             text = render("report", joints=views, number=number, **shared)

@@ -14,10 +14,9 @@ import base64
 import hashlib
 import io
 import random
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +28,7 @@ from blsgan.io.masks import BONES
 from blsgan.io.stored import StoredResult, find_results
 from blsgan.joint.geometry import bounding_box
 from blsgan.joint.window import cut
+from blsgan.progress import Track, silent
 from blsgan.records.reader_study import Item, KeyRecord, Truth
 from blsgan.report.templating import render
 
@@ -42,8 +42,6 @@ _MARGIN_PX = 4  # of the edge that a bone keeps from its crop's border where the
 _MIN_WIDTH_PX = 24
 _SURFACE = 0.75  # of the window, from the shaft's side: where the joint surface lies
 _MIN_REACH = 0.45  # of the window that a bone must fill along its axis to be shown
-
-Track = Callable[[Iterable[Any], int], Iterable[Any]]
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def build_study(
     count: int = 60,
     seed: int = 0,
     min_overlap_px: int = LEAST_OVERLAP_PX,
-    track: Track = lambda items, total: items,
+    track: Track = silent,
 ) -> Study:
     """Write a study of ``count`` pictures, half of them real, and its key beside it.
 
@@ -154,7 +152,7 @@ def _choose(
         rng.shuffle(group)
         waiting[name] = iter(group)
     chosen: list[_Cut] = []
-    for name in track([name for name in groups for _ in range(each)], count):
+    for name in track([name for name in groups for _ in range(each)], "cutting", count):
         cut = next(filter(None, map(_cut_bone, waiting[name])), None)
         if cut is None:
             found = {truth: len(groups[truth, 0]) for truth in (REAL, GENERATED)}

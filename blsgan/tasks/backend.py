@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -50,6 +51,9 @@ class Backend:
         return tuple(outputs[name] for name in self.task.outputs)
 
 
+_LOG = logging.getLogger(__name__)
+
+
 def create(
     name: str = "auto",
     path_or_name: os.PathLike[str] | str | None = None,
@@ -64,6 +68,15 @@ def create(
     Raises :class:`UsageError` for an unknown name, :class:`BackendError` when it cannot run here,
     :class:`WeightsError` when the weights cannot be used.
     """
+    backend = _create(name, path_or_name, threads, task)
+    file = backend.weights
+    _LOG.info("%s, SHA-256 %s, on %s %s", file.path, file.sha256, backend.name, backend.version)
+    return backend
+
+
+def _create(
+    name: str, path_or_name: os.PathLike[str] | str | None, threads: int | None, task: Task
+) -> Backend:
     if name not in CHOICES:
         raise UsageError(f"backend {name!r} is unknown; choose one of {', '.join(CHOICES)}.")
     if threads is not None and threads < 1:

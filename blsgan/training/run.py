@@ -26,6 +26,7 @@ from blsgan.data.dataset import load_root
 from blsgan.data.layout import check_complete
 from blsgan.errors import BlsganError
 from blsgan.models.weights import check_exporter, save_weights
+from blsgan.progress import Track, silent
 from blsgan.training import CHECKPOINTS, CONFIG_FILE, METRICS_FILE, WEIGHTS
 from blsgan.training.board import Board, check_tensorboard
 from blsgan.training.checkpoint import latest_step, load_checkpoint, save_checkpoint
@@ -90,6 +91,7 @@ def train(
     tensorboard: bool = False,
     report: Report | None = None,
     warn: Warn | None = None,
+    track: Track = silent,
 ) -> Path:
     """Trains a network and writes its weights.
 
@@ -105,6 +107,7 @@ def train(
         tensorboard: write scalars and panels for TensorBoard into ``RUN/tensorboard``.
         report: called after every tenth step and every validation.
         warn: called with a sentence about anything a user should know.
+        track: wraps what takes long before the first step: the registration of visits.
 
     Returns:
         The weights' card ``RUN/weights/NAME.json``, which ``from_pretrained`` of ``Separator`` or
@@ -137,10 +140,10 @@ def train(
         if resume:
             found = load_checkpoint(run / CHECKPOINTS, warn if world.first else _silent)
         if world.first:
-            loaded = recipe.load(config, images, run, target)
+            loaded = recipe.load(config, images, run, target, track)
         world.wait()  # the first process finds what takes long, the others read it
         if not world.first:
-            loaded = recipe.load(config, images, run, target)
+            loaded = recipe.load(config, images, run, target, silent)
         trainer = recipe.trainer(config, loaded, target, world)
         if world.first and trainer.precision != config.precision:
             warn(no_bfloat16(target))

@@ -17,6 +17,7 @@ from blsgan.data.splits import split_for_training
 from blsgan.errors import InputError, UsageError
 from blsgan.models.segmenter import SegmenterNetwork
 from blsgan.models.weights import load_segmenter
+from blsgan.progress import Track
 from blsgan.tasks.task import SEGMENTATION
 from blsgan.training.config import SegmentationConfig, SegmentationLossConfig
 from blsgan.training.distributed import World
@@ -219,7 +220,11 @@ def _check_data(config: SegmentationConfig, images: Sequence[JointImage]) -> Non
 
 
 def _load(
-    config: SegmentationConfig, images: Sequence[JointImage], run: Path, device: torch.device
+    config: SegmentationConfig,
+    images: Sequence[JointImage],
+    run: Path,
+    device: torch.device,
+    progress: Track,
 ) -> Sequence[JointImage]:
     return images
 

@@ -20,6 +20,7 @@ from blsgan.models import build_generator, load_generator
 from blsgan.models.backbones import BackboneGenerator
 from blsgan.models.generator import Generator, layers_from
 from blsgan.models.supervisor import Supervisor
+from blsgan.progress import Track
 from blsgan.tasks.task import SEPARATION
 from blsgan.training.config import Stage, SupervisorConfig, TrainingConfig, stages_of
 from blsgan.training.distributed import World
@@ -350,10 +351,14 @@ def _check_sizes(generator: Generator, stages: Sequence[Stage], config: Supervis
 
 
 def _load(
-    config: TrainingConfig, images: Sequence[JointImage], run: Path, device: torch.device
+    config: TrainingConfig,
+    images: Sequence[JointImage],
+    run: Path,
+    device: torch.device,
+    progress: Track,
 ) -> Sources:
     _choose_kernels(config, device)
-    return load_sources(config, images, run, device)
+    return load_sources(config, images, run, device, progress)
 
 
 def _choose_kernels(config: TrainingConfig, device: torch.device) -> None:

@@ -16,6 +16,7 @@ from blsgan.data.splits import split_for_training
 from blsgan.data.truths import cached_visit_truths
 from blsgan.data.visits import PROTOCOL, TRAINING, VisitTruth
 from blsgan.errors import InputError, UsageError
+from blsgan.progress import Track, silent
 from blsgan.training.config import DataConfig, Stage, TrainingConfig
 from blsgan.training.images import Deck, WholeImages, protocol_shifts
 from blsgan.training.pairs import (
@@ -90,7 +91,11 @@ def _no_visits(config: TrainingConfig, why: str) -> InputError:
 
 
 def load_sources(
-    config: TrainingConfig, images: Sequence[JointImage], cache: Path | None, device: torch.device
+    config: TrainingConfig,
+    images: Sequence[JointImage],
+    cache: Path | None,
+    device: torch.device,
+    progress: Track = silent,
 ) -> Sources:
     """Reads what a run's stages need; the split by joint is made here.
 
@@ -99,6 +104,7 @@ def load_sources(
         images: every image of the dataset.
         cache: folder for the registered visits, or None to find them anew.
         device: the training device.
+        progress: wraps the registration of visits.
 
     Raises:
         InputError: the dataset lacks what the configuration asks for.
@@ -112,12 +118,13 @@ def load_sources(
     own = config.seed if config.draws == "step" else None
     visits: list[VisitTruth] = []
     if _visit_keys(config):
-        visits = cached_visit_truths(training, cache, TRAINING)
+        visits = cached_visit_truths(training, cache, TRAINING, progress)
         if not visits:
             raise _no_visits(
                 config, "no training joint has an overlap that another visit shows free"
             )
-    return _Crops(parts, training, validation, visits, cache, device, own)
+    truths = cached_visit_truths(validation, cache, PROTOCOL, progress) if visits else []
+    return _Crops(parts, training, validation, visits, truths, device, own)
 
 
 class _Crops:
@@ -129,7 +136,7 @@ class _Crops:
         training: Sequence[JointImage],
         validation: Sequence[JointImage],
         visits: Sequence[VisitTruth],
-        cache: Path | None,
+        truths: Sequence[VisitTruth],
         device: torch.device,
         own_draws: int | None,
     ) -> None:
@@ -147,7 +154,6 @@ class _Crops:
         self._real: RealOverlaps | None = None
         if visits:
             self._visits = VisitPairs(visits, training, device)
-            truths = cached_visit_truths(validation, cache, PROTOCOL)
             if truths:
                 self.validation_visits = VisitPairs(truths, validation).all(size=size)
         if any(part.real for part in parts):

@@ -16,6 +16,7 @@ from blsgan.data.layout import JointImage
 from blsgan.errors import InputError
 from blsgan.models.generator import Generator
 from blsgan.models.segmenter import SegmenterNetwork
+from blsgan.progress import Track
 from blsgan.tasks.task import Task
 from blsgan.training.checkpoint import Checkpoint
 from blsgan.training.config import RunConfig
@@ -161,8 +162,8 @@ class Recipe:
         limits: what its weights are not for, as their card says.
         check: (configuration, weights to start from or None) before anything is read.
         check_data: (configuration, every image) before minutes of work.
-        load: (configuration, every image, folder that keeps what is found, device) -> what a
-            trainer learns from.
+        load: (configuration, every image, folder that keeps what is found, device, progress) ->
+            what a trainer learns from.
         trainer: (configuration, what was loaded, device, processes).
     """
 
@@ -170,7 +171,7 @@ class Recipe:
     limits: str
     check: Callable[[Any, Path | None], object]
     check_data: Callable[[Any, Sequence[JointImage]], None]
-    load: Callable[[Any, Sequence[JointImage], Path, torch.device], Any]
+    load: Callable[[Any, Sequence[JointImage], Path, torch.device, Track], Any]
     trainer: Callable[[Any, Any, torch.device, World], Trainer]
 
 

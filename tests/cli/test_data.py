@@ -22,7 +22,7 @@ def run(*arguments):
 
 def test_verify_counts_and_says_that_all_is_well(dataset, tmp_path):
     path = tmp_path / "report.json"
-    result = run("verify", dataset, "--json", path)
+    result = run("verify", dataset, "-o", path)
     assert result.exit_code == 0, result.output
     assert "images: 8 of 4 joints" in result.stdout
     assert "train: 2 images of 1 joints; val: 6 images of 3 joints" in result.stdout
@@ -38,13 +38,22 @@ def test_verify_ends_with_1_and_writes_the_report_all_the_same(dataset, tmp_path
     for image in load_root(root):
         image.lower.unlink()
     path = tmp_path / "report.json"
-    assert main(["data", "verify", str(root), "--json", str(path)]) == 1
+    assert main(["data", "verify", str(root), "-o", str(path)]) == 1
     out, err = capsys.readouterr()
     assert "Errors: missing (8)" in out
     assert "and 3 more" in out
     assert err.count("\n") == 1
     assert "8 errors, 0 warnings" in err
     assert len(json.loads(path.read_text())["errors"]) == 8
+
+
+def test_verify_prints_json_and_takes_the_old_option(dataset, tmp_path):
+    printed = json.loads(run("verify", dataset, "--json").stdout)
+    assert printed["counts"]["images"] == 8
+    old = run("verify", dataset, "--json", tmp_path / "old.json")
+    assert "--json FILE is now -o FILE" in old.stderr
+    assert json.loads((tmp_path / "old.json").read_text()) == printed
+    assert "one dataset too many" in str(run("verify", dataset, "x.json").exception)
 
 
 def test_verify_of_no_dataset_is_one_sentence(tmp_path, capsys):

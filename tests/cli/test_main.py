@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 import subprocess
 import sys
 
@@ -139,6 +140,47 @@ def test_names_that_the_terminal_cannot_say(monkeypatch):
 def test_unknown_command_and_option():
     done = run("seperate")
     assert done.returncode == 2
-    assert "seperate" in done.stderr
+    assert "there is no command seperate; did you mean separate?" in done.stderr
     assert run("separate", "x.png", "--nonsense").returncode == 2
     assert run("separate", "x.png").returncode == 2  # no --output
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("jsn stduy", "did you mean study?"),
+        ("data verfy", "did you mean verify?"),
+        ("xyzzy", "blsgan --help lists them"),
+        ("separate a.png --overwrit -o out", "--overwrite"),
+    ],
+)
+def test_what_a_misspelt_word_was_meant_to_be(capsys, words, said):
+    assert cli.main(words.split()) == 2
+    assert said in capsys.readouterr().err
+
+
+def leaves(command, parent=None, name="blsgan"):
+    context = click.Context(command, info_name=name, parent=parent)
+    yield context
+    if isinstance(command, click.Group):
+        for each in command.list_commands(context):
+            yield from leaves(command.get_command(context, each), context, each)
+
+
+COMMANDS = list(leaves(cli.cli))[1:]
+
+
+@pytest.mark.parametrize("context", COMMANDS, ids=lambda context: context.command_path)
+def test_every_help_has_an_example_that_is_a_call(context, monkeypatch):
+    called = []
+    monkeypatch.setattr(click.Command, "invoke", lambda self, context: called.append(context))
+    words = shlex.split(context.command.epilog.removeprefix("Example: "))
+    assert cli.main(words[1:]) == 0
+    wanted = context.command_path.removesuffix("-segmenter")  # the old name's example is the new
+    assert called[-1].command_path.startswith(wanted)
+
+
+@pytest.mark.parametrize("context", COMMANDS, ids=lambda context: context.command_path)
+def test_quiet_and_verbose_are_everywhere(context):
+    options = {option for parameter in context.command.params for option in parameter.opts}
+    assert isinstance(context.command, click.Group) or {"-q", "-v"} <= options

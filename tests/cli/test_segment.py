@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import blsgan
 from blsgan.cli import main
+from blsgan.errors import UsageError
 from blsgan.evaluation.segmentation import dice
 from blsgan.synthesis.hand import hand_phantom
 from blsgan.synthesis.phantoms import joint_phantom
@@ -145,6 +147,30 @@ class TestSeparateWithoutMasks:
         files = write_joint(tmp_path / "in")
         assert run("separate", files.image, "-o", tmp_path / "out")[0] == 0
         assert json.loads((tmp_path / "out/joint.json").read_text())["masks"] == {"source": "given"}
+
+    def test_what_drawn_masks_made_is_not_replaced_by_predicted_ones(
+        self, run, write_joint, tmp_path
+    ):
+        files, out = write_joint(tmp_path / "in"), tmp_path / "out"
+        assert run("separate", files.image, "-o", out)[0] == 0
+        before = {name: (out / name).read_bytes() for name in names(out)}
+        files.upper.unlink()
+        files.lower.unlink()
+        for source in (files.image, files.image.parent):
+            status, _, stderr = run("separate", source, "-o", out)
+            assert status != 0
+            assert "was made with drawn masks" in stderr
+        with pytest.raises(UsageError, match="drawn masks"):
+            blsgan.separate(files.image, output=out)
+        assert {name: (out / name).read_bytes() for name in names(out)} == before
+        assert run("separate", files.image, "-o", out, "--overwrite")[0] == 0
+        assert (out / "joint_mask.json").is_file()
+
+    def test_the_panel_says_that_masks_were_predicted(self, joint):
+        predicted = blsgan.separate(joint.image)
+        drawn = blsgan.separate(joint.image, joint.masks)
+        assert "PREDICTED MASKS" in predicted._caption()
+        assert "PREDICTED" not in drawn._caption()
 
     def test_a_predicted_mask_that_was_changed_counts_as_given(self, run, joint, tmp_path):
         run("segment", joint.image, "-o", joint.image.parent)

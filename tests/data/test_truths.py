@@ -8,13 +8,13 @@ import pytest
 
 from blsgan.data import truths
 from blsgan.data.dataset import load_root
-from blsgan.data.layout import read_joint
+from blsgan.data.layout import by_joint, read_joint
 from blsgan.data.truths import cached_visit_truths, registration_key
 from blsgan.data.visits import RING_PX
 from blsgan.errors import InputError
 
 
-def refuse(images):
+def refuse(*ignored):
     raise AssertionError("registered again")
 
 
@@ -82,3 +82,42 @@ def test_clear_pixels_are_the_truths_and_those_beside_the_overlap(cached, joint)
         reach = cv2.distanceTransform((~overlap).astype(np.uint8), cv2.DIST_L2, 5)
         assert 7 <= reach[beside].max() <= RING_PX
         assert truth.truth[beside].min() > 0
+
+
+def test_a_start_that_was_killed_loses_no_joint(images, tmp_path, monkeypatch):
+    """Joint by joint it is kept, and counted."""
+    joints = list(by_joint(images).values())
+    assert len(joints) >= 2
+    whole = cached_visit_truths(images, None)
+    find, registered = truths.visit_truths, []
+
+    def killed_at_the_second(visits, thresholds):
+        if len(registered) == 1:
+            raise KeyboardInterrupt
+        registered.append(visits[0].joint)
+        return find(visits, thresholds)
+
+    monkeypatch.setattr(truths, "visit_truths", killed_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        cached_visit_truths(images, tmp_path)
+
+    def others(visits, thresholds):
+        assert visits[0].joint not in registered
+        return find(visits, thresholds)
+
+    monkeypatch.setattr(truths, "visit_truths", others)
+    counted = []
+
+    def progress(items, label, total):
+        for item in items:
+            counted.append((label, total))
+            yield item
+
+    again = cached_visit_truths(images, tmp_path, progress=progress)
+    assert counted == [("registering visits", len(joints))] * len(joints)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".npz"]
+    assert [(t.image, t.other, t.bone) for t in again] == [
+        (t.image, t.other, t.bone) for t in whole
+    ]
+    for a, b in zip(again, whole, strict=True):
+        np.testing.assert_array_equal(a.truth, b.truth)
