@@ -6,6 +6,7 @@ prints it as it is, without a traceback.
 
 from __future__ import annotations
 
+import errno
 import os
 
 
@@ -21,6 +22,28 @@ def unexpected(error: BaseException) -> str:
         f"unexpected {type(error).__name__}{f' ({text})' if text else ''}; please report this "
         "together with the output of `blsgan info --json` (BLSGAN_DEBUG=1 shows where it happened)."
     )
+
+
+def unusable(error: BaseException) -> str | None:
+    """The sentence for a path that the system refuses where nobody asked whether it would.
+
+    A name beyond the file system's limit, a folder that may not be entered, a disk that fails or is
+    full. None for any other error.
+    """
+    if not isinstance(error, OSError) or error.errno is None:
+        return None
+    if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        import tempfile
+
+        return (
+            "the disk is full, that of the results or of temporary files "
+            f"({tempfile.gettempdir()}); free some space, or name another folder for those in "
+            "TMPDIR."
+        )
+    if error.filename is None:
+        return None
+    path = os.fsdecode(error.filename) if not isinstance(error.filename, int) else "a file"
+    return f"{path} cannot be used ({error.strerror}); check the path, or choose another one."
 
 
 class BlsganError(Exception):

@@ -7,21 +7,22 @@ Ctrl-C ends with 130, SIGTERM with 143, both after cleaning up.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from types import FrameType
-from typing import NoReturn
+from typing import TypeGuard
 
 import click
 
 from blsgan import __version__
 from blsgan.cli.group import Group
+from blsgan.cli.signals import Signals
 from blsgan.cli.terminal import listen, loudness_options
-from blsgan.errors import BlsganError, debugging, unexpected
+from blsgan.errors import BlsganError, debugging, unexpected, unusable
 
 COMMANDS = {
     "separate": ("blsgan.cli.separate", "Take the overlapping bones of radiographs apart."),
@@ -93,49 +94,74 @@ def cli() -> None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line on ``args`` (default: the process's) and return its exit status."""
-    previous = signal.getsignal(signal.SIGTERM)
-    try:
-        signal.signal(signal.SIGTERM, _terminate)
-    except ValueError:  # not the main thread: its owner decides about signals
-        previous = None
     _print_any_name()
     listen()
-    try:
-        result = cli.main(
-            args=list(args) if args is not None else None, prog_name="blsgan", standalone_mode=False
-        )
-        return result if isinstance(result, int) else 0
-    except click.ClickException as error:
+    with Signals(process_ends=args is None) as signals:
+        try:
+            result = cli.main(
+                args=list(args) if args is not None else None,
+                prog_name="blsgan",
+                standalone_mode=False,
+            )
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            return result if isinstance(result, int) else 0
+        except (Exception, KeyboardInterrupt, SystemExit) as error:
+            if isinstance(error, click.Abort | KeyboardInterrupt):
+                signals.came = signals.came or signal.SIGINT
+            if signals.came is not None:  # a library may have made any other error of it
+                return _say_interrupted(signals.came)
+            if isinstance(error, SystemExit) or (debugging() and _is_bug(error)):
+                raise
+            return _say(error)
+
+
+def _say(error: BaseException) -> int:
+    """Print the sentence for ``error`` and return the exit status."""
+    if isinstance(error, BrokenPipeError) or _of_printing(error):
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (so that Python's own flush succeeds)
+    if isinstance(error, BrokenPipeError):  # `blsgan ... | head`: the reader has what it wanted
+        return 1
+    if isinstance(error, click.ClickException):
         error.show()
         return error.exit_code
-    except BlsganError as error:
+    if isinstance(error, BlsganError):
         print(f"blsgan: {error}", file=sys.stderr)
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        print("blsgan: interrupted; nothing is left half-written.", file=sys.stderr)
-        return 130
-    except MemoryError:
+    if isinstance(error, MemoryError):
         print("blsgan: out of memory; crop the image to the joint first.", file=sys.stderr)
-        return 1
-    except BrokenPipeError:  # `blsgan ... | head`: what was printed last finds no reader
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (so that Python's own flush succeeds)
-        return 1
-    except Exception as error:
-        if debugging():
-            raise
-        print(f"blsgan: {unexpected(error)}", file=sys.stderr)
-        return 1
-    finally:
-        if previous is not None:
-            signal.signal(signal.SIGTERM, previous)
+    elif _of_printing(error):
+        from blsgan.io.atomic import output_error
+
+        print(f"blsgan: {output_error('standard output', error)}", file=sys.stderr)
+    else:
+        print(f"blsgan: {unusable(error) or unexpected(error)}", file=sys.stderr)
+    return 1
+
+
+def _is_bug(error: BaseException) -> bool:
+    return not isinstance(error, click.ClickException | BlsganError | MemoryError | BrokenPipeError)
+
+
+def _say_interrupted(number: int) -> int:
+    word = "terminated" if number == signal.SIGTERM else "interrupted"
+    with contextlib.suppress(OSError):
+        print(f"blsgan: {word}; nothing is left half-written.", file=sys.stderr)
+    return 128 + number
+
+
+def _of_printing(error: BaseException) -> TypeGuard[OSError]:
+    """Whether an error of the system came of what was printed: a full disk behind `> file`."""
+    if not isinstance(error, OSError) or isinstance(error, BlsganError):
+        return False
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = "" if trace is None else trace.tb_frame.f_globals.get("__name__")
+    return error.filename is None and module in (__name__, "click.utils", "rich.console")
 
 
 def _print_any_name() -> None:
     # A file may be called what the terminal's encoding cannot say: \u escapes instead of an error.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-
-
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    # An exception instead of sudden death, so that temporary files are removed.
-    sys.exit(128 + number)

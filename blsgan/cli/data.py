@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -97,7 +98,7 @@ def pack_command(root: Path, output: Path) -> None:
     from blsgan.io.atomic import check_writable_folder
 
     check_writable_folder(output.parent)
-    if root.resolve() == output.resolve():
+    if os.path.realpath(root) == os.path.realpath(output):
         raise UsageError(f"{output}: is the dataset itself; give another file")
     images = load_root(root)
     check_complete(root, images)

@@ -84,7 +84,7 @@ def score_command(
     Prints accuracy with its confidence interval against chance, sensitivity and specificity,
     Fleiss' kappa between the readers, and the grades of real and generated bones.
     """
-    from blsgan.io.atomic import atomic_path, check_writable_folder
+    from blsgan.io.atomic import ESCAPED, atomic_path, check_writable_folder
     from blsgan.report.scoring import incomplete, markdown, read_answers, read_key, score
 
     if output is not None:
@@ -96,7 +96,7 @@ def score_command(
     if output is not None:
         text = found.record().text()
         with atomic_path(output) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8", errors=ESCAPED)
         say(f"wrote {output}")
     click.echo(markdown(found), nl=False)
     for sentence in incomplete(found.missing, len(key.truth)):

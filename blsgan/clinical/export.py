@@ -340,7 +340,9 @@ def _write(objects: dict[Path, Dataset]) -> list[Path]:
     with atomic_paths(paths) as temporaries:
         try:
             for current, temporary in zip(paths, temporaries, strict=True):
-                objects[current].save_as(temporary, enforce_file_format=True)
+                encoded = io.BytesIO()  # pydicom puts a traceback into an error of the disk
+                objects[current].save_as(encoded, enforce_file_format=True)
+                temporary.write_bytes(encoded.getbuffer())
         except OSError as error:
             raise output_error(current, error) from error
     return paths

@@ -10,6 +10,7 @@ and ``Dataset_cases_anonymization/JOINT/HASH.jpg`` with ``HASH_mask_upper.bmp``,
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,8 +20,8 @@ from typing import Protocol
 import numpy as np
 
 from blsgan.errors import InputError
-from blsgan.io.files import read_file
-from blsgan.io.lists import read_list
+from blsgan.io.files import as_read, read_file
+from blsgan.io.lists import NamesBelow, read_list
 from blsgan.io.masks import threshold
 from blsgan.io.raster import decode_raster
 
@@ -59,7 +60,7 @@ class JointImage:
     @property
     def name(self) -> str:
         """``JOINT/HASH``: unique in the dataset, the seed of everything drawn for this image."""
-        return f"{self.joint}/{self.image.stem}"
+        return f"{self.joint}/{as_read(self.image.stem)}"
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def load_list(path: str | Path) -> list[JointImage]:
                 f"{path}: entry {index} has no {error}; every entry needs image, upper and lower"
             ) from error
         background = root / str(entry["background"]) if entry.get("background") else None
-        images.append(JointImage(image.parent.name, image, upper, lower, background))
+        images.append(JointImage(as_read(image.parent.name), image, upper, lower, background))
     return images
 
 
@@ -118,8 +119,9 @@ def list_files(root: Path) -> list[Path]:
 
 def listed_pair_path(root: Path, name: str) -> Path:
     """Where a file of a list of follow-up pairs lies: below ``root``, or below its image folder."""
-    here, below = root / name, root / IMAGE_FOLDER / name
-    return below if not here.exists() and below.exists() else here
+    folder = root / IMAGE_FOLDER
+    here, below = root / name, folder / NamesBelow(folder).of(name)
+    return below if not os.path.exists(here) and os.path.exists(below) else here
 
 
 def by_joint(images: Iterable[JointImage]) -> dict[str, list[JointImage]]:
@@ -132,7 +134,7 @@ def by_joint(images: Iterable[JointImage]) -> dict[str, list[JointImage]]:
 
 def _grey(path: Path, what: str) -> np.ndarray:
     """uint8 [H,W], by the same decoder as everything else."""
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(f"{path} is named in the dataset's list but missing; complete the dataset")
     raster = decode_raster(read_file(path, what=what))
     if raster.bits != 8:
@@ -150,7 +152,7 @@ def missing_files(images: Iterable[JointImage]) -> list[Path]:
         for joint in images
         if joint.packed is None
         for path in (joint.image, joint.upper, joint.lower)
-        if not path.is_file()
+        if not os.path.isfile(path)
     ]
 
 
@@ -219,7 +221,7 @@ def content_hashes(joint: JointImage) -> tuple[str, str, str, str]:
         read_file(path).sha256 for path in (joint.image, joint.upper, joint.lower)
     )
     background = ""
-    if joint.background is not None and joint.background.exists():
+    if joint.background is not None and os.path.exists(joint.background):
         background = read_file(joint.background).sha256
     return image, upper, lower, background
 
@@ -253,7 +255,7 @@ def read_joint(joint: JointImage) -> JointArrays:
             )
         masks.append(mask)
     background = None
-    if joint.background is not None and joint.background.exists():
+    if joint.background is not None and os.path.exists(joint.background):
         background = _grey(joint.background, "background")
         if background.shape != image.shape:
             raise InputError(f"{joint.background} is not of the size of {joint.image.name}")

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from blsgan.data.layout import JointArrays, JointImage, content_hashes, read_joint
 from blsgan.errors import InputError
 from blsgan.io.atomic import atomic_path
+from blsgan.io.files import as_read
 
 FORMAT, VERSION = "blsgan-packed", 1
 _HASH_BYTES = 32
@@ -209,7 +210,13 @@ class PackedDataset:
     def _read_index(self, text: str) -> None:
         for values in json.loads(text):
             row = _Row(*values)
-            self._rows[f"{row.joint}/{Path(row.image).stem}"] = row
+            names = (row.joint, row.image, row.group)
+            places = (row.row, 0 if row.background is None else row.background)
+            if any(type(name) is not str for name in names) or any(
+                type(place) is not int or place < 0 for place in places
+            ):
+                raise ValueError(f"{values} is no entry of its index")
+            self._rows[f"{row.joint}/{as_read(Path(row.image).stem)}"] = row
         for name in {row.group for row in self._rows.values()}:
             rows = [row.row for row in self._rows.values() if row.group == name]
             height, width = (int(part) for part in name.split("x"))

@@ -7,6 +7,7 @@ Every list, every listed file and every pixel is looked at; nothing stops at the
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -19,7 +20,7 @@ import numpy as np
 from blsgan.data.layout import MIN_OVERLAP_PX, list_files, listed_pair_path, overlap_px
 from blsgan.data.splits import is_validation
 from blsgan.errors import InputError
-from blsgan.io.files import read_file
+from blsgan.io.files import as_read, read_file
 from blsgan.io.lists import read_list
 from blsgan.io.masks import BONES, threshold
 from blsgan.io.raster import decode_raster
@@ -146,8 +147,8 @@ def _read_lists(root: Path, lists: Sequence[Path], report: Report) -> dict[str, 
                 )
                 continue
             image = _Image(
-                f"{paths['image'].parent.name}/{paths['image'].stem}",
-                paths["image"].parent.name,
+                as_read(f"{paths['image'].parent.name}/{paths['image'].stem}"),
+                as_read(paths["image"].parent.name),
                 paths,
             )
             known = images.setdefault(image.name, image)
@@ -179,7 +180,7 @@ def _first_difference(one: dict[str, Path], other: dict[str, Path]) -> str:
 def _values(image: _Image, key: str, report: Report) -> np.ndarray | None:
     """uint8 [H,W] of one file, or None with a finding."""
     path = image.paths[key]
-    if not path.exists():
+    if not os.path.exists(path):
         report.error("missing", image.name, f"{key}: {path.name} is listed and not there")
         return None
     try:
@@ -350,7 +351,9 @@ def _check_parts(images: Iterable[_Image], report: Report) -> None:
 
 def _check_pairs(root: Path, images: dict[str, _Image], report: Report) -> int:
     """Follow-up pairs; returns how many there are."""
-    listed = {path.resolve(): image for image in images.values() for path in image.paths.values()}
+    listed = {
+        os.path.realpath(path): image for image in images.values() for path in image.paths.values()
+    }
     count = 0
     for path in sorted(root.glob("DR_*")):
         seen: Counter[tuple[str, str]] = Counter()
@@ -363,9 +366,9 @@ def _check_pairs(root: Path, images: dict[str, _Image], report: Report) -> int:
             count += 1
             files = {key: listed_pair_path(root, entry[key]) for key in _PAIR_KEYS}
             for key, file in files.items():
-                if not file.exists():
+                if not os.path.exists(file):
                     unknown[f"{entry[key]} is not there"] += 1
-                elif file.resolve() not in listed:
+                elif os.path.realpath(file) not in listed:
                     unknown[f"{entry[key]} is in no LS list"] += 1
             fixed, moving = files["fixed"], files["moving"]
             joints = {
@@ -401,14 +404,14 @@ def _count(
     visits = Counter(Counter(image.joint for image in everything).values())
     overlaps = [image.overlap_px for image in everything if image.overlap_px is not None]
     sizes = Counter(_size(image.shape) for image in everything if image.shape is not None)
-    named = {path.resolve() for image in everything for path in image.paths.values()}
+    named = {os.path.realpath(path) for image in everything for path in image.paths.values()}
     folders = {path.parent for image in everything for path in image.paths.values()}
     on_disk = {
-        file.resolve()
+        os.path.realpath(file)
         for folder in folders
-        if folder.is_dir()
+        if os.path.isdir(folder)
         for file in folder.iterdir()
-        if file.is_file()
+        if os.path.isfile(file)
     }
 
     def side(validation: bool) -> dict[str, int]:

@@ -35,7 +35,7 @@ from blsgan.evaluation.frechet import patch_extractor
 from blsgan.evaluation.networks import from_weights
 from blsgan.evaluation.results import Table, write_csv
 from blsgan.evaluation.run import run_evaluation
-from blsgan.io.atomic import atomic_paths
+from blsgan.io.atomic import ESCAPED, atomic_paths
 from blsgan.progress import Track, silent
 from blsgan.training import CONFIG_FILE, WEIGHTS
 
@@ -216,7 +216,7 @@ class Study:
             write_csv(table, [self._flat(row) for row in self.chosen])
             text = f"# Ablation\n\n{self.heading()}\n\n"
             text += "\n".join(table.markdown() for table in self.tables())
-            markdown.write_text(text, encoding="utf-8")
+            markdown.write_text(text, encoding="utf-8", errors=ESCAPED)
             fields = {
                 "steps": self.steps,
                 "precision": self.precision,

@@ -25,7 +25,7 @@ from blsgan.evaluation.results import (
     Table,
     with_interval,
 )
-from blsgan.io.atomic import atomic_paths
+from blsgan.io.atomic import ESCAPED, atomic_paths
 from blsgan.io.masks import BONES
 from blsgan.records.evaluation import ComparisonRecord, EvaluationRecord
 
@@ -312,7 +312,7 @@ class Comparison:
         with atomic_paths(paths) as (markdown, report):
             text = f"# Comparison\n\n{self.heading()}\n\n"
             text += "\n".join(table.markdown() for table in self.tables())
-            markdown.write_text(text, encoding="utf-8")
+            markdown.write_text(text, encoding="utf-8", errors=ESCAPED)
             report.write_text(self.record().text(indent=1), encoding="utf-8")
         (folder / COMPARISON_FIGURE).unlink(missing_ok=True)
         return paths

@@ -18,7 +18,7 @@ from blsgan import __version__
 from blsgan.evaluation.layers import OUTLINE_KEYS
 from blsgan.evaluation.metrics import BUCKETS, bucket_name
 from blsgan.evaluation.protocol import Part
-from blsgan.io.atomic import atomic_paths
+from blsgan.io.atomic import ESCAPED, atomic_paths
 from blsgan.io.masks import BONES
 from blsgan.records.evaluation import EvaluationRecord
 
@@ -143,7 +143,7 @@ class Evaluation:
                 write_csv(temporary, part.records)
             text = f"# Evaluation\n\n{self.heading()}\n\n"
             text += "\n".join(table.markdown() for table in self.tables())
-            temporaries[-2].write_text(text, encoding="utf-8")
+            temporaries[-2].write_text(text, encoding="utf-8", errors=ESCAPED)
             temporaries[-1].write_text(self.record().text(indent=1), encoding="utf-8")
         for name in (*(name for name in parts if name not in present), *FIGURE_NAMES):
             with contextlib.suppress(FileNotFoundError):
@@ -154,7 +154,7 @@ class Evaluation:
 def write_csv(path: Path, records: Sequence[dict[str, Any]]) -> None:
     """One line for each record below their keys; what a record lacks stays empty."""
     columns = list(dict.fromkeys(key for record in records for key in record))
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with path.open("w", encoding="utf-8", errors=ESCAPED, newline="") as file:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         writer.writerows(records)

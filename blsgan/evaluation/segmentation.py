@@ -27,7 +27,7 @@ from blsgan.data.layout import MIN_OVERLAP_PX, JointImage, overlap_px, read_join
 from blsgan.data.visits import VisitTruth
 from blsgan.errors import BackendError, NoJointError
 from blsgan.evaluation.metrics import bootstrap_mean, psnr_db, region_mse
-from blsgan.io.atomic import atomic_paths
+from blsgan.io.atomic import ESCAPED, atomic_paths
 from blsgan.io.masks import BONES
 from blsgan.progress import Track, silent
 from blsgan.records.evaluation import MasksEvaluationRecord
@@ -105,7 +105,7 @@ class SegmentationEvaluation:
         hidden = {"joint", "image", "doubts"}
         columns = list(dict.fromkeys(key for row in self.masks for key in row if key not in hidden))
         with atomic_paths(paths) as (table, text):
-            with table.open("w", encoding="utf-8", newline="") as file:
+            with table.open("w", encoding="utf-8", errors=ESCAPED, newline="") as file:
                 writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
                 writer.writeheader()
                 for row in self.masks:

@@ -33,6 +33,9 @@ _REASONS = {
     errno.ENAMETOOLONG: "the name is too long for the file system; choose a shorter one",
 }
 
+ESCAPED = "backslashreplace"
+"""How text is encoded that holds names of files: bytes that are no UTF-8 are written as escapes."""
+
 _TEMPORARY = re.compile(r"\.blsgan-[0-9a-f]{12}\.tmp(\..*)?")
 _LEFTOVER_S = 600.0
 _looked: set[str] = set()
@@ -40,7 +43,8 @@ _looked: set[str] = set()
 
 def output_error(path: os.PathLike[str] | str, error: OSError) -> OutputError:
     """The sentence a user reads when ``path`` could not be written because of ``error``."""
-    reason = _REASONS.get(error.errno or 0) or error.strerror or str(error) or type(error).__name__
+    said = " ".join(str(error).split())[:200]  # libraries raise OSErrors of their own, at length
+    reason = _REASONS.get(error.errno or 0) or error.strerror or said or type(error).__name__
     return OutputError(f"{os.fspath(path)} cannot be written: {reason}.")
 
 

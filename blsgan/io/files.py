@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,11 @@ class FileBytes:
     path: Path
     data: bytes
     sha256: str
+
+
+def as_read(name: str) -> str:
+    """A name as it reads, for comparison: macOS writes accents apart, others do not."""
+    return unicodedata.normalize("NFC", name)
 
 
 def read_file(path: os.PathLike[str] | str, *, what: str = "file") -> FileBytes:

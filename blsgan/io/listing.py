@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import string
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from blsgan.errors import InputError, UsageError
 from blsgan.io.dicom import looks_like_dicom
+from blsgan.io.files import as_read
 from blsgan.io.masks import BONES
 from blsgan.io.radiograph import SUFFIXES
 from blsgan.io.raster import SUFFIXES as MASK_SUFFIXES
@@ -70,18 +70,15 @@ class MaskFolders:
         """
         if folder not in self._folders:
             by_stem: defaultdict[str, list[Path]] = defaultdict(list)
-            with contextlib.suppress(OSError, ValueError), os.scandir(folder) as entries:
-                for name in sorted(entry.name for entry in entries if entry.is_file()):
+            with contextlib.suppress(OSError, ValueError):
+                for name in sorted(os.listdir(folder)):
+                    if not os.path.isfile(folder / name):  # nor a link that leads to none
+                        continue
                     root, ending = os.path.splitext(name)
                     if ending.lower() in MASK_SUFFIXES:
                         by_stem[as_read(root)].append(folder / name)
             self._folders[folder] = by_stem
         return self._folders[folder].get(as_read(stem), [])
-
-
-def as_read(name: str) -> str:
-    """A name as it reads, for comparison: macOS writes accents apart, others do not."""
-    return unicodedata.normalize("NFC", name)
 
 
 def find_mask(
@@ -128,8 +125,8 @@ def list_folder(
     ours is appended to ``passed_over``. Raises :class:`InputError` when nothing is left.
     """
     # Results written beside their inputs are told apart by name (_is_result).
-    results = exclude.resolve() if exclude is not None else None
-    if results == folder.resolve():
+    results = os.path.realpath(exclude) if exclude is not None else None
+    if results == os.path.realpath(folder):
         results = None
     candidates: list[Path] = []
     for parent, folders, files in os.walk(folder):
@@ -139,7 +136,7 @@ def list_folder(
             for name in folders
             if not name.startswith(".")
             and name not in _SKIPPED_FOLDERS
-            and (here / name).resolve() != results
+            and os.path.realpath(here / name) != results
         )
         names = set(files)
         for name in sorted(files):

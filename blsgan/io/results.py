@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -118,7 +119,9 @@ def _write_picture(
     )
     if spacing is not None:
         options["dpi"] = (_MM_PER_INCH / spacing.column_mm, _MM_PER_INCH / spacing.row_mm)
-    Image.fromarray(values).save(path, format=file_format.upper(), **options)
+    encoded = io.BytesIO()  # libtiff, given the file, would not say that the disk is full
+    Image.fromarray(values).save(encoded, format=file_format.upper(), **options)
+    path.write_bytes(encoded.getbuffer())
 
 
 def hash_file(path: Path) -> str:

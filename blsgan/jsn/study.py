@@ -29,7 +29,7 @@ from blsgan.data.layout import (
 from blsgan.errors import InputError
 from blsgan.evaluation.methods import COPY, Method, Sample
 from blsgan.evaluation.results import Table, write_csv
-from blsgan.io.atomic import atomic_paths
+from blsgan.io.atomic import ESCAPED, atomic_paths
 from blsgan.joint.geometry import joint_axis
 from blsgan.jsn.agreement import MISMATCH_PX, Agreement, agreement, bland_altman
 from blsgan.jsn.quantification import (
@@ -333,7 +333,7 @@ class Study:
                 write_csv(file, rows)
             text = f"# Accuracy of joint space narrowing\n\n{self.heading()}\n\n"
             text += "\n".join(table.markdown() for table in self.tables())
-            markdown.write_text(text, encoding="utf-8")
+            markdown.write_text(text, encoding="utf-8", errors=ESCAPED)
             record.write_text(self.record().text(indent=1), encoding="utf-8")
         return paths
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from blsgan.errors import BlsganError, InputError, UsageError, debugging, unexpected
+from blsgan.errors import BlsganError, InputError, UsageError, debugging, unexpected, unusable
 from blsgan.io.files import read_file
 from blsgan.io.listing import (
     DEFAULT_MASK_PATTERN,
@@ -155,7 +155,7 @@ def attempt(work: Callable[[Item], Outcome[Any, Any]], item: Item) -> Attempt:
         # A bug: it must neither cost the other files nor pass for an error of this one's.
         if debugging():
             raise
-        return Attempt(image, failure=f"{image}: {unexpected(error)}")
+        return Attempt(image, failure=f"{image}: {unusable(error) or unexpected(error)}")
     return Attempt(
         image,
         skipped=outcome.found is None,

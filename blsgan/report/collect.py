@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -135,13 +136,14 @@ def collect(roots: Sequence[Path]) -> list[Joint]:
     pairs: list[Pair] = []
     titles: dict[Key, str] = {}
     tables: list[Path] = []
-    seen: set[Path] = set()
+    seen: set[str] = set()
     for root in roots:
         base = root if root.is_dir() else root.parent
         for path in walk(root, (".json", ".csv")):
-            if path.resolve() in seen:
+            real = os.path.realpath(path)  # unlike Path.resolve it takes links in a circle
+            if real in seen:
                 continue
-            seen.add(path.resolve())
+            seen.add(real)
             if path.suffix.lower() == ".csv":
                 tables.append(path)
                 continue

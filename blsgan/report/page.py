@@ -15,7 +15,7 @@ from urllib.parse import quote
 import numpy as np
 
 from blsgan.errors import UsageError
-from blsgan.io.atomic import atomic_paths, output_error
+from blsgan.io.atomic import ESCAPED, atomic_paths, output_error
 from blsgan.io.panel import spectrum
 from blsgan.io.stored import find_by_hash
 from blsgan.progress import Track, silent
@@ -136,7 +136,7 @@ def write_report(
             views = [_joint_view(joint, numbers[id(joint)], draw) for joint in page]
             text = render("report", joints=views, number=number, **shared)
             try:
-                temporary.write_text(text, encoding="utf-8")
+                temporary.write_text(text, encoding="utf-8", errors=ESCAPED)
             except OSError as error:
                 raise output_error(file, error) from error
     _remove_stale(output, len(files))

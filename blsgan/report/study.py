@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from blsgan import __version__
 from blsgan.errors import InputError, UsageError
-from blsgan.io.atomic import atomic_paths
+from blsgan.io.atomic import ESCAPED, atomic_paths
 from blsgan.io.masks import BONES
 from blsgan.io.stored import StoredResult, find_results
 from blsgan.joint.geometry import bounding_box
@@ -122,7 +122,7 @@ def build_study(
         )
     page = render("study", study=study, pictures=pictures, side=_VIEW_PX)
     with atomic_paths([output, key]) as (page_path, key_path):
-        page_path.write_text(page, encoding="utf-8")
+        page_path.write_text(page, encoding="utf-8", errors=ESCAPED)
         key_path.write_text(truth.text(), encoding="utf-8")
     return Study(output, key, study, items)
 

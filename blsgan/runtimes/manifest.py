@@ -9,11 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from blsgan.errors import BackendError, WeightsError
 from blsgan.runtimes.gpu import Gpu
@@ -31,6 +39,13 @@ class Profile(BaseModel):
     min: tuple[int, int, int, int]
     opt: tuple[int, int, int, int]
     max: tuple[int, int, int, int]
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Profile:
+        sides = zip((1, 1, 1, 1), self.min, self.opt, self.max, strict=True)
+        if any(list(side) != sorted(side) for side in sides):
+            raise ValueError("min, opt and max are not whole numbers from 1 in this order")
+        return self
 
     def takes(self, shape: tuple[int, ...]) -> bool:
         return all(a <= b <= c for a, b, c in zip(self.min, shape, self.max, strict=True))
@@ -59,7 +74,7 @@ class Manifest(BaseModel):
         model: where it comes from.
         precision, converter, calibration: how the graph was converted.
         layers: name of every convolution and matrix product -> its precision.
-        gate: the figures of :class:`blsgan.deploy.gate.Verdict`.
+        gate: the figures of :class:`blsgan.deploy.gate.Verdict`; it passed, or ``forced``.
         forced: whether it failed the gate and was written all the same.
         backend, backend_version: what built it and alone can run it.
         compute_capabilities: of the GPUs it runs on; ``gpu``: of which it was built on, None where
@@ -91,6 +106,29 @@ class Manifest(BaseModel):
     workspace_bytes: int
     build_seconds: float
     built: str
+
+    @field_validator("profile")
+    @classmethod
+    def _of_both_inputs(
+        cls, profile: dict[Literal["image", "masks"], Profile]
+    ) -> dict[Literal["image", "masks"], Profile]:
+        if len(profile) != 2:
+            raise ValueError("it needs the shapes of image and of masks")
+        return profile
+
+    @model_validator(mode="after")
+    def _was_judged(self) -> Manifest:
+        figures = {key: self.gate.get(key) for key in ("psnr_db", "drop_db")}
+        if not all(
+            value is None or (type(value) in (int, float) and math.isfinite(value))
+            for value in figures.values()
+        ) or (figures["psnr_db"] is not None and figures["drop_db"] is None):
+            raise ValueError("gate: psnr_db and drop_db are no figures")
+        if type(self.gate.get("passed")) is not bool:
+            raise ValueError("gate: it does not say whether it passed")
+        if not self.gate["passed"] and not self.forced:
+            raise ValueError("gate: it did not pass, and nobody forced it")
+        return self
 
     def text(self) -> str:
         """The file's content."""

@@ -12,10 +12,19 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from blsgan.errors import UsageError
 from blsgan.ops import K_MAX
+from blsgan.training.plain_yaml import read_plain, shown
 
 PRESETS = Path(__file__).resolve().parent / "presets"
 
@@ -23,7 +32,7 @@ Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 SoftTissue = Annotated[float, Field(ge=0, le=K_MAX)]
 Steps = Annotated[int, Field(ge=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 
 LARGE_CROP_EVERY = 4  # steps
 
@@ -32,8 +41,18 @@ class _Strict(BaseModel):
     """``removed``: keys of older versions, with the value at which they did nothing. Every old run
     wrote them all down; with another value it can only be finished by the version that began it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     removed: ClassVar[Mapping[str, Any]] = {}
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if (
+            isinstance(value, bool)
+            and cls.model_fields[info.field_name or ""].annotation is not bool
+        ):
+            raise ValueError("input should be another value than true or false")
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -269,10 +288,15 @@ class TrainingConfig(RunConfig):
         for key, data in parts or [("data", self.data)]:
             for name in ("crop", "large_crop"):
                 rows, columns = getattr(data, name) or data.crop
-                if min(rows, columns) < 16 or rows % 16 or columns % 16:
+                if (
+                    min(rows, columns) < 16
+                    or max(rows, columns) > 4096
+                    or rows % 16
+                    or columns % 16
+                ):
                     raise UsageError(
                         f"key '{key}.{name}' is {rows}x{columns}; rows and "
-                        "columns must be multiples of 16"
+                        "columns must be multiples of 16, up to 4096"
                     )
             if data.pairs == "images" and data.large_crop is not None:
                 raise UsageError(
@@ -451,15 +475,14 @@ def load_config(preset: str | Path, changes: Sequence[str] = ()) -> RunConfig:
     if not path.suffix and str(preset) in preset_names():
         path = PRESETS / f"{preset}.yaml"
     try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+        fields = read_plain(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(
             f"preset '{preset}' is neither one of {', '.join(preset_names())} nor a "
             f"readable YAML file ({error.strerror})"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"{path}: is not a YAML file ({reason})") from error
+    except ValueError as error:  # also of bytes that are no UTF-8, or of a path
+        raise UsageError(f"{path}: is not a YAML file of a preset ({error})") from error
     if fields is None:
         fields = {}
     if not isinstance(fields, dict):
@@ -478,7 +501,7 @@ def load_config(preset: str | Path, changes: Sequence[str] = ()) -> RunConfig:
             known = f"; known keys there: {', '.join(names)}" if names else ""
         where = f"key '{key}': " if key else ""
         what = first["msg"].removeprefix("Value error, ")
-        got = "" if isinstance(first["input"], dict) else f" (got {first['input']!r})"
+        got = "" if isinstance(first["input"], dict) else f" (got {shown(first['input'])})"
         raise UsageError(f"{path}: {where}{what[0].lower()}{what[1:]}{got}{known}") from error
     for change in changes:
         _check_effective(fields, change)
@@ -523,11 +546,13 @@ def _apply_change(fields: dict[str, Any], change: str) -> None:
     if not equals or not key.strip():
         raise UsageError(f"'{change}' is not key=value, as in optimiser.learning_rate=1e-3")
     try:
-        value = yaml.safe_load(text)
-        if isinstance(value, str):
-            value = _number(value)
-    except yaml.YAMLError as error:
-        raise UsageError(f"the value of '{change}' is not YAML") from error
+        value = read_plain(text)
+    except ValueError as error:
+        raise UsageError(
+            f"the value of '{change[:80]}' is not YAML that can be used ({error})"
+        ) from error
+    if isinstance(value, str):
+        value = _number(value)
     *parents, last = key.strip().split(".")
     place: Any = fields
     for parent in parents:
@@ -546,7 +571,7 @@ def _below(place: Any, name: str, key: str) -> dict[str, Any] | list[Any]:
     """What lies under ``name``: keys, made where there are none, or a list such as the stages."""
     inner: Any
     if isinstance(place, list):
-        if not name.isdigit() or int(name) >= len(place):
+        if not (name.isascii() and name.isdigit()) or int(name[:9]) >= len(place):
             raise UsageError(
                 f"key '{key}' does not exist: '{name}' is not one of 0 to {len(place) - 1}"
             )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import shlex
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -121,6 +124,101 @@ def test_a_reader_that_leaves_is_no_bug():
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
     )
     assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("arguments", [["--help"], ["info", "--json"]])
+def test_a_full_disk_behind_standard_output_is_said(arguments):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "blsgan", *arguments],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == (
+        "blsgan: standard output cannot be written: the disk is full; free some space or choose "
+        "another folder.\n"
+    )
+
+
+def test_a_disk_that_is_full_of_temporary_files_is_said(raising, capsys):
+    raising(OSError(errno.ENOSPC, "No space left on device"))
+    assert cli.main(["separate"]) == 1
+    assert "name another folder for those in TMPDIR" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["separate", "{}", "-o", "out"],
+        ["segment", "{}", "-o", "out"],
+        ["report", "{}", "-o", "r.html"],
+        ["inspect", "{}.onnx"],
+        ["data", "verify", "{}"],
+        ["evaluate", "--data", "{}", "-o", "out"],
+        ["export-dicom", "{}", "--images", "in", "-o", "dicom"],
+    ],
+)
+@pytest.mark.parametrize("name", ["x" * 300, "y/" * 3000], ids=["a name", "a path"])
+def test_a_name_beyond_the_file_systems_limit_is_said(arguments, name, capsys):
+    assert cli.main([part.format(name) for part in arguments]) == 1
+    error = capsys.readouterr().err
+    assert "unexpected" not in error
+    assert error.startswith(f"blsgan: {name[:20]}")
+
+
+def _stopping(*lines):
+    """What becomes of a command whose work are these lines, in a process of its own."""
+    code = (
+        "import os, signal, sys, time, click\nfrom blsgan import cli\n"
+        "me = os.getpid()\n"
+        "@click.command()\ndef command():\n"
+        + "".join(f"    {line}\n" for line in lines)
+        + "cli.import_module = lambda name: type('m', (), {'command': command})\n"
+        "sys.argv = ['blsgan', 'separate']\n"
+        "status = cli.main()\n"
+        "os.kill(me, signal.SIGINT)\n"  # and once more, while Python shuts down
+        "sys.exit(status)\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def test_who_presses_ctrl_c_twice_means_it_once():
+    done = _stopping(
+        "try: os.kill(me, signal.SIGINT); time.sleep(5)",
+        "finally:",
+        "    os.kill(me, signal.SIGINT); time.sleep(0.01); print('cleaned up')",
+    )
+    assert done.stdout == "cleaned up\n"
+    assert done.stderr.strip() == "blsgan: interrupted; nothing is left half-written."
+    assert done.returncode == 130
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
+def test_a_signal_of_which_a_library_makes_another_error(number):
+    """A compiled module that is being imported turns it into an ImportError."""
+    done = _stopping(
+        "from blsgan.errors import BackendError",
+        f"try: os.kill(me, signal.{number}); time.sleep(5)",
+        "except BaseException as error: raise BackendError('does not load') from error",
+    )
+    word, status = {"SIGTERM": ("terminated", 143), "SIGINT": ("interrupted", 130)}[number]
+    assert done.stderr.strip() == f"blsgan: {word}; nothing is left half-written."
+    assert done.returncode == status
+
+
+def test_clean_up_that_hangs_can_be_interrupted(monkeypatch):
+    signals = cli.Signals(process_ends=False)
+    with signals:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # at once: not heard
+        monkeypatch.setattr("blsgan.cli.signals._PATIENCE_S", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_names_that_the_terminal_cannot_say(monkeypatch):

@@ -644,3 +644,23 @@ def test_cold_start_stays_light(network, write_joint, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.splitlines()[-1]) < 300_000  # KiB
+
+
+@pytest.mark.parametrize("file_format", ["png", "tiff", "npz"])
+def test_a_disk_that_takes_no_more_is_said_in_our_words(write_joint, tmp_path, file_format):
+    """A limit of file sizes stands for a full disk: the system refuses in the middle of a write."""
+    joint = write_joint(tmp_path / "in")
+    output = tmp_path / "out"
+    done = subprocess.run(
+        [sys.executable, "-m", "blsgan", "separate", joint.image, "-o", output, "--format",
+         file_format],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)),
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"blsgan: {output}")
+    assert done.stderr.endswith(
+        "cannot be written: it is larger than files may be here; raise the limit or choose another "
+        "folder.\n"
+    )
+    assert not output.exists()

@@ -1,5 +1,6 @@
 """A packed dataset gives the same images bit for bit, and damage never passes for data."""
 
+import json
 import pickle
 import shutil
 import struct
@@ -199,3 +200,23 @@ def test_nothing_is_left_of_a_pack_that_failed(dataset, packed, tmp_path):
     with pytest.raises(OutputError):
         pack(load_root(packed), folder)
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "row",
+    [[1, "a.jpg", "256x256", 0, None], ["J", 5, "256x256", 0, None], ["J", "a", 6, 0, None],
+     ["J", "a", "256x256", "0", None], ["J", "a", "256x256", True, None], ["J"], 7, None,
+     ["J", "a", "256x256", -1, None], ["J", "a", "256x256", 0, 1.5], ["J", "a", "x", 0, None]],
+)  # fmt: skip
+def test_an_index_of_odd_types_is_damage(packed, tmp_path, row):
+    data = packed.read_bytes()
+    end = 8 + struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8:end])
+    rows = json.loads(header["__metadata__"]["index"])
+    header["__metadata__"]["index"] = json.dumps([row, *rows[1:]])
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path = tmp_path / "odd.blsgan"
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data[end:])
+    with pytest.raises(InputError, match=r"odd\.blsgan: is damaged"):
+        PackedDataset(path)

@@ -195,3 +195,17 @@ def test_a_pipe_in_the_folder_is_not_waited_for(touch):
     root = touch("a.png")
     os.mkfifo(root / "pipe")
     assert [item.name for item in list_folder(root)] == ["a"]
+
+
+def test_links_in_a_circle_hide_nothing_else(touch, tmp_path):
+    root = touch("a.png", "a_mask_upper.png", "a_mask_lower.png")
+    (root / "circle").symlink_to("circle")
+    (root / "circle.png").symlink_to("circle.png")
+    (root / "self").symlink_to(".")
+    (root / "gone.png").symlink_to("nowhere.png")
+    passed_over = []
+    items = list_folder(root, exclude=root / "circle" / "out", passed_over=passed_over)
+    assert [(item.name, item.upper is not None) for item in items] == [
+        ("a", True), ("circle", False), ("gone", False),
+    ]  # fmt: skip
+    assert passed_over == [root / "circle"]

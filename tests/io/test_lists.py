@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 
 import pytest
 
-from blsgan.data.layout import load_list
+from blsgan.data.layout import IMAGE_FOLDER, listed_pair_path, load_list
 from blsgan.data.verify import verify
 from blsgan.errors import InputError
 from blsgan.io.lists import begins_as_json, read_list
@@ -59,3 +60,26 @@ def test_what_is_no_list_has_a_sentence(tmp_path, data):
     (tmp_path / "list").write_bytes(data)
     with pytest.raises(InputError, match="is not a JSON list"):
         load_list(tmp_path / "list")
+
+
+@pytest.mark.parametrize("listed", ["NFC", "NFD"])
+def test_a_list_in_the_other_unicode_form_names_the_same_files(tmp_path, listed):
+    """What macOS packs and Linux unpacks: the list in one form, the files in the other."""
+    folder, name = "Joël_L_2", "é.png"
+    on_disk = {"NFC": "NFD", "NFD": "NFC"}[listed]
+    there = tmp_path / unicodedata.normalize(on_disk, folder) / unicodedata.normalize(on_disk, name)
+    there.parent.mkdir()
+    there.write_bytes(b"x")
+    value = unicodedata.normalize(listed, f"{folder}\\{name}")
+    entry = {"image": value, "upper": value, "lower": value, "background": "ü/none"}
+    path = tmp_path / "LS_K1_all_train"
+    path.write_text(json.dumps([entry]))
+    (image,) = load_list(path)
+    assert image.image == there
+    assert image.background == tmp_path / "ü/none"
+    # The split and every draw hang on the name, so it is one and the same.
+    assert image.name == unicodedata.normalize("NFC", "Joël_L_2/é")
+    (tmp_path / IMAGE_FOLDER).mkdir()
+    below = there.parent.rename(tmp_path / IMAGE_FOLDER / there.parent.name) / there.name
+    name_listed = unicodedata.normalize(listed, f"{folder}/{name}")
+    assert listed_pair_path(tmp_path, name_listed) == below

@@ -1,6 +1,7 @@
 """The report as a file: self-contained, escaped, in pages, the same twice."""
 
 import html.parser
+import json
 import os
 import re
 import shutil
@@ -210,3 +211,16 @@ def test_a_histogram_counts_every_value(values):
     plot = plot_histogram("Narrowing", values, "px")
     assert sum(int(bar.title.rsplit(": ", 1)[1]) for bar in plot.bars) == len(values)
     assert plot_histogram("Narrowing", [1.0, 2.0], "px") is None
+
+
+def test_a_name_that_is_no_text_is_shown_as_an_escape(run_folder, tmp_path):
+    """A file whose name is bytes that are no UTF-8 must not cost the whole report."""
+    run = tmp_path / "run"
+    shutil.copytree(run_folder, run)
+    (record,) = (run / "alone").glob("*.json")
+    content = json.loads(record.read_text())
+    content["image"]["file"] = "a\udcff.png"
+    record.write_text(json.dumps(content))
+    page = tmp_path / "report.html"
+    assert main(["report", str(run), "-o", str(page)]) == 0
+    assert "a\\udcff.png" in page.read_text(encoding="utf-8")

@@ -141,3 +141,29 @@ def test_the_gpu_of_this_machine_or_why_there_is_none():
     else:
         assert gpu.name
         assert gpu.compute_capability.count(".") == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"profile": {}}, "profile: "),
+        ({"profile": {"image": fields()["profile"]["image"]}}, "profile: "),
+        ({"gate": {}}, "does not say whether it passed"),
+        ({"gate": {"psnr_db": 50.0, "passed": True}}, "no figures"),
+        ({"gate": {"psnr_db": "much", "drop_db": 0.1, "passed": True}}, "no figures"),
+        ({"gate": {"psnr_db": float("nan"), "drop_db": 0.1, "passed": True}}, "no figures"),
+        ({"gate": {"psnr_db": 20.0, "drop_db": 3.0, "passed": False}}, "did not pass"),
+    ],
+)
+def test_an_empty_profile_and_an_unchecked_gate_are_refused(engine, changes, said):
+    manifest_path(engine).write_text(json.dumps(fields(**changes)))
+    with pytest.raises(WeightsError, match=said):
+        read_manifest(engine)
+
+
+def test_shapes_out_of_order_are_refused(engine):
+    shape = {"min": [2, 1, 32, 32], "opt": [1, 1, 32, 32], "max": [8, 1, 32, 32]}
+    profile = {"image": shape, "masks": fields()["profile"]["masks"]}
+    manifest_path(engine).write_text(json.dumps(fields(profile=profile)))
+    with pytest.raises(WeightsError, match="in this order"):
+        read_manifest(engine)
