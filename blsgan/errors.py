@@ -60,6 +60,10 @@ class NoJointError(InputError):
     """The picture shows no finger joint that masks could be predicted for."""
 
 
+class NoHandError(InputError):
+    """The picture shows no whole hand whose joints could be found."""
+
+
 class UsageError(BlsganError, ValueError):
     """The command or call itself is wrong: an unknown option value, a missing argument."""
 

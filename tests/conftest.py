@@ -183,6 +183,12 @@ def fakes():
     return _neighbour("fakes")
 
 
+@pytest.fixture(scope="session")
+def hand_of_joints():
+    """A hand that the networks know, of a seed (tests/phantom_hands.py)."""
+    return _neighbour("phantom_hands").hand_of_joints
+
+
 @pytest.fixture
 def watched_machine(tmp_path_factory):
     """A machine with an empty home folder whose connections are seen (tests/watching.py)."""

@@ -58,8 +58,9 @@ def test_the_separator_comes_on_first_use_without_torch():
 
 
 def test_only_the_public_names_are_shown():
-    names = ["Segmenter", "Separator", "errors", "measure", "nn", "ops", "read", "segment"]
-    assert dir(blsgan) == [*names, "separate"]
+    classes = ["HandSeparator", "Locator", "Segmenter", "Separator"]
+    functions = ["hand", "hand_visits", "measure", "nn", "ops", "read", "segment", "separate"]
+    assert dir(blsgan) == [*classes, "errors", *functions]
     loaded = modules_after("import blsgan; blsgan.separate; blsgan.ops; blsgan.errors")
     assert "torch" not in loaded
 

@@ -64,13 +64,17 @@ def test_the_python_reference_names_what_exists():
                 assert hasattr(import_module(module), attribute), name
 
 
-@pytest.mark.parametrize("task", ["separation", "segmentation"])
+@pytest.mark.parametrize("task", ["separation", "segmentation", "location"])
 def test_every_key_of_a_preset_is_in_the_reference(task):
     from blsgan.training.config import TASKS
 
     text = (ROOT / "docs/reference/training.md").read_text(encoding="utf-8")
-    common, own = text.split("## The mask segmenter")
-    text = common if task == "separation" else own.split("\n## ")[0] + common
+    common = text.split("## The mask segmenter")[0]
+    if task == "separation":
+        text = common
+    else:
+        heading = {"segmentation": "mask segmenter", "location": "joint locator"}[task]
+        text = text.split(f"## The {heading}\n")[1].split("\n## ")[0] + common
 
     def keys(model, prefix=""):
         for name, field in model.model_fields.items():

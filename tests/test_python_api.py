@@ -42,14 +42,21 @@ def joints(write_joint, tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def hand_image(hand_of_joints):
+    return hand_of_joints(1)[0]
+
+
 @pytest.mark.parametrize(
     "name", ["blsgan", *(n for n in dir(blsgan) if n not in ("ops", "errors"))]
 )
-def test_every_example_runs(joints, name):
+def test_every_example_runs(joints, hand_image, name):
     if name == "nn":
         pytest.importorskip("torch", reason="blsgan.nn needs torch")
     shown = blsgan if name == "blsgan" else getattr(blsgan, name)
     names = {"blsgan": blsgan, "image": PHANTOM.image, "masks": PHANTOM.masks}
+    names["hand_image"] = hand_image
+    Image.fromarray(np.rint(255 * hand_image).astype(np.uint8)).save("hand.png")
     (test,) = doctest.DocTestFinder(recurse=False).find(shown, name, globs=names)
     assert test.examples, f"{name} has no example"
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)

@@ -27,6 +27,7 @@ from blsgan.errors import BlsganError, debugging, unexpected, unusable
 COMMANDS = {
     "separate": ("blsgan.cli.separate", "Take the overlapping bones of radiographs apart."),
     "segment": ("blsgan.cli.segment", "Predict the masks of both bones."),
+    "hand": ("blsgan.cli.hand", "Take every joint of whole hands apart."),
     "demo": ("blsgan.cli.demo", "Separate a joint phantom and show how well it went."),
     "evaluate": ("blsgan.cli.evaluate", "Measure quality on the public dataset."),
     "compare": ("blsgan.cli.compare", "Set runs, weights and evaluations side by side."),

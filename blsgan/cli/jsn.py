@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from blsgan.jsn.visits import Separate
     from blsgan.records.narrowing import ReadOptions
     from blsgan.records.record import Weights
+    from blsgan.tasks.segmentation import Segmenter
     from blsgan.tasks.separation import Separator
 
 _DEFAULT = "measure"
@@ -43,8 +46,8 @@ class _MeasureByDefault(Group):
 def command() -> None:
     """Measure how much a joint's space narrowed between two visits.
 
-    BASELINE and FOLLOWUP are radiographs of one joint, with masks of both bones; without the name
-    of a command, "measure" runs (its options: blsgan jsn measure --help).
+    BASELINE and FOLLOWUP are radiographs of one joint; without the name of a command, "measure"
+    runs (its options: blsgan jsn measure --help).
     """
 
 
@@ -75,14 +78,14 @@ def _network_options(function: Any) -> Any:
     nargs=2,
     type=click.Path(path_type=Path),
     metavar="UPPER LOWER",
-    help="Masks of the baseline.  [default: by their names]",
+    help="Masks of the baseline.  [default: by their names, else predicted]",
 )
 @click.option(
     "--followup-masks",
     nargs=2,
     type=click.Path(path_type=Path),
     metavar="UPPER LOWER",
-    help="Masks of the follow-up.  [default: by their names]",
+    help="Masks of the follow-up.  [default: by their names, else predicted]",
 )
 @options.mask_pattern
 @click.option(
@@ -116,12 +119,13 @@ def measure_command(
 ) -> int:
     """Measure the narrowing between BASELINE and FOLLOWUP, or of every pair of a list.
 
-    Writes jsn.json, jsn.png and each bone's residual map, or jsn.csv for a list. Positive
-    narrowing: the bones came closer.
-    A measurement that failed is marked as a mismatch and says why.
+    Masks that are not there are predicted, into OUTPUT/masks. Writes jsn.json, jsn.png and each
+    bone's residual map, or for a list jsn.csv and a picture of each pair in OUTPUT/pairs. Positive
+    narrowing: the bones came closer. A measurement that failed is marked as a mismatch and says
+    why; the exit status is 1 where nothing could be measured.
     """
     from blsgan.io.atomic import check_writable_folder
-    from blsgan.pipeline.measure import separation_by, summary, write_measurement
+    from blsgan.pipeline.measure import separation_by, summary, visit_files, write_measurement
     from blsgan.records.narrowing import ReadOptions
 
     _check_arguments(baseline, followup, pairs, baseline_masks, followup_masks)
@@ -136,31 +140,37 @@ def measure_command(
     def separation() -> tuple[Separate, Weights | None]:
         return separation_by(None if no_separation else _separator(weights, backend, threads))
 
+    @functools.cache
+    def segmenter() -> Segmenter:
+        from blsgan.tasks.segmentation import Segmenter
+
+        return Segmenter.from_pretrained(threads=threads)
+
     if pairs is not None:
         separate, described = separation()
-        return _measure_list(pairs, output, options, separate, described, fit_scale=fit_scale)
+        return _measure_list(
+            pairs, output, options, separate, described, segmenter, fit_scale=fit_scale
+        )
 
-    from blsgan.jsn.visits import check_same_joint, find_visit, measure_pair, read_visit
+    from blsgan.jsn.visits import check_same_joint, measure_pair, read_visit
 
     assert baseline is not None, "checked above"
     assert followup is not None, "checked above"
     check_same_joint(baseline, followup)
-    files = (
-        find_visit(baseline, baseline_masks, mask_pattern),
-        find_visit(followup, followup_masks, mask_pattern),
-    )
+    files = [
+        visit_files(image, masks, mask_pattern, options, output, segmenter)
+        for image, masks in ((baseline, baseline_masks), (followup, followup_masks))
+    ]
     visits = [read_visit(visit, options) for visit in files]
     separate, described = separation()
     try:
         result = measure_pair(visits[0], visits[1], separate, described, fit_scale=fit_scale)
     except InputError as error:
         raise InputError(f"{baseline}, {followup}: {error}") from error
-    written = write_measurement(
-        result, output, [path for visit in files for path in vars(visit).values()]
-    )
+    written = write_measurement(result, output, [path for visit in files for path in visit.paths])
     click.echo("\n".join(summary(result.record)))
     say(f"wrote {', '.join(path.name for path in written)} into {output}", err=False)
-    return 0
+    return 1 if result.record.mismatch else 0
 
 
 def _check_arguments(
@@ -194,6 +204,7 @@ def _measure_list(
     options: ReadOptions,
     separate: Separate,
     described: Weights | None,
+    segmenter: Callable[[], Segmenter],
     *,
     fit_scale: bool,
 ) -> int:
@@ -208,19 +219,19 @@ def _measure_list(
             options,
             separate,
             described,
+            segmenter=segmenter,
             fit_scale=fit_scale,
             track=progress.track,
         )
     again = f" ({repeated} repeated entries left out)" if repeated else ""
-    rows, failures, mismatches = done.rows, done.failures, done.mismatches
     say(
-        f"{len(rows)} pairs{again}: {len(rows) - mismatches - len(failures)} measured, "
-        f"{mismatches} mismatches, {len(failures)} failed; wrote {done.path}",
+        f"{len(done.rows)} pairs{again}: {done.measured} measured, {done.mismatches} mismatches, "
+        f"{len(done.failures)} failed; wrote {done.path} and a picture of each pair",
         err=False,
     )
-    for failure in failures:
+    for failure in done.failures:
         click.echo(f"failed: {failure}", err=True)
-    return 1 if failures else 0
+    return 1 if done.failures or not done.measured else 0
 
 
 @command.command("study", epilog="Example: blsgan jsn study --data Data -o study")

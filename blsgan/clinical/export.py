@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from blsgan.clinical.hand import hand_report, hand_segmentation, visits_report
 from blsgan.clinical.identity import Policy, describe
 from blsgan.clinical.objects import (
     Reference,
@@ -22,6 +23,7 @@ from blsgan.clinical.objects import (
     segmentation,
 )
 from blsgan.errors import BackendError, InputError, OutputError, debugging
+from blsgan.hands.chain import Crop
 from blsgan.io.atomic import atomic_paths, output_error
 from blsgan.io.dicom import is_dicom
 from blsgan.io.files import FileBytes, read_file
@@ -30,6 +32,8 @@ from blsgan.io.radiograph import Radiograph, decode_radiograph
 from blsgan.io.spacing import PixelSpacing
 from blsgan.io.stored import StoredResult, as_result, find_by_hash, walk
 from blsgan.progress import Track, silent
+from blsgan.records.hand import HandRecord
+from blsgan.records.hand_visits import HandVisitsRecord, JointInterval
 from blsgan.records.narrowing import NarrowingRecord, VisitInputs
 from blsgan.records.record import Spacing, read_json
 
@@ -74,9 +78,52 @@ class _Measurement:
         return {side: visit.sha256["image"] for side, visit in self.visits.items()}
 
 
-def _patients(
-    jobs: Iterable[StoredResult | _Measurement], sources: dict[str, Path]
-) -> dict[str, str]:
+@dataclass(frozen=True)
+class _Hand:
+    """A hand of ``blsgan hand``."""
+
+    path: Path
+    place: Path
+    record: HandRecord
+
+    @property
+    def label(self) -> str:
+        """What to call its objects: its folder, which of a DICOM file is made of its hash."""
+        return str(self.place.parent / self.path.parent.name)
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        return {"image": self.record.inputs["image"].sha256}
+
+
+@dataclass(frozen=True)
+class _Visits:
+    """A side of ``visits.json``, between its first visit and a later one."""
+
+    path: Path
+    place: Path
+    record: HandVisitsRecord
+    joints: tuple[JointInterval, ...]
+
+    @property
+    def label(self) -> str:
+        one = self.joints[0]
+        return str(self.place.with_name(f"visits-{one.side}-{one.earlier + 1}-{one.later + 1}"))
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        one = self.joints[0]
+        visits = self.record.visits
+        return {
+            "baseline": visits[one.earlier].image_sha256,
+            "followup": visits[one.later].image_sha256,
+        }
+
+
+_Job = StoredResult | _Measurement | _Hand | _Visits
+
+
+def _patients(jobs: Iterable[_Job], sources: dict[str, Path]) -> dict[str, str]:
     """What radiographs share that a measurement makes one patient's, by their hash.
 
     That is the patient's ID where headers of the connected radiographs give exactly one, so that a
@@ -84,7 +131,7 @@ def _patients(
     """
     group = {digest: digest for job in jobs for digest in job.inputs.values()}
     for job in jobs:
-        if isinstance(job, _Measurement):
+        if isinstance(job, (_Measurement, _Visits)):
             one, other = (group[digest] for digest in job.inputs.values())
             for digest, key in group.items():
                 if key == other:
@@ -174,7 +221,8 @@ def export(
     """Write everything below ``roots`` as DICOM files into ``output``.
 
     For a result of ``blsgan separate``: both layers and the masks; for one of ``blsgan jsn``: the
-    report. Where identity is not kept, the radiograph they refer to is written as well, once.
+    report; for one of ``blsgan hand``: all masks, a report of the joints, and one for each later
+    visit. Where identity is not kept, the radiograph they refer to is written as well, once.
     Radiographs and masks are found by content in ``images`` and ``roots``. What fails is told and
     costs nothing else; the files of one result appear together.
 
@@ -195,10 +243,7 @@ def export(
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # highdicom's quote the patient's name
-                if isinstance(job, StoredResult):
-                    objects = _separation_objects(job, finder)
-                else:
-                    objects = _measurement_objects(job, finder)
+                objects = _objects(job, finder)
         except InputError as error:
             exported.failures.append(str(error))
             continue
@@ -236,8 +281,16 @@ def _unwritable(path: Path, error: Exception) -> str:
     )
 
 
-def _find(roots: Sequence[Path]) -> list[StoredResult | _Measurement]:
-    jobs: list[StoredResult | _Measurement] = []
+def _objects(job: _Job, finder: _Finder) -> dict[str, Dataset]:
+    if isinstance(job, StoredResult):
+        return _separation_objects(job, finder)
+    if isinstance(job, _Measurement):
+        return _measurement_objects(job, finder)
+    return _hand_objects(job, finder) if isinstance(job, _Hand) else _visits_objects(job, finder)
+
+
+def _find(roots: Sequence[Path]) -> list[_Job]:
+    jobs: list[_Job] = []
     for root in roots:
         base = root if root.is_dir() else root.parent
         for path in walk(root, (".json",)):
@@ -250,12 +303,94 @@ def _find(roots: Sequence[Path]) -> list[StoredResult | _Measurement]:
                 jobs.append(result)
             elif (measured := NarrowingRecord.of(content)) is not None:
                 jobs.append(_Measurement(path, place, measured))
+            elif (hand := HandRecord.of(content)) is not None:
+                jobs.append(_Hand(path, place, hand))
+            elif (visits := HandVisitsRecord.of(content)) is not None:
+                jobs += _visits_jobs(path, place, visits)
+    # The joints of a hand go out with it, on the whole radiograph.
+    hands = {job.path.parent for job in jobs if isinstance(job, _Hand)}
+    jobs = [
+        job
+        for job in jobs
+        if not isinstance(job, StoredResult) or job.path.parent.parent not in hands
+    ]
     if not jobs:
         raise InputError(
-            f"{', '.join(map(str, roots))} holds no result of blsgan separate or blsgan jsn; give "
+            f"{', '.join(map(str, roots))} holds no result of blsgan separate, jsn or hand; give "
             "its output folder."
         )
     return jobs
+
+
+def _visits_jobs(path: Path, place: Path, record: HandVisitsRecord) -> Iterator[_Visits]:
+    """A report for each visit of a side against the first."""
+    grouped: dict[tuple[str, int, int], list[JointInterval]] = {}
+    for one in record.intervals:
+        grouped.setdefault((one.side, one.earlier, one.later), []).append(one)
+    firsts = {side: min(earlier for other, earlier, _ in grouped if other == side)
+              for side, _, _ in grouped}  # fmt: skip
+    for (side, earlier, _), joints in grouped.items():
+        if earlier == firsts[side]:
+            yield _Visits(path, place, record, tuple(joints))
+
+
+def _hand_objects(hand: _Hand, finder: _Finder) -> dict[str, Dataset]:
+    record, folder = hand.record, hand.path.parent
+    reference, objects = _reference(finder, record, hand.path)
+    shape = record.image.height_px, record.image.width_px
+    masks = {}
+    for name, joint in record.joints.items():
+        if joint.folder is None:
+            continue
+        upper, lower = (
+            read_file(folder / joint.folder / f"{name}_mask_{bone}.png", what="mask")
+            for bone in BONES
+        )
+        if {upper.path.name: upper.sha256, lower.path.name: lower.sha256}.items() - (
+            record.outputs.items()
+        ):
+            raise InputError(
+                f"{hand.path}: a mask of {name} was changed after it was written; run blsgan hand "
+                "again with --overwrite."
+            )
+        side = joint.crop.side_px
+        placed = np.zeros((2, *shape), bool)
+        crop = Crop.of(joint.crop)
+        for plane, mask in zip(placed, decode_masks(upper, lower, (side, side)).masks, strict=True):
+            part, where = crop.place(mask.astype(np.float32), shape)
+            plane[where] = part >= 0.5
+        masks[name] = placed
+    if masks:
+        objects[f"{hand.label}_masks.dcm"] = hand_segmentation(reference, masks, record)
+    objects[f"{hand.label}_joints.dcm"] = hand_report(reference, record)
+    return objects
+
+
+def _visits_objects(visits: _Visits, finder: _Finder) -> dict[str, Dataset]:
+    objects: dict[str, Dataset] = {}
+    references = []
+    for index in (visits.joints[0].earlier, visits.joints[0].later):
+        path = visits.path.parent / visits.record.visits[index].folder / "hand.json"
+        record = HandRecord.read(path)
+        if record is None:
+            raise InputError(f"{path} is missing or damaged; run blsgan hand again.")
+        reference, extra = _reference(finder, record, path)
+        references.append(reference)
+        objects |= extra
+    if finder.policy.keep_identity:
+        _check_one_patient(visits.path, references)
+    report = visits_report(references[0], references[1], visits.record, visits.joints)
+    objects[f"{visits.label}.dcm"] = report
+    return objects
+
+
+def _reference(
+    finder: _Finder, record: HandRecord, path: Path
+) -> tuple[Reference, dict[str, Dataset]]:
+    file = finder.read(record.inputs["image"].sha256, path, "radiograph")
+    options = record.options
+    radiograph = decode_radiograph(file, bit_depth=options.bit_depth, invert=options.invert)
+    return finder.reference(file, radiograph, _recorded_spacing(record.pixel_spacing_mm))
 
 
 def _separation_objects(result: StoredResult, finder: _Finder) -> dict[str, Dataset]:

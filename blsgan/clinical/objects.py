@@ -229,8 +229,21 @@ def segmentation(
     reference: Reference, masks: NDArray[np.bool_], *, predicted: bool, confidence: float | None
 ) -> Dataset:
     """Both masks (bool [2,H,W]) as a binary segmentation of the radiograph."""
+    segments = [
+        bone_segment(number, f"{bone} bone", predicted=predicted, confidence=confidence)
+        for number, bone in enumerate(BONES, start=1)
+    ]
+    return segmentation_object(
+        reference, masks, segments, "Masks of both bones of a joint; they may overlap"
+    )
+
+
+def bone_segment(
+    number: int, label: str, *, predicted: bool, confidence: float | None, region: Any = None
+) -> Any:
+    """The description of one bone's segment; ``region`` is the code of where it lies."""
     from highdicom import AlgorithmIdentificationSequence
-    from highdicom.seg import Segmentation, SegmentDescription
+    from highdicom.seg import SegmentDescription
     from pydicom.sr.codedict import codes
     from pydicom.uid import generate_uid
 
@@ -245,18 +258,25 @@ def segmentation(
                 parameters=None if confidence is None else {"confidence": f"{confidence:.3f}"},
             ),
         }
-    segments = [
-        SegmentDescription(
-            number,
-            f"{bone} bone",
-            codes.SCT.AnatomicalStructure,
-            codes.SCT.Bone,
-            tracking_id=f"{bone} bone",
-            tracking_uid=generate_uid(prefix=None),
-            **algorithm,
-        )
-        for number, bone in enumerate(BONES, start=1)
-    ]
+    return SegmentDescription(
+        number,
+        label,
+        codes.SCT.AnatomicalStructure,
+        codes.SCT.Bone,
+        tracking_id=label,
+        tracking_uid=generate_uid(prefix=None),
+        anatomic_regions=None if region is None else [region],
+        **algorithm,
+    )
+
+
+def segmentation_object(
+    reference: Reference, masks: NDArray[np.bool_], segments: list[Any], description: str
+) -> Dataset:
+    """Masks bool [S,H,W] as a binary segmentation of the radiograph."""
+    from highdicom.seg import Segmentation
+    from pydicom.uid import generate_uid
+
     found = Segmentation(
         [reference.dataset],
         np.ascontiguousarray(masks.transpose(1, 2, 0)[None]),
@@ -271,7 +291,7 @@ def segmentation(
         __version__,
         "none",
         content_label="BONES",
-        content_description="Masks of both bones of a joint; they may overlap",
+        content_description=description,
         series_description="Bone masks",
     )
     # highdicom writes pixel measures without a slice thickness, which a projection has not, and
@@ -292,20 +312,13 @@ def measurement_report(
 
     A mismatch carries no measurement of narrowing, but a code that says so and the reasons.
     """
-    from highdicom.coding_schemes import CodingSchemeIdentificationItem
     from highdicom.sr import (
         AlgorithmIdentification,
-        DeviceObserverIdentifyingAttributes,
-        EnhancedSR,
         FindingSite,
         Measurement,
-        MeasurementReport,
         MeasurementsAndQualitativeEvaluations,
-        ObservationContext,
-        ObserverContext,
         QualitativeEvaluation,
         SourceImageForMeasurementGroup,
-        TextContentItem,
         TimePointContext,
         TrackingIdentifier,
     )
@@ -412,6 +425,43 @@ def measurement_report(
                 (visit, order),
             )
         )
+    return report_object(
+        [followup, baseline],
+        groups,
+        [*record.problems, *record.notes],
+        "Joint space narrowing",
+        codes.cid100.XRUnspecifiedBodyRegion,
+    )
+
+
+def report_object(
+    references: Sequence[Reference],
+    groups: list[Any],
+    comments: Sequence[str],
+    description: str,
+    procedure: Any,
+) -> Dataset:
+    """An Enhanced SR by TID 1500, in the study of the first of ``references``.
+
+    Args:
+        references: the radiographs that it is about.
+        groups: of measurements.
+        comments: texts that stand after them.
+        description: of its series.
+        procedure: the code of what was reported.
+    """
+    from highdicom.coding_schemes import CodingSchemeIdentificationItem
+    from highdicom.sr import (
+        DeviceObserverIdentifyingAttributes,
+        EnhancedSR,
+        MeasurementReport,
+        ObservationContext,
+        ObserverContext,
+        TextContentItem,
+    )
+    from pydicom.sr.codedict import codes
+    from pydicom.uid import generate_uid
+
     device = DeviceObserverIdentifyingAttributes(
         uid=_CREATOR,
         name="blsgan",
@@ -420,26 +470,26 @@ def measurement_report(
     )
     report = MeasurementReport(
         ObservationContext(ObserverContext(codes.DCM.Device, device)),
-        codes.cid100.XRUnspecifiedBodyRegion,
+        procedure,
         groups,
     )
-    for text in (*record.problems, *record.notes):
+    for text in comments:
         report[0].ContentSequence.append(
             TextContentItem(codes.DCM.Comment, str(text), relationship_type="CONTAINS")
         )
     found = EnhancedSR(
-        [followup.dataset, baseline.dataset],
+        [reference.dataset for reference in references],
         report,
         generate_uid(prefix=None),
         _SERIES_NUMBERS["jsn"],
         generate_uid(prefix=None),
         1,
         is_complete=True,
-        series_description="Joint space narrowing",
+        series_description=description,
         coding_schemes=[
             CodingSchemeIdentificationItem(SCHEME, name="blsgan", responsible_organization="blsgan")
         ],
         **_equipment(),
     )
-    _finish(found, followup.anonymous, followup, baseline)
+    _finish(found, references[0].anonymous, *references)
     return found

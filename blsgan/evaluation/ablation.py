@@ -33,9 +33,10 @@ from blsgan.evaluation.compare import (
 )
 from blsgan.evaluation.frechet import patch_extractor
 from blsgan.evaluation.networks import from_weights
-from blsgan.evaluation.results import Table, write_csv
+from blsgan.evaluation.results import Table
 from blsgan.evaluation.run import run_evaluation
 from blsgan.io.atomic import ESCAPED, atomic_paths
+from blsgan.io.tables import write_csv
 from blsgan.progress import Track, silent
 from blsgan.training import CONFIG_FILE, WEIGHTS
 

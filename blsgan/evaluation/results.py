@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from blsgan.evaluation.metrics import BUCKETS, bucket_name
 from blsgan.evaluation.protocol import Part
 from blsgan.io.atomic import ESCAPED, atomic_paths
 from blsgan.io.masks import BONES
+from blsgan.io.tables import write_csv
 from blsgan.records.evaluation import EvaluationRecord
 
 JSON_NAME, MARKDOWN_NAME = "evaluation.json", "evaluation.md"
@@ -149,15 +149,6 @@ class Evaluation:
             with contextlib.suppress(FileNotFoundError):
                 (folder / name).unlink()
         return paths
-
-
-def write_csv(path: Path, records: Sequence[dict[str, Any]]) -> None:
-    """One line for each record below their keys; what a record lacks stays empty."""
-    columns = list(dict.fromkeys(key for record in records for key in record))
-    with path.open("w", encoding="utf-8", errors=ESCAPED, newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        writer.writerows(records)
 
 
 def _cell(summary: dict[str, Any], key: str, form: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import string
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -79,6 +80,14 @@ class MaskFolders:
                         by_stem[as_read(root)].append(folder / name)
             self._folders[folder] = by_stem
         return self._folders[folder].get(as_read(stem), [])
+
+
+def natural_key(text: str) -> list[tuple[int, int, str]]:
+    """A key that sorts ``a2`` before ``a10``."""
+    return [
+        (0, int(part), "") if part.isdecimal() else (1, 0, part)
+        for part in re.split(r"(\d+)", text.casefold())
+    ]
 
 
 def find_mask(

@@ -67,6 +67,14 @@ def write_predicted(
     return targets
 
 
+def prediction_notes(prediction: MasksRecord | None) -> list[str]:
+    """What a result that rests on predicted masks says of them."""
+    if prediction is None:
+        return []
+    doubts = [f"doubtful masks: {why}" for why in prediction.doubts]
+    return ["the masks were predicted, nobody drew them", *doubts]
+
+
 def prediction_of(upper: FileBytes, lower: FileBytes) -> MasksRecord | None:
     """The record of the prediction that wrote these two mask files, or None: they were given."""
     name = upper.path.name.removesuffix("_mask_upper.png")

@@ -12,6 +12,9 @@ Bool = NDArray[np.bool_]
 GRID_PX = 256
 """Side of the public dataset's pictures, and of the grid that the mask segmenter works on."""
 
+LOOK_PX, HEATMAP_PX = 192, 96
+"""Sides of the grid on which the joint locator sees a whole hand, and of its answers."""
+
 _SAME_BONE_SHARE = 0.6  # of the smaller mask; a real overlap is a rim
 
 

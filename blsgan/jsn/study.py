@@ -28,8 +28,9 @@ from blsgan.data.layout import (
 )
 from blsgan.errors import InputError
 from blsgan.evaluation.methods import COPY, Method, Sample
-from blsgan.evaluation.results import Table, write_csv
+from blsgan.evaluation.results import Table
 from blsgan.io.atomic import ESCAPED, atomic_paths
+from blsgan.io.tables import write_csv
 from blsgan.joint.geometry import joint_axis
 from blsgan.jsn.agreement import MISMATCH_PX, Agreement, agreement, bland_altman
 from blsgan.jsn.quantification import (

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from blsgan.errors import InputError, UsageError
 from blsgan.io.files import read_file
 from blsgan.io.lists import read_list
 from blsgan.io.masks import BONES, decode_masks
+from blsgan.io.predicted import prediction_notes, prediction_of
 from blsgan.io.radiograph import decode_radiograph, is_path_private
 from blsgan.io.results import RESIDUAL_ENCODING
 from blsgan.io.spacing import PixelSpacing
@@ -48,6 +50,11 @@ class VisitFiles:
     image: Path
     upper: Path
     lower: Path
+
+    @property
+    def paths(self) -> tuple[Path, Path, Path]:
+        """All three."""
+        return self.image, self.upper, self.lower
 
 
 @dataclass(frozen=True)
@@ -127,6 +134,7 @@ def read_visit(files: VisitFiles, options: ReadOptions | None = None) -> Radiogr
     )
     height, width = radiograph.pixels.shape
     spacing = radiograph.pixel_spacing
+    prediction = prediction_of(*masks)
     return RadiographVisit(
         radiograph.pixels,
         decode_masks(*masks, (height, width)).masks,
@@ -137,7 +145,7 @@ def read_visit(files: VisitFiles, options: ReadOptions | None = None) -> Radiogr
         },
         spacing,
         None if spacing is None else spacing.column_mm,
-        radiograph.notes,
+        (*radiograph.notes, *prediction_notes(prediction)),
         options,
     )
 
@@ -346,19 +354,27 @@ def _bone_record(bone: Registration, displacement: NDArray[np.float64]) -> BoneM
 
 
 @dataclass(frozen=True)
+class UnmarkedVisit:
+    """A radiograph without masks."""
+
+    image: Path
+
+
+@dataclass(frozen=True)
 class ListedPair:
     """An entry of a list of follow-up pairs."""
 
     joint: str
-    baseline: VisitFiles
-    followup: VisitFiles
+    baseline: VisitFiles | UnmarkedVisit
+    followup: VisitFiles | UnmarkedVisit
 
 
 def load_pairs(path: Path) -> tuple[list[ListedPair], int]:
     """Read a list of follow-up pairs of the public dataset (``DR_K1_train``).
 
     Each entry names a ``fixed`` radiograph, taken as the baseline, and a ``moving`` one, with their
-    masks; paths are relative to the list's folder or to ``Dataset_cases_anonymization`` in it.
+    masks or without any; paths are relative to the list's folder or to
+    ``Dataset_cases_anonymization`` in it.
 
     Returns:
         The pairs in the list's order, each once, and how many entries repeated an earlier one.
@@ -372,19 +388,11 @@ def load_pairs(path: Path) -> tuple[list[ListedPair], int]:
     pairs: dict[ListedPair, None] = {}
     for index, entry in enumerate(entries):
         try:
-            visits = [
-                VisitFiles(
-                    *(
-                        listed_pair_path(path.parent, str(entry[role + suffix]))
-                        for suffix in ("", "_upper", "_lower")
-                    )
-                )
-                for role in ("fixed", "moving")
-            ]
+            visits = [_listed_visit(path.parent, entry, role) for role in ("fixed", "moving")]
         except KeyError as error:
             raise InputError(
                 f"{path}: entry {index} has no {error}; every entry needs fixed and moving, each "
-                "with _upper and _lower."
+                "with _upper and _lower, or with neither."
             ) from error
         joint = str(entry.get("joint_name") or visits[0].image.parent.name)
         pairs.setdefault(ListedPair(joint, *visits))
@@ -393,12 +401,23 @@ def load_pairs(path: Path) -> tuple[list[ListedPair], int]:
     return list(pairs), len(entries) - len(pairs)
 
 
-def find_visit(image: Path, masks: tuple[Path, Path] | None, pattern: str) -> VisitFiles:
+def _listed_visit(root: Path, entry: dict[str, Any], role: str) -> VisitFiles | UnmarkedVisit:
+    """Raises :class:`KeyError` where an entry lacks the radiograph or one of its masks."""
+    keys = [role + suffix for suffix in ("", "_upper", "_lower")]
+    if entry.keys().isdisjoint(keys[1:]):
+        keys = keys[:1]
+    paths = [listed_pair_path(root, str(entry[key])) for key in keys]
+    return UnmarkedVisit(*paths) if len(paths) == 1 else VisitFiles(*paths)
+
+
+def find_visit(image: Path, masks: tuple[Path, Path] | None, pattern: str) -> VisitFiles | None:
     """A visit's files: the given masks, or those that ``pattern`` finds beside the image.
+
+    None where there is neither mask.
 
     Raises:
         InputError: the image is missing, or several files could be one mask.
-        UsageError: a mask was not found.
+        UsageError: only one mask was found.
     """
     from blsgan.io.listing import find_mask
 
@@ -406,6 +425,8 @@ def find_visit(image: Path, masks: tuple[Path, Path] | None, pattern: str) -> Vi
         return VisitFiles(image, *masks)
     read_file(image, what="image")  # a missing image is what to complain about first
     upper, lower = (find_mask(image, bone, pattern) for bone in BONES)
+    if upper is None and lower is None:
+        return None
     if upper is None or lower is None:
         pairs = zip(BONES, (upper, lower), strict=True)
         missing = [bone for bone, path in pairs if path is None]

@@ -10,16 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from blsgan.models.registry import build_generator
-    from blsgan.models.weights import load_generator, load_segmenter, save_weights
+    from blsgan.models.weights import load_generator, load_locator, load_segmenter, save_weights
 
 OPSET = 20
 """Of the ONNX standard; newer ones emit operators that engine builders parse and then fail on."""
 
-__all__ = ["OPSET", "build_generator", "load_generator", "load_segmenter", "save_weights"]
+__all__ = [
+    "OPSET",
+    "build_generator",
+    "load_generator",
+    "load_locator",
+    "load_segmenter",
+    "save_weights",
+]
 
 _HOMES = {
     "build_generator": "blsgan.models.registry",
     "load_generator": "blsgan.models.weights",
+    "load_locator": "blsgan.models.weights",
     "load_segmenter": "blsgan.models.weights",
     "save_weights": "blsgan.models.weights",
 }

@@ -18,28 +18,26 @@ from torch import Tensor, nn
 
 from blsgan.models.lite import ResidualBlock
 
-_FOLD = 2
+FOLD = 2
+"""Side of the blocks of pixels that become channels."""
 _MAX_WIDTH, _MAX_BLOCKS = 256, 8
 _LEAST_DEVIATION = 0.02  # a field flatter than this is not stretched into a picture
 
 
-class SegmenterNetwork(nn.Module):
-    """Image -> mask logits.
+class FoldedUNet(nn.Module):
+    """A residual U-Net without normalisation layers on pictures folded 2x2.
 
     Args:
         widths: channels at 1/2, 1/4, ... of the grid's resolution.
         blocks: residual blocks of the encoder at each resolution; the decoder mirrors all but the
             last.
+        outputs: channels of the answer, at half of the grid's resolution.
     """
 
-    architecture: ClassVar[str] = "segmenter"
+    architecture: ClassVar[str]
     exports: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        widths: tuple[int, ...] = (16, 32, 48, 64, 96, 96),
-        blocks: tuple[int, ...] = (1, 1, 1, 1, 1, 2),
-    ) -> None:
+    def __init__(self, widths: tuple[int, ...], blocks: tuple[int, ...], outputs: int) -> None:
         super().__init__()
         if len(widths) != len(blocks):
             raise ValueError(f"{len(widths)} widths for {len(blocks)} numbers of blocks")
@@ -47,9 +45,9 @@ class SegmenterNetwork(nn.Module):
             raise ValueError(f"{len(widths)} resolutions; the grid allows 2 to 7")
         for value, most in ((max(widths), _MAX_WIDTH), (max(blocks), _MAX_BLOCKS)):
             if value > most:  # a file may ask for anything
-                raise ValueError(f"{value} is more than the {most} that a segmenter may have")
+                raise ValueError(f"{value} is more than the {most} that such a network may have")
         self.widths, self.blocks = tuple(widths), tuple(blocks)
-        self.stem = nn.Conv2d(_FOLD**2, widths[0], 3, padding=1)
+        self.stem = nn.Conv2d(FOLD**2, widths[0], 3, padding=1)
         self.encoder = nn.ModuleList(_stage(w, n) for w, n in zip(widths, blocks, strict=True))
         self.down = nn.ModuleList(
             nn.Conv2d(a, b, 2, stride=2) for a, b in itertools.pairwise(widths)
@@ -60,11 +58,46 @@ class SegmenterNetwork(nn.Module):
         self.decoder = nn.ModuleList(
             _stage(w, n) for w, n in zip(widths[:-1], blocks[:-1], strict=True)
         )
-        self.head = nn.Conv2d(widths[0], 2 * _FOLD**2, 3, padding=1)
+        self.head = nn.Conv2d(widths[0], outputs, 3, padding=1)
 
     def configuration(self) -> dict[str, list[int]]:
-        """What rebuilds this network: ``SegmenterNetwork(**configuration)``."""
+        """What rebuilds this network: ``type(network)(**configuration)``."""
         return {"widths": list(self.widths), "blocks": list(self.blocks)}
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Image [B,1,H,W] -> answer [B,outputs,H/2,W/2]; every picture is standardised by its own
+        mean and deviation, so brightness and contrast do not matter."""
+        mean = image.mean(dim=(2, 3), keepdim=True)
+        variance = (image - mean).square().mean(dim=(2, 3), keepdim=True)
+        image = (image - mean) / (variance.sqrt() + _LEAST_DEVIATION)
+        x = self.stem(F.pixel_unshuffle(image, FOLD))
+        skips = []
+        for level, encode in enumerate(self.encoder):
+            x = encode(x)
+            if level < len(self.down):
+                skips.append(x)
+                x = self.down[level](x)
+        for level in reversed(range(len(self.up))):
+            x = self.decoder[level](self.up[level](x) + skips[level])
+        return self.head(F.relu(x))
+
+
+class SegmenterNetwork(FoldedUNet):
+    """Image -> mask logits.
+
+    Args:
+        widths: see :class:`FoldedUNet`.
+        blocks: see there.
+    """
+
+    architecture: ClassVar[str] = "segmenter"
+
+    def __init__(
+        self,
+        widths: tuple[int, ...] = (16, 32, 48, 64, 96, 96),
+        blocks: tuple[int, ...] = (1, 1, 1, 1, 1, 2),
+    ) -> None:
+        super().__init__(widths, blocks, 2 * FOLD**2)
 
     def forward(self, image: Tensor) -> Tensor:
         """Predicts the masks.
@@ -76,19 +109,7 @@ class SegmenterNetwork(nn.Module):
         Returns:
             Logits [B,2,256,256]: upper bone, lower bone.
         """
-        mean = image.mean(dim=(2, 3), keepdim=True)
-        variance = (image - mean).square().mean(dim=(2, 3), keepdim=True)
-        image = (image - mean) / (variance.sqrt() + _LEAST_DEVIATION)
-        x = self.stem(F.pixel_unshuffle(image, _FOLD))
-        skips = []
-        for level, encode in enumerate(self.encoder):
-            x = encode(x)
-            if level < len(self.down):
-                skips.append(x)
-                x = self.down[level](x)
-        for level in reversed(range(len(self.up))):
-            x = self.decoder[level](self.up[level](x) + skips[level])
-        return F.pixel_shuffle(self.head(F.relu(x)), _FOLD)
+        return F.pixel_shuffle(super().forward(image), FOLD)
 
 
 def _stage(channels: int, blocks: int) -> nn.Sequential:

@@ -1,10 +1,11 @@
 """Weights' files: safetensors for torch, ONNX for everything else, and a card that binds them.
 
-A set of weights ``NAME`` is ``NAME.safetensors`` (its metadata rebuild the network),
-``NAME.onnx`` and ``NAME.json``, the card: name, architecture, the SHA-256 of both files and how
-they were trained. The graph of a generator has the inputs ``image``, ``masks``, the outputs
-``share_logits``, ``soft_tissue``, and free batch, height and width; that of a segmenter maps
-``image`` [B,1,256,256] to ``mask_logits`` [B,2,256,256]. ``blsgan.tasks`` reads them without torch.
+A set of weights ``NAME`` is ``NAME.safetensors`` (its metadata rebuild the network), ``NAME.onnx``
+and ``NAME.json``, the card: name, architecture, the SHA-256 of both files and how they were
+trained. The graph of a generator has the inputs ``image``, ``masks``, the outputs ``share_logits``,
+``soft_tissue``, and free batch, height and width; those of a segmenter and a locator map ``image``,
+on a grid of one size, to ``mask_logits`` and ``landmark_logits``. ``blsgan.tasks`` reads them
+without torch.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -25,12 +26,20 @@ from safetensors.torch import save as save_tensors
 
 from blsgan.errors import WeightsError
 from blsgan.io.atomic import atomic_paths
-from blsgan.joint.geometry import GRID_PX
+from blsgan.joint.geometry import GRID_PX, LOOK_PX
 from blsgan.joint.window import SIZE_MULTIPLE
 from blsgan.models import OPSET
 from blsgan.models.generator import Generator
+from blsgan.models.locator import LocatorNetwork
 from blsgan.models.registry import build_generator
-from blsgan.models.segmenter import SegmenterNetwork
+from blsgan.models.segmenter import FoldedUNet, SegmenterNetwork
+
+OnGrid = TypeVar("OnGrid", SegmenterNetwork, LocatorNetwork)
+_GRIDS: dict[str, tuple[str, int, str]] = {
+    SegmenterNetwork.architecture: ("segmentation", GRID_PX, "mask_logits"),
+    LocatorNetwork.architecture: ("location", LOOK_PX, "landmark_logits"),
+}
+"""Of networks of one picture on a grid of one size: their task, the grid's side, their output."""
 
 
 def load_generator(path: str | Path, data: bytes | None = None) -> Generator:
@@ -51,20 +60,30 @@ def load_generator(path: str | Path, data: bytes | None = None) -> Generator:
 
 def load_segmenter(path: str | Path, data: bytes | None = None) -> SegmenterNetwork:
     """As :func:`load_generator`, a mask segmenter."""
+    return _load_on_grid(SegmenterNetwork, path, data)
 
-    def build(architecture: str, configuration: Mapping[str, Any]) -> SegmenterNetwork:
-        if architecture != SegmenterNetwork.architecture:
+
+def load_locator(path: str | Path, data: bytes | None = None) -> LocatorNetwork:
+    """As :func:`load_generator`, a joint locator."""
+    return _load_on_grid(LocatorNetwork, path, data)
+
+
+def _load_on_grid(kind: type[OnGrid], path: str | Path, data: bytes | None) -> OnGrid:
+    name = kind.architecture
+
+    def build(architecture: str, configuration: Mapping[str, Any]) -> OnGrid:
+        if architecture != name:
             raise WeightsError(
-                f"is of the architecture '{architecture}', not a segmenter; give weights that "
-                "`blsgan train --preset segmenter` wrote"
+                f"is of the architecture '{architecture}', not a {name}; give weights that "
+                f"`blsgan train --preset {name}` wrote"
             )
         try:
-            return SegmenterNetwork(**configuration)
+            return kind(**configuration)
         except (TypeError, ValueError) as error:
-            raise WeightsError(f"its metadata describe no segmenter ({error})") from error
+            raise WeightsError(f"its metadata describe no {name} ({error})") from error
 
     network = _load(Path(path), data, build)
-    assert isinstance(network, SegmenterNetwork)
+    assert isinstance(network, kind)
     return network
 
 
@@ -108,7 +127,7 @@ def split_safetensors(data: bytes) -> tuple[dict[str, Any], bytes]:
     return header, data[end:]
 
 
-def safetensors_bytes(network: Generator | SegmenterNetwork) -> bytes:
+def safetensors_bytes(network: Generator | FoldedUNet) -> bytes:
     """The network as one safetensors file; the same weights give the same bytes."""
     metadata = {
         "configuration": json.dumps(network.configuration(), sort_keys=True),
@@ -242,16 +261,17 @@ def traced(
     return model
 
 
-def export_onnx(network: Generator | SegmenterNetwork, path: Path) -> None:
+def export_onnx(network: Generator | FoldedUNet, path: Path) -> None:
     """Writes the network as ONNX: free batch, and a generator's free height and width.
 
     Raises:
         WeightsError: the exporter's packages are not installed.
     """
-    if isinstance(network, SegmenterNetwork):
-        image = torch.rand(2, 1, GRID_PX, GRID_PX)
+    if isinstance(network, FoldedUNet):
+        _, side, output = _GRIDS[network.architecture]
+        image = torch.rand(2, 1, side, side)
         free = {"image": {0: torch.export.Dim("batch", min=1)}}
-        model = traced(network.eval(), {"image": image}, ["mask_logits"], free)
+        model = traced(network.eval(), {"image": image}, [output], free)
     else:
         outputs = ("share_logits", "soft_tissue")
         model = to_onnx(network.eval(), outputs, size_multiple=network.size_multiple)
@@ -259,7 +279,7 @@ def export_onnx(network: Generator | SegmenterNetwork, path: Path) -> None:
 
 
 def save_weights(
-    network: Generator | SegmenterNetwork, folder: str | Path, name: str, card: Mapping[str, Any]
+    network: Generator | FoldedUNet, folder: str | Path, name: str, card: Mapping[str, Any]
 ) -> Path:
     """Writes ``NAME.safetensors``, ``NAME.onnx`` and ``NAME.json``: all of them or none.
 
@@ -279,10 +299,11 @@ def save_weights(
         OutputError: the folder cannot be written.
     """
     folder = Path(folder)
-    own: dict[str, Any] = {"task": "segmentation"}
-    if isinstance(network, Generator):
-        plain = network.size_multiple == SIZE_MULTIPLE
-        own = {} if plain else {"size_multiple": network.size_multiple}
+    own: dict[str, Any] = {}
+    if isinstance(network, FoldedUNet):
+        own = {"task": _GRIDS[network.architecture][0]}
+    elif network.size_multiple != SIZE_MULTIPLE:
+        own = {"size_multiple": network.size_multiple}
     graphs = (".onnx",) if network.exports else ()
     targets = [folder / f"{name}{suffix}" for suffix in (".safetensors", *graphs, ".json")]
     with atomic_paths(targets) as (*files, text):

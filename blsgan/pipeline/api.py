@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -32,13 +33,12 @@ from blsgan.io.stored import StoredResult
 from blsgan.jsn.visits import (
     PairResult,
     check_same_joint,
-    find_visit,
     measure_pair,
     read_visit,
 )
 from blsgan.pipeline.joint import Joint
-from blsgan.pipeline.measure import separation_by, write_measurement
-from blsgan.pipeline.segment import PredictedMasks, predict, segment_item
+from blsgan.pipeline.measure import separation_by, visit_files, write_measurement
+from blsgan.pipeline.segment import PredictedMasks, predict, segment_item, segment_joint
 from blsgan.pipeline.separate import (
     made_from_hashes,
     require_masks,
@@ -482,14 +482,14 @@ def segment(
             segment_item(loaded, item, folder, options, overwrite=overwrite)
         radiograph = read_radiograph(item.image, bit_depth=bit_depth, invert=invert)
         try:
-            return loaded(radiograph.pixels)
+            return segment_joint(loaded, radiograph.pixels)
         except InputError as error:
             raise type(error)(f"{item.image}: {error}") from error
 
     def array(image: Array) -> Segmentation:
         if folder is not None:
             raise UsageError("an array has no name to write masks by; leave out output.")
-        return loaded(image)
+        return segment_joint(loaded, image)
 
     if isinstance(source, np.ndarray):
         return array(source)
@@ -534,7 +534,7 @@ def measure(
     Args:
         baseline, followup: radiographs of one joint.
         baseline_masks, followup_masks: files of the upper and the lower bone's mask; default: those
-            beside the radiograph.
+            beside the radiograph, else predicted.
         output: a folder to write what the command writes.
         separation: False registers the image inside each mask and needs no weights.
         weights, backend, threads, mask_pattern: see :func:`separate`.
@@ -546,25 +546,35 @@ def measure(
         ``mismatch`` and the rest of ``jsn.json``; ``measurement``, ``visits``.
 
     Raises:
-        InputError: visits that cannot be measured. UsageError: masks that were not found.
+        NoJointError: masks were to be predicted and there is no joint. InputError: visits that
+        cannot be measured. UsageError: one mask was not found.
     """
     one, other = Path(baseline), Path(followup)
     check_same_joint(one, other)
-    files = (
-        find_visit(one, _paths(baseline_masks), mask_pattern),
-        find_visit(other, _paths(followup_masks), mask_pattern),
-    )
     options = ReadOptions(bit_depth=bit_depth, invert=invert, pixel_spacing_mm=pixel_spacing)
     if output is not None:
         check_writable_folder(Path(output))
-    visits = [read_visit(visit, options) for visit in files]
+    with tempfile.TemporaryDirectory() as scratch:  # for predicted masks that nobody asked for
+        folder = Path(scratch if output is None else output)
+        files = [
+            visit_files(
+                image,
+                _paths(masks),
+                mask_pattern,
+                options,
+                folder,
+                lambda: _segmenter(None, backend, threads),
+            )
+            for image, masks in ((one, baseline_masks), (other, followup_masks))
+        ]
+        visits = [read_visit(visit, options) for visit in files]
     separator = _separator(weights, backend, None, threads, False) if separation else None
     try:
         result = measure_pair(visits[0], visits[1], *separation_by(separator), fit_scale=fit_scale)
     except InputError as error:
         raise InputError(f"{one}, {other}: {error}") from error
     if output is not None:
-        inputs = [path for visit in files for path in vars(visit).values()]
+        inputs = [path for visit in files for path in visit.paths]
         write_measurement(result, Path(output), inputs)
     return result
 

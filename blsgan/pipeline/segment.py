@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import time
 from dataclasses import dataclass
@@ -9,20 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blsgan import __version__
-from blsgan.errors import InputError, UsageError
+from blsgan.errors import InputError, NoJointError, UsageError, WeightsError
 from blsgan.io import results
 from blsgan.io.files import read_file
 from blsgan.io.listing import Item
 from blsgan.io.panel import draw_masks
 from blsgan.io.predicted import predicted_names, write_predicted
 from blsgan.io.radiograph import Radiograph, anonymous_name, decode_radiograph, is_path_private
+from blsgan.joint.geometry import bone_width_px
 from blsgan.pipeline.worklist import Outcome
 from blsgan.records.masks import Confidence, MasksRecord, SegmentationOptions
 from blsgan.records.record import Backend, ImageFacts, InputFile, Weights
+from blsgan.tasks.joints import Locator
 from blsgan.tasks.segmentation import Segmentation, Segmenter
+from blsgan.tasks.separation import as_plane
 from blsgan.tasks.task import WeightsFile
+
+_LEAST_WIDTH_SHARE = 0.25  # of a picture's longer side; a joint fills at least half of it
 
 
 def segment_item(
@@ -104,8 +111,63 @@ def predict(
     Raises :class:`InputError`, without a file's name.
     """
     read = time.perf_counter()
-    segmentation = segmenter(radiograph.pixels)
-    segmented = time.perf_counter()
+    segmentation = segment_joint(segmenter, radiograph.pixels)
+    times = {
+        "read": round(1000 * (read - started), 1),
+        "segment": round(1000 * (time.perf_counter() - read), 1),
+    }
+    return predicted(segmenter, segmentation, radiograph, options, name, file_name, times)
+
+
+def segment_joint(segmenter: Segmenter, image: NDArray[Any]) -> Segmentation:
+    """What ``segmenter`` gives of a picture, unless that is a whole hand.
+
+    A hand is looked for only where the masks are refused or doubted, or their bones are small in
+    the picture.
+
+    Raises:
+        NoJointError: the picture shows no joint, or a whole hand.
+        InputError: it cannot be used.
+    """
+    try:
+        segmentation = segmenter(image)
+    except NoJointError as error:
+        _refuse_hand(segmenter, image, error)
+        raise
+    width = bone_width_px(segmentation.masks)
+    if segmentation.doubts or width < _LEAST_WIDTH_SHARE * max(image.shape[-2:]):
+        _refuse_hand(segmenter, image, None)
+    return segmentation
+
+
+def _refuse_hand(segmenter: Segmenter, image: NDArray[Any], error: NoJointError | None) -> None:
+    plane, _ = as_plane(np.asarray(image))
+    try:
+        _locator(segmenter.backend.threads)(plane)
+    except (InputError, WeightsError):  # it is none, or none can be found
+        return
+    raise NoJointError(
+        "this is a whole hand: `blsgan hand` takes every joint of it apart; or give a radiograph "
+        "of one finger joint."
+    ) from error
+
+
+@functools.lru_cache(maxsize=2)
+def _locator(threads: int | None) -> Locator:
+    return Locator.from_pretrained(threads=threads)
+
+
+def predicted(
+    segmenter: Segmenter,
+    segmentation: Segmentation,
+    radiograph: Radiograph,
+    options: SegmentationOptions,
+    name: str,
+    file_name: str | None,
+    times_ms: dict[str, float],
+) -> PredictedMasks:
+    """The record of masks that ``segmenter`` gave of a radiograph; the rest as for
+    :func:`predict`."""
     record = MasksRecord(
         schema=1,
         name=name,
@@ -122,10 +184,7 @@ def predict(
         working_scale=segmentation.scale,
         backend=Backend(name=segmenter.backend.name, version=segmenter.backend.version),
         versions={"python": platform.python_version(), "numpy": np.__version__},
-        times_ms={
-            "read": round(1000 * (read - started), 1),
-            "segment": round(1000 * (segmented - read), 1),
-        },
+        times_ms=times_ms,
         notes=[*radiograph.notes, *(f"doubtful masks: {why}" for why in segmentation.doubts)],
     )
     return PredictedMasks(radiograph, segmentation, record)

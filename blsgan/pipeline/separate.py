@@ -18,7 +18,7 @@ from blsgan.io import results
 from blsgan.io.files import read_file
 from blsgan.io.listing import Item
 from blsgan.io.masks import BONES, decode_masks
-from blsgan.io.predicted import prediction_of
+from blsgan.io.predicted import prediction_notes, prediction_of
 from blsgan.io.radiograph import (
     Radiograph,
     anonymous_name,
@@ -171,7 +171,7 @@ def separate_read(
             "read": milliseconds(started, read),
             "separate": milliseconds(read, separated),
         },
-        notes=[*radiograph.notes, *_masks_notes(prediction), *separation.notes],
+        notes=[*radiograph.notes, *prediction_notes(prediction), *separation.notes],
     )
     return Joint(
         **vars(separation), radiograph=radiograph, masks=masks, record=record, sources=sources
@@ -205,13 +205,6 @@ def _masks_record(prediction: MasksRecord | None) -> GivenMasks | PredictedMasks
         doubtful=prediction.doubtful,
         doubts=prediction.doubts,
     )
-
-
-def _masks_notes(prediction: MasksRecord | None) -> list[str]:
-    if prediction is None:
-        return []
-    doubts = [f"doubtful masks: {why}" for why in prediction.doubts]
-    return ["the masks were predicted, nobody drew them", *doubts]
 
 
 def _reconstruction_mse(separation: Separation, masks: np.ndarray) -> float:

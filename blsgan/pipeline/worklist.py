@@ -25,6 +25,7 @@ from blsgan.records.record import Result
 
 Found = TypeVar("Found")
 Made = TypeVar("Made", bound=Result)
+Done = TypeVar("Done")
 
 
 @dataclass(frozen=True)
@@ -145,20 +146,27 @@ class Attempt:
 def attempt(work: Callable[[Item], Outcome[Any, Any]], item: Item) -> Attempt:
     """Do ``work`` on an item; what goes wrong with this one is told, not raised."""
     image = str(item.image)
-    try:
-        outcome = work(item)
-    except BlsganError as error:
-        return Attempt(image, failure=str(error))
-    except MemoryError:
-        return Attempt(image, failure=f"{image} does not fit into memory; crop it.")
-    except Exception as error:
-        # A bug: it must neither cost the other files nor pass for an error of this one's.
-        if debugging():
-            raise
-        return Attempt(image, failure=f"{image}: {unusable(error) or unexpected(error)}")
+    outcome, failure = told(lambda: work(item), item.image)
+    if outcome is None:
+        return Attempt(image, failure=failure)
     return Attempt(
         image,
         skipped=outcome.found is None,
         notes=() if outcome.found is None else tuple(outcome.record.notes),
         became=str(outcome.files[-2]) if outcome.renamed else None,
     )
+
+
+def told(work: Callable[[], Done], image: Path) -> tuple[Done | None, str | None]:
+    """What ``work`` on one picture among many gives, or the sentence that says why it failed."""
+    try:
+        return work(), None
+    except BlsganError as error:
+        return None, str(error)
+    except MemoryError:
+        return None, f"{image} does not fit into memory; crop it."
+    except Exception as error:
+        # A bug: it must neither cost the other files nor pass for an error of this one's.
+        if debugging():
+            raise
+        return None, f"{image}: {unusable(error) or unexpected(error)}"

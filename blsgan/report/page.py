@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 
 from blsgan.errors import UsageError
 from blsgan.io.atomic import ESCAPED, atomic_paths, output_error
+from blsgan.io.listing import natural_key
 from blsgan.io.panel import spectrum
 from blsgan.io.stored import find_by_hash
 from blsgan.progress import Track, silent
@@ -93,7 +93,7 @@ def write_report(
     layout = layout or Layout()
     if output.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"{output} does not end in .html; name the page, such as report.html.")
-    joints = sorted(collect(roots), key=lambda joint: _natural(joint.label))
+    joints = sorted(collect(roots), key=lambda joint: natural_key(joint.label))
     chosen = _choose(joints, layout.limit)
     pages = _paginate(chosen, layout.per_page) or [[]]
     files = [output, *(_page_path(output, number) for number in range(2, len(pages) + 1))]
@@ -152,14 +152,6 @@ class _Draw:
     side_px: int
     panel_px: int | None
     sdd_px: float | None
-
-
-def _natural(text: str) -> list[tuple[int, int, str]]:
-    """A key that sorts ``a2`` before ``a10``."""
-    return [
-        (0, int(part), "") if part.isdecimal() else (1, 0, part)
-        for part in re.split(r"(\d+)", text.casefold())
-    ]
 
 
 def _choose(joints: list[Joint], limit: int | None) -> list[Joint]:

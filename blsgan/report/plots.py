@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from blsgan.report.collect import Curve
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56.0, 18.0, 14.0, 34.0
+_INSET = 30.0  # of the first and last visit, for half a label
 _SIDE = 18.0  # left and right of a histogram, for half a label
 _FEWEST = 8  # values that a histogram is drawn of
 
@@ -49,6 +50,35 @@ class CurvePlot:
     points: list[Point]
     band: tuple[float, float] | None
     line: str
+    unit: str
+    description: str
+
+
+@dataclass(frozen=True)
+class IntervalPoint:
+    """A value with its interval: heights of the value and of both ends; ``kind`` says how sure."""
+
+    x: float
+    y: float
+    top: float
+    bottom: float
+    kind: str
+    title: str
+
+
+@dataclass(frozen=True)
+class IntervalPlot:
+    """Values with intervals over visits, on a canvas of ``width`` x ``height``."""
+
+    width: float
+    height: float
+    left: float
+    right: float
+    bottom: float
+    zero: float
+    ticks: list[Tick]
+    visits: list[Tick]
+    points: list[IntervalPoint]
     unit: str
     description: str
 
@@ -128,6 +158,62 @@ def plot_curve(
         f"Narrowing in {curve.unit} against the first visit: {said}."
         + (f" Less than {reach:.{places}f} is within the error of measurement." if reach else ""),
     )
+
+
+def plot_intervals(
+    values: Sequence[tuple[float, float, str] | None],
+    days: Sequence[int | None],
+    unit: str,
+    width: float = 420,
+    height: float = 190,
+) -> IntervalPlot:
+    """Narrowing of each visit against the first, with its interval.
+
+    Args:
+        values: of each visit: narrowing, half its interval, verdict; None where there is none.
+        days: of each visit, after the first; where one is not known, or two are one, visits stand
+            at equal distances.
+        unit: of the narrowing.
+    """
+    known = [value for value in values if value is not None]
+    ends = [0.0, *(v - half for v, half, _ in known), *(v + half for v, half, _ in known)]
+    low, high, step = _axis(min(ends), max(ends))
+    right, bottom = width - _RIGHT, height - _BOTTOM
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+
+    def y(value: float) -> float:
+        return round(bottom - (value - low) / (high - low) * (bottom - _TOP), 2)
+
+    dated = [day for day in days if day is not None]
+    if len(set(dated)) == len(days) > 1:
+        names = [f"day {day}" for day in dated]
+        places = [(day - dated[0]) / (dated[-1] - dated[0]) for day in dated]
+    else:
+        names = [f"visit {number}" for number in range(1, len(days) + 1)]
+        places = [number / max(len(days) - 1, 1) for number in range(len(days))]
+    inner = right - _LEFT - 2 * _INSET
+    xs = [round(_LEFT + _INSET + place * inner, 2) for place in places]
+    points = [
+        IntervalPoint(
+            x, y(value[0]), y(value[0] + value[1]), y(value[0] - value[1]), value[2],
+            f"{name}: {value[0]:+.3f} ± {value[1]:.3f} {unit}, {value[2]}",
+        )
+        for x, name, value in zip(xs, names, values, strict=True)
+        if value is not None
+    ]  # fmt: skip
+    shown, last = [], -math.inf
+    for x, name in zip(xs, names, strict=True):
+        if x - last >= 6.5 * len(name) + 8:  # else it would be written over the one before
+            shown.append(Tick(x, name))
+            last = x
+    count = round((high - low) / step)
+    heights = [low + index * step for index in range(count + 1)]
+    return IntervalPlot(
+        width, height, _LEFT, right, bottom, y(0.0),
+        [Tick(y(value), _text(value, decimals)) for value in heights],
+        shown, points, unit,
+        f"Narrowing in {unit} against the first visit. " + "; ".join(p.title for p in points) + ".",
+    )  # fmt: skip
 
 
 def plot_histogram(

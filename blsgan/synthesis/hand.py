@@ -11,6 +11,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from blsgan.anatomy import LANDMARKS
 from blsgan.errors import UsageError
 
 MIN_SIZE_PX = 64
@@ -45,6 +46,12 @@ def hand_phantom(seed: int, size: int = 512) -> np.ndarray:
     Raises:
         UsageError: an argument outside its range.
     """
+    return marked_hand_phantom(seed, size)[0]
+
+
+def marked_hand_phantom(seed: int, size: int = 512) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`hand_phantom` and its landmarks: float64 [L,2], x and y in px in the order of
+    ``blsgan.anatomy.LANDMARKS``; NaN for the wrist's, which it does not have."""
     if seed < 0:
         raise UsageError(f"seed {seed} is negative; give an integer from 0 on")
     if not MIN_SIZE_PX <= size <= MAX_SIZE_PX:
@@ -55,17 +62,23 @@ def hand_phantom(seed: int, size: int = 512) -> np.ndarray:
     tissue = _palm(x, y, rng)
     bones = np.zeros_like(tissue)
     spread, turn = rng.uniform(0.8, 1.15), rng.uniform(-0.08, 0.08)
-    for (start, angle, metacarpal), phalanges in zip(_RAYS, _PHALANGES, strict=True):
+    marked: dict[str, np.ndarray] = {}
+    for finger, ((start, angle, metacarpal), phalanges) in enumerate(
+        zip(_RAYS, _PHALANGES, strict=True), start=1
+    ):
+        ends = ("mcp", "pip", "dip", "tip") if finger > 1 else ("mcp", "ip", "tip")
         point = np.array([start + rng.uniform(-0.01, 0.01), _WRIST_ROW - 0.1])
+        marked[f"cmc{finger}"] = point
         angle = angle * spread + turn
         width = rng.uniform(0.020, 0.026)
-        for index, length in enumerate((metacarpal, *phalanges)):
+        for index, (name, length) in enumerate(zip(ends, (metacarpal, *phalanges), strict=True)):
             direction = np.array([np.sin(angle), -np.cos(angle)])
             end = point + direction * length * rng.uniform(0.93, 1.07)
             bones = np.maximum(bones, _tube(x, y, point, end, width))
             if index:
                 tissue = np.maximum(tissue, _capsule(x, y, point, end, 2.2 * width))
             point = end + direction * rng.uniform(-0.004, 0.008)  # the joint space, or an overlap
+            marked[f"{name}{finger}"] = (end + point) / 2
             angle += rng.normal(0, 0.04)
             width *= 0.86
     for _ in range(8):
@@ -79,7 +92,9 @@ def hand_phantom(seed: int, size: int = 512) -> np.ndarray:
     attenuation = tissue + bones * (1 + 0.15 * mesh / max(float(mesh.std()), 1e-6))
     attenuation += 0.006 * rng.standard_normal((size, size))
     image = -np.expm1(-np.maximum(cv2.GaussianBlur(attenuation, (0, 0), size / 512), 0))
-    return image.astype(np.float32)
+    nowhere = np.full(2, np.nan)
+    points = np.stack([marked.get(landmark, nowhere) for landmark in LANDMARKS])
+    return image.astype(np.float32), points * size - 0.5
 
 
 def _along(

@@ -1,1 +1,2 @@
-"""What blsgan's networks are for, each with its front door: separation and segmentation."""
+"""What blsgan's networks are for, each with its front door: separation,
+segmentation and the location of a hand's joints."""

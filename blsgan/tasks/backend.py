@@ -12,7 +12,15 @@ from typing import Any
 from blsgan.errors import BackendError, BlsganError, UsageError, WeightsError
 from blsgan.runtimes import session as runtimes
 from blsgan.runtimes.session import ENGINES, NAMES, Float32, Ports, Session
-from blsgan.tasks.task import SEGMENTATION, SEPARATION, Task, Weights, WeightsFile, find_weights
+from blsgan.tasks.task import (
+    LOCATION,
+    SEGMENTATION,
+    SEPARATION,
+    Task,
+    Weights,
+    WeightsFile,
+    find_weights,
+)
 
 CHOICES = ("auto", *NAMES)
 
@@ -105,7 +113,7 @@ def _create(
 
 def _load_again(name: str, path: Path, sha256: str, threads: int | None, task_name: str) -> Backend:
     """A backend that was pickled."""
-    task = next(task for task in (SEPARATION, SEGMENTATION) if task.name == task_name)
+    task = next(task for task in (SEPARATION, SEGMENTATION, LOCATION) if task.name == task_name)
     backend = create(name, path, threads, task)
     if backend.weights.sha256 != sha256:
         raise WeightsError(
@@ -140,7 +148,7 @@ def _torch(weights: Weights, threads: int | None, task: Task) -> Backend:
             "needs; use --backend onnx or openvino."
         )
     runtimes.imported("torch")
-    from blsgan.models import load_generator, load_segmenter
+    from blsgan.models import load_generator, load_locator, load_segmenter
     from blsgan.runtimes.torch import TorchSession
 
     file = weights.load(weights.safetensors)
@@ -154,7 +162,8 @@ def _torch(weights: Weights, threads: int | None, task: Task) -> Backend:
             )
         file = replace(file, size_multiple=network.size_multiple)
     else:
-        network = load_segmenter(file.path, file.data)
+        load = load_locator if task is LOCATION else load_segmenter
+        network = load(file.path, file.data)
     session = TorchSession(network, list(task.inputs), task.outputs, threads=threads)
     return Backend("torch", file, task, session, threads)
 

@@ -1,9 +1,10 @@
 """What a network is for, and which weights it runs with: found once, by name or path, and by hash.
 
-There are two tasks. Separation maps ``image`` float32 [B,1,H,W] in [0,1] and ``masks`` float32
+There are three tasks. Separation maps ``image`` float32 [B,1,H,W] in [0,1] and ``masks`` float32
 [B,2,H,W] in {0,1} to ``share_logits`` float32 [B,2,H,W] and ``soft_tissue`` float32 [B]; H and W
 are multiples of the network's own, 8 by default. Segmentation maps ``image`` float32 [B,1,256,256]
-to ``mask_logits`` float32 [B,2,256,256].
+to ``mask_logits`` float32 [B,2,256,256]. Location maps ``image`` float32 [B,1,192,192] to
+``landmark_logits`` float32 [B,L,96,96].
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from blsgan.errors import WeightsError
-from blsgan.joint.geometry import GRID_PX
+from blsgan.joint.geometry import GRID_PX, LOOK_PX
 from blsgan.joint.window import SIZE_MULTIPLE
 
 WEIGHTS_FOLDER = Path(__file__).resolve().parents[1] / "weights"
@@ -51,6 +52,7 @@ class Task:
 
 SEPARATION = Task("separation", "lite", {"image": 1, "masks": 2}, ("share_logits", "soft_tissue"))
 SEGMENTATION = Task("segmentation", "segmenter", {"image": 1}, ("mask_logits",), GRID_PX)
+LOCATION = Task("location", "locator", {"image": 1}, ("landmark_logits",), LOOK_PX)
 
 
 @dataclass(frozen=True)

@@ -395,9 +395,46 @@ class SegmentationConfig(RunConfig):
     loss: SegmentationLossConfig = SegmentationLossConfig()
 
 
+class LocatorModelConfig(SegmenterModelConfig):
+    """The network: channels and residual blocks at 1/2, 1/4, ... of 192x192."""
+
+    widths: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=256)], ...], Field(min_length=2, max_length=6)
+    ] = (24, 48, 72, 96, 128, 128)
+    blocks: Annotated[
+        tuple[Annotated[int, Field(ge=0, le=8)], ...], Field(min_length=2, max_length=6)
+    ] = (1, 1, 1, 1, 1, 1)
+
+
+class LocatorOptimiserConfig(SegmentationOptimiserConfig):
+    """As for the segmenter, with a shorter warm-up."""
+
+    warm_up_steps: Steps = 100
+
+
+class ViewConfig(_Strict):
+    """What a step of the locator sees."""
+
+    batch: Annotated[int, Field(ge=1)] = Field(default=12, description="pictures in a step")
+    phantom_share: Share = Field(default=0.06, description="of them: phantoms")
+    negative_share: Share = Field(default=0.15, description="of them: pictures without a hand")
+
+
+class LocationConfig(RunConfig):
+    """A whole run of a joint locator."""
+
+    task: Literal["location"] = "location"
+    name: Name = "locator"
+    steps: Steps = 3000
+    model: LocatorModelConfig = LocatorModelConfig()
+    data: ViewConfig = ViewConfig()
+    optimiser: LocatorOptimiserConfig = LocatorOptimiserConfig()
+
+
 TASKS: dict[str, type[RunConfig]] = {
     "separation": TrainingConfig,
     "segmentation": SegmentationConfig,
+    "location": LocationConfig,
 }
 
 

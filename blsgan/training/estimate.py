@@ -13,10 +13,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from blsgan.data.dataset import load_root
+from blsgan.models.locator import LocatorNetwork
 from blsgan.models.segmenter import SegmenterNetwork
 from blsgan.training.config import (
     LARGE_CROP_EVERY,
     DataConfig,
+    LocationConfig,
     RunConfig,
     SegmentationConfig,
     Stage,
@@ -84,9 +86,10 @@ def dry_run(config: RunConfig, root: str | Path, device: str = "cpu") -> Iterato
     if isinstance(config, TrainingConfig):
         load_root(root)  # refused here, though only stages of epochs read it
         yield from estimate(config, root, device).lines()
-    elif isinstance(config, SegmentationConfig):
+    elif isinstance(config, SegmentationConfig | LocationConfig):
         target = device_of(device)
-        count = _count(SegmenterNetwork(config.model.widths, config.model.blocks))
+        kind = SegmenterNetwork if isinstance(config, SegmentationConfig) else LocatorNetwork
+        count = _count(kind(config.model.widths, config.model.blocks))
         yield f"{count:,} parameters; {config.steps} steps of {config.data.batch} pictures"
         if config.precision == "bfloat16" and not has_bfloat16(target):
             yield f"note: {no_bfloat16(target)}"

@@ -22,8 +22,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blsgan.data.dataset import load_root
-from blsgan.data.layout import check_complete
 from blsgan.errors import BlsganError
 from blsgan.models.weights import check_exporter, save_weights
 from blsgan.progress import Track, silent
@@ -130,9 +128,8 @@ def train(
     check_run(run, resume)
     given = first_weights(init, recipe.task) if init is not None else None
     recipe.check(config, None if given is None else given.path)
-    images = load_root(root)
-    check_complete(root, images)
-    recipe.check_data(config, images)
+    samples = recipe.read(root)
+    recipe.check_data(config, samples)
     with world_of(target) as (world, target), contextlib.ExitStack() as held:
         if world.first:
             held.enter_context(prepared(run, resume))
@@ -140,10 +137,10 @@ def train(
         if resume:
             found = load_checkpoint(run / CHECKPOINTS, warn if world.first else _silent)
         if world.first:
-            loaded = recipe.load(config, images, run, target, track)
+            loaded = recipe.load(config, samples, run, target, track)
         world.wait()  # the first process finds what takes long, the others read it
         if not world.first:
-            loaded = recipe.load(config, images, run, target, silent)
+            loaded = recipe.load(config, samples, run, target, silent)
         trainer = recipe.trainer(config, loaded, target, world)
         if world.first and trainer.precision != config.precision:
             warn(no_bfloat16(target))
@@ -157,7 +154,9 @@ def train(
         board = None
         if world.first and not resume:
             save_checkpoint(run / CHECKPOINTS, trainer.checkpoint(), config.keep_checkpoints)
-            described = environment(root, images, target, trainer.precision, world.size)
+            described = environment(
+                root, recipe.digest(samples), target, trainer.precision, world.size
+            )
             describe_run(run, described, given, config.dump())
         if world.first and tensorboard:
             board = held.enter_context(Board(run / TENSORBOARD, trainer.step))
@@ -167,7 +166,7 @@ def train(
             fields = trained_card(
                 run,
                 config.model_dump(mode="json"),
-                images,
+                [sample.joint for sample in samples],
                 trainer.step,
                 metrics,
                 limits=recipe.limits,

@@ -17,7 +17,6 @@ import torch
 
 import blsgan
 from blsgan import __version__
-from blsgan.data.layout import JointImage, content_digest
 from blsgan.data.splits import is_validation
 from blsgan.errors import InputError, UsageError, WeightsError
 from blsgan.io.atomic import atomic_path, check_writable_folder
@@ -136,7 +135,7 @@ def _read_environment(run: Path) -> dict[str, Any]:
 
 def environment(
     root: str | Path,
-    images: Sequence[JointImage],
+    data_sha256: str,
     device: torch.device,
     precision: str,
     processes: int = 1,
@@ -145,7 +144,7 @@ def environment(
 
     Args:
         root: the dataset.
-        images: all of its images.
+        data_sha256: of its content.
         device: that the run is on.
         precision: that its networks run in there.
         processes: that train together.
@@ -159,7 +158,7 @@ def environment(
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "data": str(root),
-        "data_sha256": content_digest(images),
+        "data_sha256": data_sha256,
         "processes": processes,
         "device": _device_name(device),
         "precision": precision,
@@ -228,7 +227,7 @@ def note_precision(run: Path, precision: str, step: int, warn: Callable[[str], N
 def trained_card(
     run: Path,
     config: dict[str, Any],
-    images: Sequence[JointImage],
+    joints: Sequence[str],
     steps: int,
     metrics: Sequence[dict[str, Any]],
     *,
@@ -239,7 +238,7 @@ def trained_card(
     Args:
         run: its folder, described by :func:`describe_run`.
         config: the configuration, of JSON types.
-        images: every image of the dataset.
+        joints: of every sample of the dataset, the name that it is split by.
         steps: made in all.
         metrics: lines of the metrics' file.
         limits: what the weights are not for.
@@ -250,8 +249,8 @@ def trained_card(
             "config": config,
             "init": described.get("init"),
             "precision": described.get("precision"),
-            "training_joints": len({i.joint for i in images if not is_validation(i.joint)}),
-            "validation_joints": len({i.joint for i in images if is_validation(i.joint)}),
+            "training_joints": len({joint for joint in joints if not is_validation(joint)}),
+            "validation_joints": len({joint for joint in joints if is_validation(joint)}),
             "steps": steps,
             "validation": metrics[-1] if metrics else None,
             "blsgan": __version__,

@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from blsgan.data.layout import JointImage
+from blsgan.data.dataset import load_root
+from blsgan.data.layout import JointImage, check_complete, content_digest
 from blsgan.errors import InputError
 from blsgan.models.generator import Generator
-from blsgan.models.segmenter import SegmenterNetwork
+from blsgan.models.segmenter import FoldedUNet
 from blsgan.progress import Track
 from blsgan.tasks.task import Task
 from blsgan.training.checkpoint import Checkpoint
@@ -58,7 +59,7 @@ class Trainer(ABC):
     """
 
     steps: int
-    average: Generator | SegmenterNetwork
+    average: Generator | FoldedUNet
 
     def __init__(self, config: RunConfig, device: torch.device, world: World | None = None) -> None:
         self.device, self.step = device, 0
@@ -153,6 +154,17 @@ class Trainer(ABC):
         return autocast(self.device, self.precision)
 
 
+def read_joints(root: str | Path) -> Sequence[JointImage]:
+    """Every image of the public dataset's layout, none of them missing.
+
+    Raises:
+        InputError: the folder is no dataset, or a file is missing.
+    """
+    images = load_root(root)
+    check_complete(root, images)
+    return images
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How the runs of a task are trained; the functions raise what ``run.train`` raises.
@@ -161,18 +173,22 @@ class Recipe:
         task: what for.
         limits: what its weights are not for, as their card says.
         check: (configuration, weights to start from or None) before anything is read.
-        check_data: (configuration, every image) before minutes of work.
-        load: (configuration, every image, folder that keeps what is found, device, progress) ->
+        check_data: (configuration, every sample) before minutes of work.
+        load: (configuration, every sample, folder that keeps what is found, device, progress) ->
             what a trainer learns from.
         trainer: (configuration, what was loaded, device, processes).
+        read: the dataset's folder -> its samples, each with the name ``joint`` that it is split by.
+        digest: their content's SHA-256.
     """
 
     task: Task
     limits: str
     check: Callable[[Any, Path | None], object]
-    check_data: Callable[[Any, Sequence[JointImage]], None]
-    load: Callable[[Any, Sequence[JointImage], Path, torch.device, Track], Any]
+    check_data: Callable[[Any, Sequence[Any]], None]
+    load: Callable[[Any, Sequence[Any], Path, torch.device, Track], Any]
     trainer: Callable[[Any, Any, torch.device, World], Trainer]
+    read: Callable[[str | Path], Sequence[Any]] = read_joints
+    digest: Callable[[Sequence[Any]], str] = content_digest
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

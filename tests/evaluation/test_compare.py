@@ -12,7 +12,7 @@ from blsgan.cli import main
 from blsgan.cli.compare import command
 from blsgan.errors import BlsganError, InputError, UsageError, WeightsError
 from blsgan.evaluation.compare import METRICS, compare, find_evaluation, load_evaluation
-from blsgan.evaluation.results import write_csv
+from blsgan.io.tables import write_csv
 
 JOINTS = [f"{i:05d}_L_2" for i in range(12)]
 MODEL = {"weights": "mine", "sha256": "ab" * 32, "architecture": "lite", "backend": "onnx"}

@@ -68,12 +68,35 @@ def test_without_spacing_pixels_only_and_said(visits, tmp_path, capsys):
 
 def test_masks_by_option(visits, tmp_path):
     one, other = visits
-    renamed = []
-    for index, path in enumerate((other.upper, other.lower)):
-        renamed.append(str(path.rename(tmp_path / f"m{index}.bmp")))
     args = ["jsn", str(one.image), str(other.image), "--no-separation", "-o", str(tmp_path / "o")]
-    assert main(args) == 2
-    assert main([*args, "--followup-masks", *renamed]) == 0
+    upper = other.upper.rename(tmp_path / "m0.bmp")
+    assert main(args) == 2  # one mask is a mistake; without both they are predicted
+    lower = other.lower.rename(tmp_path / "m1.bmp")
+    assert main([*args, "--followup-masks", str(upper), str(lower)]) == 0
+
+
+def test_masks_that_are_not_there_are_predicted_and_said(visits, tmp_path, capsys):
+    for visit in visits:
+        visit.upper.unlink()
+        visit.lower.unlink()
+    out = tmp_path / "out"
+    images = [str(visit.image) for visit in visits]
+    assert main(["jsn", *images, "--no-separation", "-o", str(out)]) == 0
+    record = record_of(out)
+    assert record["narrowing_px"] == pytest.approx(1.0, abs=0.2)
+    for visit in ("baseline", "follow-up"):
+        assert f"{visit}: the masks were predicted, nobody drew them" in record["notes"]
+    assert len(list((out / "masks").glob("*_mask_upper.png"))) == 2
+
+    listed = tmp_path / "list"
+    listed.write_text(json.dumps([{"fixed": images[0], "moving": images[1]}]))
+    assert main(["jsn", "--pairs", str(listed), "--no-separation", "-o", str(tmp_path / "p")]) == 0
+    with (tmp_path / "p" / "jsn.csv").open() as stream:
+        (row,) = csv.DictReader(stream)
+    assert float(row["narrowing_px"]) == pytest.approx(record["narrowing_px"])
+    assert float(row["disagreement_px"]) >= 0
+    with Image.open(tmp_path / "p" / row["picture"]) as picture:
+        assert picture.width > 1000
 
 
 def write_dicom(path, phantom, spacing_mm):
@@ -135,7 +158,7 @@ def test_a_mismatch_is_marked(tmp_path, write_joint, capsys):
     other = write_joint(tmp_path, "other", source=joint_phantom(9, gap_px=5.0))
     out = tmp_path / "out"
     args = ["jsn", str(one.image), str(other.image), "--no-separation", "-o", str(out)]
-    assert main(args) == 0
+    assert main(args) == 1
     record = record_of(out)
     assert record["mismatch"]
     assert record["problems"]

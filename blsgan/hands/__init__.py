@@ -1,0 +1,1 @@
+"""A whole hand: each joint taken apart, drawn, and compared over visits."""

@@ -1,0 +1,132 @@
+"""A picture of several joints taken apart, on phantoms; the locator's part is given."""
+
+import math
+
+import cv2
+import numpy as np
+import pytest
+
+from blsgan.anatomy import JOINTS, LANDMARKS
+from blsgan.hands.chain import Crop, HandSeparator
+from blsgan.hands.picture import draw_overview, put_back
+from blsgan.synthesis.phantoms import joint_phantom
+from blsgan.tasks.joints import LocatedHand
+from blsgan.tasks.segmentation import Segmenter
+from blsgan.tasks.separation import Separator
+
+SHAPE = (620, 1500)
+WIDTH_PX = 160.0
+PLACES = {
+    "mcp2": (220.0, -14.0),
+    "mcp3": (560.0, 6.0),
+    "mcp4": (910.0, -4.0),
+    "mcp5": (1260.0, 18.0),
+}
+
+
+class Given:
+    """A locator that knows."""
+
+    def __init__(self, hand: LocatedHand) -> None:
+        self.hand = hand
+
+    def __call__(self, image):
+        return [self.hand]
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    """Four joint phantoms side by side, each turned by its own angle about its joint."""
+    canvas = np.zeros(SHAPE, np.float32)
+    for seed, (x, degrees) in enumerate(PLACES.values(), start=1):
+        angle = math.radians(degrees)
+        linear = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+        centre = np.array([x, SHAPE[0] / 2])
+        matrix = np.column_stack((linear, centre - linear @ np.full(2, 127.5)))
+        turned = cv2.warpAffine(joint_phantom(seed).image, matrix, SHAPE[::-1])
+        canvas = np.maximum(canvas, turned)
+    return canvas
+
+
+def located(shift: float = 0.0, turn: float = 0.0, **changes: tuple[float, float]) -> LocatedHand:
+    """Landmarks of :data:`PLACES`, off by ``shift`` px and ``turn`` degrees."""
+    points = {name: np.array([0.0, 0.0]) for name in LANDMARKS}
+    confidences = dict.fromkeys(LANDMARKS, 0.0)
+    for name, (x, degrees) in PLACES.items():
+        angle = math.radians(degrees + turn)
+        points[name] = np.array([x + shift, SHAPE[0] / 2 - shift])
+        beyond = points[name] + WIDTH_PX / 0.3 * np.array([math.sin(angle), -math.cos(angle)])
+        points[name.replace("mcp", "pip")] = beyond
+        confidences[name] = 0.95
+    for name, (x, y) in changes.items():
+        points[name] = np.array([x, y])
+    return LocatedHand(
+        np.stack([points[name] for name in LANDMARKS]),
+        np.array([confidences[name] for name in LANDMARKS]),
+        "left",
+        0.0,
+    )
+
+
+@pytest.fixture(scope="module")
+def networks():
+    return Segmenter.from_pretrained(threads=1), Separator.from_pretrained(threads=1)
+
+
+def test_joints_are_found_upright_whatever_the_locator_missed_by(picture, networks):
+    exact = HandSeparator(Given(located()), *networks)(picture)[0]
+    off = HandSeparator(Given(located(shift=20.0, turn=8.0)), *networks)(picture)[0]
+    for name, (x, degrees) in PLACES.items():
+        for joint in (exact[name], off[name]):
+            assert joint.segmentation is not None, (name, joint.reasons)
+            assert math.dist(joint.crop.centre, (x, SHAPE[0] / 2)) < 0.15 * WIDTH_PX
+            assert abs(joint.crop.degrees - degrees) < 5
+        assert math.dist(exact[name].crop.centre, off[name].crop.centre) < 0.03 * WIDTH_PX
+    missing = [joint for joint in exact.joints if joint.name not in PLACES]
+    assert {joint.status for joint in missing} == {"refused"}
+    assert all("not found" in joint.reasons[0] for joint in missing)
+    assert [joint.name for joint in exact.joints] == list(JOINTS)
+
+    planes = put_back(exact, picture.shape)
+    assert planes["upper_mask"].any(axis=0).nonzero()[0].max() > 1200
+    inside = planes["upper_mask"] & ~planes["lower_mask"]
+    # Outside the overlap a layer is the picture, here after two resamplings.
+    assert np.abs(planes["upper"] - picture)[inside].mean() < 0.02
+    page = draw_overview(picture, exact, "caption")
+    assert page.size[0] == 1600
+
+
+def test_two_joints_on_one_place_are_one(picture, networks):
+    x, y = PLACES["mcp3"][0] + 45.0, SHAPE[0] / 2
+    hand = located(mcp4=(x, y), pip4=(x, y - WIDTH_PX / 0.3))
+    found = HandSeparator(Given(hand), *networks)(picture)[0]
+    assert found["mcp4"].status == "refused"
+    assert found["mcp3"].status == "doubtful"
+    assert found["mcp4"].segmentation is None
+
+
+def test_a_negative_is_inverted(picture, networks):
+    hand = located()
+    dark = LocatedHand(hand.points, hand.confidences, "left", 0.0, negative=True)
+    found = HandSeparator(Given(dark), *networks)(1 - picture)[0]
+    assert found["mcp3"].segmentation is not None
+    assert "bone is dark" in found.notes[0]
+
+
+def test_a_side_that_is_given_wins_and_the_contradiction_is_said(picture, networks):
+    found = HandSeparator(Given(located()), *networks)(picture, side="right")[0]
+    assert found.side == "right"
+    assert any("thumb" in note for note in found.notes)
+
+
+def test_a_crop_goes_back_where_it_came_from(picture):
+    crop = Crop((560.0, 310.0), 37.0, 200)
+    part, place = crop.place(crop.cut(picture), picture.shape)
+    covered, _ = crop.place(np.ones((200, 200), np.float32), picture.shape)
+    error = np.abs(part - picture[place])[covered >= 1]
+    assert error.max() < 0.25
+    assert error.mean() < 0.01
+    assert crop.outside(picture.shape) == 0
+    assert Crop((0.0, 310.0), 0.0, 200).outside(picture.shape) == pytest.approx(0.5, abs=0.05)
+    nothing, _ = Crop((-500.0, 0.0), 0.0, 20).place(np.ones((20, 20), np.float32), picture.shape)
+    assert nothing.size == 0

@@ -1,0 +1,171 @@
+"""``blsgan hand`` from the outside: one picture, visits, what cannot be used."""
+
+import csv
+import json
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from blsgan.anatomy import PROMISED
+from blsgan.cli import main
+from blsgan.records.hand import HandRecord
+from blsgan.records.hand_visits import HandVisitsRecord
+from blsgan.records.separation import SeparationRecord
+from blsgan.synthesis.phantoms import joint_phantom
+
+pytestmark = pytest.mark.slow
+
+
+def save(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.rint(255 * image).astype(np.uint8)).save(path)
+    return str(path)
+
+
+def moved(image, degrees, shift, noise):
+    """The same radiograph, laid on the plate otherwise."""
+    height, width = image.shape
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
+    matrix[:, 2] += shift
+    again = cv2.warpAffine(
+        image, matrix, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+    )
+    again += np.random.default_rng(0).normal(0, noise, image.shape)
+    return np.clip(again, 0, 1)
+
+
+@pytest.fixture(scope="module")
+def visits(hand_of_joints, tmp_path_factory):
+    """Four visits of a hand and one file that is none; the first is there twice, the last is a
+    hand whose joints are narrower by 2 px of the joint phantom."""
+    root = tmp_path_factory.mktemp("visits")
+    image, _ = hand_of_joints(1)
+    narrow, _ = hand_of_joints(1, gap_px=-9.0)
+    (root / "in").mkdir()
+    (root / "in" / "visit3.png").write_bytes(b"no picture")
+    files = [
+        save(root / "in" / "visit1.png", image),
+        save(root / "in" / "visit2.png", moved(image, 5.0, (6.3, -4.4), 0.004)),
+        save(root / "in" / "visit10.png", narrow),
+    ]
+    status = main(["hand", str(root / "in"), files[0], "-o", str(root / "out"), "--threads", "1"])
+    return root / "out", status
+
+
+def test_every_joint_has_its_files_and_its_reasons(visits):
+    out, _ = visits
+    record = HandRecord.read(out / "visit1" / "hand.json")
+    assert record.side == "right"
+    assert record.side_source == "thumb"
+    assert record.counts()["refused"] == 5  # the hand phantom's PIP joints are none
+    for name, joint in record.joints.items():
+        assert joint.experimental == (name not in PROMISED)
+        folder = out / "visit1" / name
+        assert folder.is_dir() == (joint.status != "refused")
+        assert joint.reasons or joint.status == "ok"
+        if folder.is_dir():
+            made = SeparationRecord.read(folder / f"{name}.json")
+            assert made.prediction is not None
+            with Image.open(folder / f"{name}.png") as crop:
+                assert crop.size == (joint.crop.side_px, joint.crop.side_px)
+    with Image.open(out / "visit1" / "hand_upper.png") as layer:
+        assert layer.size == (1000, 1000)
+        assert np.asarray(layer).max() > 20_000
+
+
+def test_one_bad_visit_is_named_and_the_rest_finished(visits, capsys):
+    out, status = visits
+    assert status == 1
+    record = HandVisitsRecord.read(out / "visits.json")
+    # By name, 2 before 10; the file that was named once more comes last.
+    folders = [visit.folder for visit in record.visits]
+    assert folders == ["visit1", "visit2", "visit10", "visit1"]
+
+
+def test_a_copy_did_not_narrow_and_the_same_file_is_exactly_zero(visits):
+    record = HandVisitsRecord.read(visits[0] / "visits.json")
+    found = {(i.joint, i.earlier, i.later): i for i in record.intervals}
+    for name in PROMISED:
+        copy, same = found[name, 0, 1], found[name, 0, 3]
+        assert abs(copy.narrowing_px) < 0.15
+        assert copy.verdict != "narrowed"
+        assert same.narrowing_px == 0.0
+        assert same.verdict == "not detectable"
+        assert "same file" in same.flags[0]
+    refused = found["pip2", 0, 1]
+    assert refused.verdict == "not measurable"
+    assert refused.narrowing_px is None
+
+
+def test_narrowed_joints_are_found_and_the_table_says_the_same(visits):
+    record = HandVisitsRecord.read(visits[0] / "visits.json")
+    whole = [i for i in record.intervals if (i.earlier, i.later) == (0, 2) and not i.experimental]
+    assert {i.verdict for i in whole} <= {"narrowed", "not measurable"}
+    narrowed = [i for i in whole if i.verdict == "narrowed"]
+    assert len(narrowed) >= 3
+    for interval in narrowed:
+        assert 0.6 < interval.narrowing_px < 3.0
+        assert interval.narrowing_px > interval.detectable_px > 2 * interval.standard_error_px
+    with (visits[0] / "visits.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == len(record.intervals)
+    assert {row["later"] for row in rows} == {"visit1", "visit2", "visit10"}
+
+
+def test_the_page_holds_all_and_loads_nothing(visits):
+    page = (visits[0] / "hands.html").read_text()
+    assert page.count("data:image/jpeg;base64,") >= 4 + 2 * 5
+    assert "http" not in page.replace("http-equiv", "")
+    for text in ("MCP 3", "experimental", "narrowed", "not measurable", "same file", "visit10"):
+        assert text in page
+
+
+def test_what_is_finished_is_left_alone(visits, capsys):
+    out, _ = visits
+    before = (out / "visit1" / "hand.json").stat().st_mtime_ns
+    source = str(out.parent / "in" / "visit1.png")
+    assert main(["hand", source, "-o", str(out), "--no-visits", "--threads", "1"]) == 0
+    assert "up to date" in capsys.readouterr().out
+    assert (out / "visit1" / "hand.json").stat().st_mtime_ns == before
+
+
+def test_two_hands_upside_down_have_their_sides(hand_of_joints, tmp_path, capsys):
+    image, _ = hand_of_joints(2, size=700)
+    both = np.hstack([image[:, ::-1], image])[::-1, ::-1]
+    source = save(tmp_path / "both.png", both)
+    args = ["hand", source, "-o", str(tmp_path / "out"), "--threads", "1"]
+    assert main([*args, "--side", "left"]) == 1
+    assert "2 hands" in capsys.readouterr().err
+    assert main(args) == 0
+    records = [
+        json.loads((tmp_path / "out" / f"both_{side}" / "hand.json").read_text())
+        for side in ("left", "right")
+    ]
+    assert [record["side"] for record in records] == ["left", "right"]
+    assert all(abs(abs(record["turned_deg"]) - 180) < 20 for record in records)
+
+
+@pytest.mark.parametrize("kind", ["joint", "noise", "stripes"])
+def test_what_is_no_hand_is_refused_with_the_reason(kind, tmp_path, capsys):
+    rng = np.random.default_rng(3)
+    axis = np.linspace(0, 40, 400)
+    image = {
+        "joint": joint_phantom(3).image,
+        "noise": rng.random((300, 400)),
+        "stripes": 0.5 + 0.5 * np.sin(axis[:, None] + 0.3 * axis),
+    }[kind]
+    source = save(tmp_path / "x.png", image)
+    assert main(["hand", source, "-o", str(tmp_path / "out"), "--threads", "1"]) == 1
+    error = capsys.readouterr().err
+    assert "x.png" in error
+    assert "no hand was found" in error
+    assert not list((tmp_path / "out").glob("**/*.json"))
+
+
+def test_segment_and_separate_know_a_whole_hand(hand_of_joints, tmp_path, capsys):
+    source = save(tmp_path / "hand.png", hand_of_joints(1)[0])
+    for command in ("segment", "separate"):
+        assert main([command, source, "-o", str(tmp_path / "out"), "--threads", "1"]) == 1
+        assert "this is a whole hand" in capsys.readouterr().err
