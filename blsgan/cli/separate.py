@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 import click
@@ -16,12 +15,11 @@ from blsgan.io.atomic import check_writable_folder
 from blsgan.io.listing import Item, describe_passed_over
 from blsgan.io.spacing import user_spacing
 from blsgan.pipeline.joint import Joint
-from blsgan.pipeline.separate import separate_item
-from blsgan.pipeline.worklist import Outcome, attempt, work_list
+from blsgan.pipeline.processes import processes_for, separate_all
+from blsgan.pipeline.separate import Work
+from blsgan.pipeline.worklist import Outcome, work_list
 from blsgan.records.separation import Format, SeparationOptions, SeparationRecord
-from blsgan.tasks.backend import ENGINES
-from blsgan.tasks.segmentation import Segmenter
-from blsgan.tasks.separation import Separator
+from blsgan.runtimes.session import cores
 
 
 @click.command(epilog="Example: blsgan separate radiographs -o out")
@@ -39,6 +37,12 @@ from blsgan.tasks.separation import Separator
     show_default=True,
     help="16-bit pictures, or float32 arrays (npz).",
 )
+@click.option(
+    "--panels/--no-panels",
+    default=True,
+    show_default=True,
+    help="Draw NAME_panel.png, which takes more than half of the time.",
+)
 @options.mask_pattern
 @click.option("--overwrite", is_flag=True, help="Separate again what is finished.")
 @options.weights()
@@ -50,7 +54,16 @@ from blsgan.tasks.separation import Separator
     help="Name or file of the weights that predict missing masks.  [default: segmenter]",
 )
 @options.backend()
-@options.threads
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    help="Threads of the network.  [default: usable cores; 1 in each of several processes]",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    help="Processes for many joints; the results are the same.  [default: usable cores]",
+)
 @options.bit_depth
 @options.invert
 @click.option(
@@ -81,6 +94,7 @@ def command(
     lower_mask: Path | None,
     output: Path,
     file_format: Format,
+    panels: bool,
     mask_pattern: str,
     overwrite: bool,
     weights: str | None,
@@ -88,6 +102,7 @@ def command(
     segmenter: str | None,
     backend: str,
     threads: int | None,
+    jobs: int | None,
     bit_depth: int | None,
     invert: bool,
     pixel_spacing: float | None,
@@ -123,6 +138,7 @@ def command(
         invert=invert,
         pixel_spacing_mm=None if spacing is None else list(spacing),
         mirrored=mirrored,
+        panels=panels,
     )
     if ray_workers is not None and not on_ray:
         raise UsageError("--ray-workers was given without --ray; give both.")
@@ -144,34 +160,23 @@ def command(
             workers=ray_workers,
         )
         return run_all(attempts, len(items), output, doing="separating", done="separated")
-    separator = Separator.from_pretrained(weights, backend, threads=threads, mirrored=mirrored)
-
-    @functools.cache
-    def load_segmenter() -> Segmenter:
-        return Segmenter.from_pretrained(
-            segmenter, "auto" if backend in ENGINES else backend, threads=threads
-        )
-
-    def work(item: Item) -> Outcome[Joint, SeparationRecord]:
-        return separate_item(
-            separator,
-            item,
-            output,
-            options,
-            overwrite=overwrite,
-            segmenter=None if require_masks else load_segmenter,
-        )
-
+    jobs = 1 if single else processes_for(items, jobs or cores())
+    work = Work(
+        output,
+        options,
+        overwrite=overwrite,
+        weights=weights,
+        backend=backend,
+        segmenter=segmenter,
+        require_masks=require_masks,
+        threads=threads if single else threads or 1,
+    )
+    _ = work.separator  # wrong weights are one error, before any work
     if single:
         _report_one(items[0], work(items[0]))
         return 0
-    return run_all(
-        (attempt(work, item) for item in items),
-        len(items),
-        output,
-        doing="separating",
-        done="separated",
-    )
+    attempts = separate_all(items, work, jobs)
+    return run_all(attempts, len(items), output, doing="separating", done="separated")
 
 
 def _report_one(item: Item, outcome: Outcome[Joint, SeparationRecord]) -> None:

@@ -214,14 +214,16 @@ def _is_result(name: str, siblings: set[str]) -> bool:
             base = stem[: -len(kind) - 1]
             if base.endswith("_mask"):  # of blsgan segment
                 return {f"{base}.json", f"{base}_overlay.png"} <= siblings
-            return {f"{base}.json", f"{base}_panel.png"} <= siblings
+            beside = {f"{base}_panel.png", f"{base}_residual.png", f"{base}_residual.tiff"}
+            return f"{base}.json" in siblings and not beside.isdisjoint(siblings)
     return False
 
 
 def _is_record(name: str, siblings: set[str]) -> bool:
     """Whether ``name`` is the record of a result beside it."""
     stem, ending = os.path.splitext(name)
-    pictures = {f"{stem}_panel.png", f"{stem}_overlay.png"}
+    pictures = {f"{stem}_{kind}" for kind in ("panel.png", "overlay.png", "residual.png")}
+    pictures |= {f"{stem}_residual.tiff", f"{stem}.npz"}
     return ending == ".json" and not pictures.isdisjoint(siblings)
 
 

@@ -5,6 +5,7 @@ Drawn with Pillow and NumPy alone; a plotting library would cost more than the s
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,27 +27,23 @@ _BACKGROUND = (255, 255, 255)
 _INK = (24, 28, 34)
 _MUTED = (96, 104, 116)
 _FRAME = (255, 255, 255)
-_TILE_PX = 288
+_TILE_PX = 256
 _OVERLAY_PX = 512
 _GAP_PX = 12
 _MARGIN_PX = 18
 _BAR_PX = 14
+_BLUR_PX = 1
 _TITLE_PX = 24
 _BAR_LENGTHS_MM = (0.2, 0.5, 1, 2, 5, 10, 20, 50)
 
-# Violet, blue, cyan, green, yellow, orange, red: the order of the visible spectrum.
-_SPECTRUM = np.array(
-    [
-        (92, 32, 140),
-        (48, 84, 200),
-        (40, 172, 210),
-        (76, 190, 92),
-        (244, 224, 72),
-        (244, 148, 44),
-        (196, 30, 40),
-    ],
+# Blue below zero, red above it, and nearly white where there is nothing to see.
+_SIGNED = np.array(
+    [(22, 58, 148), (70, 130, 210), (160, 200, 236), (247, 247, 244),
+     (246, 186, 150), (222, 96, 66), (150, 16, 32)],
     dtype=np.float64,
-)
+)  # fmt: skip
+OUTSIDE = (190, 196, 204)
+"""Where no bone is: darker than a residual of zero."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +61,17 @@ class _View:
         return plane[self.top : self.bottom, self.left : self.right]
 
 
-def spectrum(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Colours [...,3] of values in [0,1] (clipped): violet 0, green 0.5, red 1."""
-    position = np.clip(values, 0, 1) * (len(_SPECTRUM) - 1)
-    steps = np.arange(len(_SPECTRUM))
-    channels = [np.interp(position, steps, _SPECTRUM[:, channel]) for channel in range(3)]
+@functools.cache
+def _signed_table() -> NDArray[np.uint8]:
+    position = np.linspace(0, len(_SIGNED) - 1, 257)  # odd, so that zero has a colour of its own
+    channels = [np.interp(position, np.arange(len(_SIGNED)), part) for part in _SIGNED.T]
     return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
+
+
+def signed_colours(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Colours [...,3] of values in [-1,1] (clipped): blue -1, nearly white 0, red 1."""
+    steps = np.rint(128 * np.clip(values, -1, 1)).astype(np.int16) + 128
+    return _signed_table()[steps]
 
 
 def draw_panel(
@@ -99,9 +101,11 @@ def draw_panel(
     if zoom is not None:
         views.append(zoom)
         titles.append(f"Overlap, {_magnification(views[0], zoom):.1f}x")
+    box = bounding_box(masks[0] | masks[1])  # nothing but background lies outside it
+    bones = np.s_[box[0] : box[2], box[1] : box[3]]
     covered = masks[0] | masks[1]
-    white = max(float(image[covered].max()), 1e-6)
-    reach = max(float(np.abs(residual).max()), RESIDUAL_FLOOR)
+    white = max(float(image[bones][covered[bones]].max()), 1e-6)
+    reach = max(float(np.abs(residual[bones]).max()), RESIDUAL_FLOOR)
 
     bar_width = 92
     width = 2 * _MARGIN_PX + 5 * _TILE_PX + 4 * _GAP_PX + bar_width
@@ -111,18 +115,7 @@ def draw_panel(
     draw = ImageDraw.Draw(page)
 
     columns = [_MARGIN_PX + index * (_TILE_PX + _GAP_PX) for index in range(5)]
-    for x, text in zip(
-        columns,
-        (
-            "Input",
-            "Upper layer",
-            "Lower layer",
-            "Reconstruction",
-            "Residual (input - reconstruction)",
-        ),
-        strict=True,
-    ):
-        draw.text((x, _MARGIN_PX - 4), text, fill=_INK, font=_font(15))
+    page.paste(_titles(width), (0, 0))
     y = _MARGIN_PX + _TITLE_PX
     for view, title in zip(views, titles, strict=True):
         tiles: list[Image.Image] = [
@@ -132,14 +125,15 @@ def draw_panel(
         tiles.append(_residual_tile(residual, covered, view, reach))
         if zoom is not None and view is not zoom:
             for tile in tiles:
-                _mark(tile, view, zoom)
+                _mark(tile, view, zoom, _MUTED if tile is tiles[-1] else _FRAME)
         for x, tile in zip(columns, tiles, strict=True):
             page.paste(tile, (x + (_TILE_PX - view.width) // 2, y))
-        _label(draw, columns[0] + 6, y + 5, title)
+        _label(page, columns[0] + 6, y + 5, title)
         if pixel_mm is not None:
-            _scale_bar(draw, columns[0] + 8, y + view.height - 10, view, pixel_mm)
+            _scale_bar(page, columns[0] + 8, y + view.height - 10, view, pixel_mm)
         y += view.height + _GAP_PX
-    _colour_bar(page, draw, columns[4] + _TILE_PX + 14, _MARGIN_PX + _TITLE_PX, rows[0], reach)
+    bar = _colour_bar(rows[0], reach)
+    page.paste(bar, (columns[4] + _TILE_PX + 13, _MARGIN_PX + _TITLE_PX - 8))
     _legend(draw, columns[0], y, caption)
     return page
 
@@ -199,34 +193,28 @@ def _residual_tile(
 ) -> Image.Image:
     from PIL import Image
 
-    colours = spectrum(view.cut(residual) / (2 * reach) + 0.5)
-    colours[~view.cut(covered)] = (226, 229, 233)
+    colours = signed_colours(view.cut(residual) / reach)
+    colours[~view.cut(covered)] = OUTSIDE
     return Image.fromarray(colours).resize((view.width, view.height), Image.Resampling.NEAREST)
 
 
 def _outline(tile: Image.Image, masks: NDArray[np.bool_], view: _View) -> None:
     """Draw the masks' contours, one screen pixel and a half wide, on ``tile``."""
-    from PIL import Image
+    from PIL import Image, ImageFilter
 
-    canvas = np.asarray(tile, dtype=np.float64)
+    # Interpolated and blurred, a mask is a ramp across its border: the height on it is the distance
+    # from the border in pixels of the screen.
+    ramp_px = max(1.0, view.width / (view.right - view.left)) + 2 * _BLUR_PX
+    distance_px = (np.arange(256) / 255 - 0.5) * ramp_px
+    strength = np.rint(255 * np.clip(1.25 - np.abs(distance_px), 0, 1)).astype(int).tolist()
+    blur = ImageFilter.BoxBlur(_BLUR_PX)
     for mask, colour in zip(masks, (UPPER_COLOUR, LOWER_COLOUR), strict=True):
-        # Twice the resolution, a smooth threshold: a contour without the pixels' staircase.
-        size = (2 * view.width, 2 * view.height)
-        grey = Image.fromarray(view.cut(mask).astype(np.uint8) * 255)
-        inside = np.asarray(grey.resize(size, Image.Resampling.BICUBIC)) > 127
-        padded = np.pad(inside, 1, mode="edge")
-        shrunk = (
-            padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:] & inside
-        )
-        grown = padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:] | inside
-        edge = (grown & ~shrunk).astype(np.uint8) * 255
-        strength = Image.fromarray(edge).resize((view.width, view.height), Image.Resampling.BOX)
-        alpha = np.asarray(strength, dtype=np.float64)[..., None] / 255
-        canvas = canvas * (1 - alpha) + np.array(colour, dtype=np.float64) * alpha
-    tile.paste(Image.fromarray(np.rint(canvas).astype(np.uint8)))
+        grey = Image.fromarray(view.cut(mask).view(np.uint8) * np.uint8(255))
+        ramp = grey.resize((view.width, view.height), Image.Resampling.BILINEAR).filter(blur)
+        tile.paste(colour, (0, 0), ramp.point(strength))
 
 
-def _mark(tile: Image.Image, view: _View, zoom: _View) -> None:
+def _mark(tile: Image.Image, view: _View, zoom: _View, colour: tuple[int, int, int]) -> None:
     """Frame what the second row enlarges."""
     from PIL import ImageDraw
 
@@ -237,41 +225,75 @@ def _mark(tile: Image.Image, view: _View, zoom: _View) -> None:
         round((zoom.right - view.left) * factor) - 1,
         round((zoom.bottom - view.top) * factor) - 1,
     )
-    ImageDraw.Draw(tile).rectangle(box, outline=_FRAME)
+    ImageDraw.Draw(tile).rectangle(box, outline=colour)
 
 
-def _label(draw: ImageDraw.ImageDraw, x: int, y: int, text: str) -> None:
-    draw.text(
-        (x, y), text, fill=(255, 255, 255), font=_font(13), stroke_width=2, stroke_fill=(0, 0, 0)
-    )
+def _label(page: Image.Image, x: int, y: int, text: str) -> None:
+    label, opacity = _lettering(text)
+    page.paste(label, (x - 3, y - 3), opacity)
 
 
-def _scale_bar(draw: ImageDraw.ImageDraw, x: int, y: int, view: _View, pixel_mm: float) -> None:
+@functools.lru_cache(64)
+def _lettering(text: str) -> tuple[Image.Image, Image.Image]:
+    """White letters with a black rim, and where they are opaque; a batch repeats a few of them."""
+    from PIL import Image, ImageDraw
+
+    font = _font(13)
+    size = round(font.getlength(text)) + 8, 24
+    label, opacity = Image.new("RGB", size), Image.new("L", size)
+    for canvas, rim, ink in ((label, (0, 0, 0), (255, 255, 255)), (opacity, 255, 255)):
+        ImageDraw.Draw(canvas).text(
+            (3, 3), text, fill=ink, font=font, stroke_width=2, stroke_fill=rim
+        )
+    return label, opacity
+
+
+def _scale_bar(page: Image.Image, x: int, y: int, view: _View, pixel_mm: float) -> None:
     """A bar of a round number of millimetres, at most a third of the view's width."""
     field_mm = (view.right - view.left) * pixel_mm
     lengths = [length for length in _BAR_LENGTHS_MM if length <= field_mm / 3]
     if not lengths:
         return
-    length = max(lengths)
+    from PIL import ImageDraw
+
+    length, draw = max(lengths), ImageDraw.Draw(page)
     end = x + round(length / field_mm * view.width)
     draw.line((x - 1, y, end + 1, y), fill=(0, 0, 0), width=5)
     draw.line((x, y, end, y), fill=(255, 255, 255), width=3)
-    _label(draw, x, y - 19, f"{length:g} mm")
+    _label(page, x, y - 19, f"{length:g} mm")
 
 
-def _colour_bar(
-    page: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, height: int, reach: float
-) -> None:
-    from PIL import Image
+@functools.lru_cache(8)
+def _titles(width: int) -> Image.Image:
+    """The names of the columns, which are those of every panel."""
+    from PIL import Image, ImageDraw
 
-    ramp = spectrum(np.linspace(1, 0, height))[:, None]
-    page.paste(Image.fromarray(np.repeat(ramp, _BAR_PX, axis=1)), (x, y))
-    draw.rectangle((x - 1, y - 1, x + _BAR_PX, y + height), outline=_MUTED)
+    strip = Image.new("RGB", (width, _MARGIN_PX + _TITLE_PX), _BACKGROUND)
+    draw = ImageDraw.Draw(strip)
+    for index, text in enumerate(
+        ("Input", "Upper layer", "Lower layer", "Reconstruction", "Residual (input - rec.)")
+    ):
+        x = _MARGIN_PX + index * (_TILE_PX + _GAP_PX)
+        draw.text((x, _MARGIN_PX - 4), text, fill=_INK, font=_font(15))
+    return strip
+
+
+@functools.lru_cache(8)
+def _colour_bar(height: int, reach: float) -> Image.Image:
+    """The residual's scale; exact splits all have the same one."""
+    from PIL import Image, ImageDraw
+
+    bar = Image.new("RGB", (78, height + 16), _BACKGROUND)
+    draw = ImageDraw.Draw(bar)
+    ramp = signed_colours(np.linspace(1, -1, height))[:, None]
+    bar.paste(Image.fromarray(np.repeat(ramp, _BAR_PX, axis=1)), (1, 8))
+    draw.rectangle((0, 7, 1 + _BAR_PX, 8 + height), outline=_MUTED)
     for share in (1.0, 0.5, 0.0, -0.5, -1.0):
-        tick = y + round((1 - share) / 2 * (height - 1))
-        draw.line((x + _BAR_PX, tick, x + _BAR_PX + 4, tick), fill=_MUTED)
+        tick = 8 + round((1 - share) / 2 * (height - 1))
+        draw.line((1 + _BAR_PX, tick, 5 + _BAR_PX, tick), fill=_MUTED)
         text = "0" if share == 0 else f"{share * reach:+.4f}"
-        draw.text((x + _BAR_PX + 8, tick), text, fill=_INK, font=_font(12), anchor="lm")
+        draw.text((9 + _BAR_PX, tick), text, fill=_INK, font=_font(12), anchor="lm")
+    return bar
 
 
 def _legend(draw: ImageDraw.ImageDraw, x: int, y: int, caption: str) -> None:
@@ -282,6 +304,7 @@ def _legend(draw: ImageDraw.ImageDraw, x: int, y: int, caption: str) -> None:
     draw.text((x + 8, y + 9), caption, fill=_MUTED, font=_font(13), anchor="lm")
 
 
+@functools.cache
 def _font(size: int) -> Any:
     from PIL import ImageFont
 

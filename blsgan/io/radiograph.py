@@ -15,6 +15,7 @@ from blsgan.io import dicom, raster
 from blsgan.io.files import FileBytes, read_file
 from blsgan.io.levels import guess_bits
 from blsgan.io.spacing import PixelSpacing, user_spacing
+from blsgan.joint.geometry import row_blocks
 
 SUFFIXES = (*raster.SUFFIXES, *dicom.SUFFIXES)
 """File name endings that a folder is searched for."""
@@ -155,5 +156,8 @@ def _from_raster(file: FileBytes, bit_depth: int | None) -> Radiograph:
 
 def unit_interval(values: NDArray[Any], bits: int) -> NDArray[np.float32]:
     """Integer grey levels of ``bits`` bits as float32 in [0,1], correctly rounded."""
-    levels = np.arange(2**bits, dtype=np.float64) / (2**bits - 1)
-    return levels.astype(np.float32)[values]
+    levels = (np.arange(2**bits, dtype=np.float64) / (2**bits - 1)).astype(np.float32)
+    pixels = np.empty(values.shape, np.float32)
+    for rows in row_blocks(values):  # NumPy makes 64-bit indices of the values that it looks up
+        pixels[rows] = levels[values[rows]]
+    return pixels

@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blsgan.io.atomic import atomic_paths, output_error
+from blsgan.io.png import write_png
 from blsgan.io.spacing import PixelSpacing
+from blsgan.joint.geometry import row_blocks
 from blsgan.records.record import Result
 from blsgan.records.separation import SeparationRecord
 
@@ -30,12 +32,18 @@ _MM_PER_INCH = 25.4
 
 def to_uint16(plane: NDArray[np.float32]) -> NDArray[np.uint16]:
     """Intensities in [0,1] as 0..65535, rounded; what lies outside is clipped."""
-    return np.rint(np.clip(plane, 0, 1) * np.float32(65535)).astype(np.uint16)
+    values = np.empty(plane.shape, np.uint16)
+    for rows in row_blocks(plane):
+        values[rows] = np.rint(np.clip(plane[rows], 0, 1) * np.float32(65535))
+    return values
 
 
 def residual_to_uint16(residual: NDArray[np.float32]) -> NDArray[np.uint16]:
     """Signed residuals in [-1,1] as 1..65535 with 0 at 32768 (:data:`RESIDUAL_ENCODING`)."""
-    return (np.rint(np.clip(residual, -1, 1) * 32767) + _RESIDUAL_ZERO).astype(np.uint16)
+    values = np.empty(residual.shape, np.uint16)
+    for rows in row_blocks(residual):
+        values[rows] = np.rint(np.clip(residual[rows], -1, 1) * 32767) + _RESIDUAL_ZERO
+    return values
 
 
 def residual_from_uint16(values: NDArray[np.uint16]) -> NDArray[np.float32]:
@@ -43,20 +51,20 @@ def residual_from_uint16(values: NDArray[np.uint16]) -> NDArray[np.float32]:
     return (values.astype(np.float32) - _RESIDUAL_ZERO) / np.float32(32767)
 
 
-def result_names(name: str, file_format: str) -> list[str]:
-    """Names of the files of one result; the JSON record is last."""
+def result_names(name: str, file_format: str, *, panel: bool = True) -> list[str]:
+    """Names of the files of one result; the JSON record is last, the panel before it."""
     if file_format == "npz":
         planes = [f"{name}.npz"]
     else:
         planes = [f"{name}_{plane}.{file_format}" for plane in PLANES]
-    return [*planes, f"{name}_panel.png", f"{name}.json"]
+    return [*planes, *([f"{name}_panel.png"] if panel else []), f"{name}.json"]
 
 
 def write_result(
     folder: Path,
     name: str,
     planes: Mapping[str, NDArray[np.float32]],
-    panel: Image.Image,
+    panel: Image.Image | None,
     record: SeparationRecord,
     *,
     file_format: str = "png",
@@ -67,15 +75,18 @@ def write_result(
 
     ``planes`` holds the float32 [H,W] arrays named in :data:`PLANES`; ``arrays`` is what an npz
     file holds besides them. The record gains ``outputs``: the SHA-256 of every other file, by which
-    :func:`finished` knows a complete result. Files of an earlier result of this name in another
-    format are removed, once the new ones are there. Raises :class:`blsgan.errors.OutputError`.
+    :func:`finished` knows a complete result. Files of an earlier result of this name that this one
+    does not have are removed, once the new ones are there.
+
+    Raises :class:`blsgan.errors.OutputError`.
     """
-    targets = [folder / file for file in result_names(name, file_format)]
-    stale = _stale_files(folder, name, file_format)
+    names = result_names(name, file_format, panel=panel is not None)
+    targets = [folder / file for file in names]
+    stale = _stale_files(folder, name, set(names))
     with atomic_paths(targets) as temporaries:
         current = targets[0]
         try:
-            *pictures, panel_path, record_path = temporaries
+            *pictures, record_path = temporaries
             if file_format == "npz":
                 with pictures[0].open("wb") as stream:
                     np.savez_compressed(stream, **{**planes, **(arrays or {})})
@@ -84,8 +95,9 @@ def write_result(
                     current = target
                     encode = residual_to_uint16 if plane == "residual" else to_uint16
                     _write_picture(path, encode(planes[plane]), file_format, pixel_spacing)
-            current = targets[-2]
-            panel.save(panel_path, format="PNG", compress_level=4)
+            if panel is not None:
+                current = targets[-2]
+                write_png(pictures[-1], np.asarray(panel))
             current = targets[-1]
             write_record(record_path, record, targets[:-1], temporaries[:-1])
         except OSError as error:
@@ -96,15 +108,14 @@ def write_result(
     return targets
 
 
-def _stale_files(folder: Path, name: str, file_format: str) -> list[Path]:
+def _stale_files(folder: Path, name: str, new: set[str]) -> list[Path]:
     """Files that the record in ``folder`` names, as it wrote them, and the new one will not."""
     earlier = SeparationRecord.read(folder / f"{name}.json")
     outputs = {} if earlier is None else earlier.outputs
     ours = {file for other in FORMATS for file in result_names(name, other)}
-    ours -= set(result_names(name, file_format))
     return [
         folder / file
-        for file in sorted(ours & set(outputs))
+        for file in sorted((ours - new) & set(outputs))
         if (folder / file).is_file() and hash_file(folder / file) == outputs[file]
     ]
 
@@ -112,15 +123,17 @@ def _stale_files(folder: Path, name: str, file_format: str) -> list[Path]:
 def _write_picture(
     path: Path, values: NDArray[np.uint16], file_format: str, spacing: PixelSpacing | None
 ) -> None:
+    if file_format == "png":
+        pixel_mm = None if spacing is None else (spacing.column_mm, spacing.row_mm)
+        write_png(path, values, pixel_mm=pixel_mm)
+        return
     from PIL import Image
 
-    options: dict[str, Any] = (
-        {"compress_level": 4} if file_format == "png" else {"compression": "tiff_adobe_deflate"}
-    )
+    options: dict[str, Any] = {"compression": "tiff_adobe_deflate"}
     if spacing is not None:
         options["dpi"] = (_MM_PER_INCH / spacing.column_mm, _MM_PER_INCH / spacing.row_mm)
     encoded = io.BytesIO()  # libtiff, given the file, would not say that the disk is full
-    Image.fromarray(values).save(encoded, format=file_format.upper(), **options)
+    Image.fromarray(values).save(encoded, format="TIFF", **options)
     path.write_bytes(encoded.getbuffer())
 
 

@@ -49,16 +49,18 @@ class StoredResult:
         return {role: file.sha256 for role, file in self.record.inputs.items()}
 
     @property
-    def panel(self) -> Path:
-        """The panel's path."""
-        return self.path.with_name(f"{self.name}_panel.png")
+    def panel(self) -> Path | None:
+        """The panel's path; None where none was drawn."""
+        drawn = self.record.options.panels
+        return self.path.with_name(f"{self.name}_panel.png") if drawn else None
 
     def problem(self) -> str | None:
         """What keeps the files from being what the record describes; None where nothing does."""
         return results.problem_of(self.record, self._files()[:-1])
 
     def _files(self) -> list[Path]:
-        names = results.result_names(self.name, self.record.options.format)
+        options = self.record.options
+        names = results.result_names(self.name, options.format, panel=options.panels)
         return [self.path.with_name(name) for name in names]
 
     def planes(self) -> dict[str, NDArray[np.float32]]:

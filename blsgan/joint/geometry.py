@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,12 @@ LOOK_PX, HEATMAP_PX = 192, 96
 """Sides of the grid on which the joint locator sees a whole hand, and of its answers."""
 
 _SAME_BONE_SHARE = 0.6  # of the smaller mask; a real overlap is a rim
+
+
+def row_blocks(plane: NDArray[Any]) -> Iterator[slice]:
+    """Rows of a picture [H,...], a megapixel at a time, for steps whose temporaries are large."""
+    rows = max(1, 2**20 * len(plane) // max(plane.size, 1))
+    return (slice(top, top + rows) for top in range(0, len(plane), rows))
 
 
 def bounding_box(mask: Bool) -> tuple[int, int, int, int]:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blsgan.io.panel import LOWER_COLOUR, UPPER_COLOUR, spectrum
+from blsgan.io.panel import LOWER_COLOUR, UPPER_COLOUR, signed_colours
 from blsgan.joint.geometry import bone_width_px
 from blsgan.joint.window import around, cut
 from blsgan.jsn.quantification import Measurement, Visit, residual_maps
@@ -131,7 +131,7 @@ def _residual(
     from PIL import Image
 
     seen = cut(residual.astype(np.float64), window, np.nan)
-    colours = spectrum(np.nan_to_num(seen) / (2 * RESIDUAL_REACH) + 0.5)
+    colours = signed_colours(np.nan_to_num(seen) / RESIDUAL_REACH)
     colours[np.isnan(seen)] = _EMPTY
     return Image.fromarray(colours).resize(size, Image.Resampling.NEAREST)
 

@@ -112,6 +112,7 @@ def separate(  # type: ignore[overload-overlap]  # a str is a sequence of str to
     invert: bool = False,
     pixel_spacing: float | None = None,
     format: Format = "png",
+    panels: bool = True,
     mask_pattern: str = DEFAULT_MASK_PATTERN,
     progress: Progress = False,
 ) -> Joint: ...
@@ -132,6 +133,7 @@ def separate(
     invert: bool = False,
     pixel_spacing: float | None = None,
     format: Format = "png",
+    panels: bool = True,
     mask_pattern: str = DEFAULT_MASK_PATTERN,
     progress: Progress = False,
 ) -> list[Joint]: ...
@@ -152,6 +154,7 @@ def separate(
     invert: bool = False,
     pixel_spacing: float | None = None,
     format: Format = "png",
+    panels: bool = True,
     mask_pattern: str = DEFAULT_MASK_PATTERN,
     progress: Progress = False,
 ) -> list[StoredResult]: ...
@@ -171,6 +174,7 @@ def separate(
     invert: bool = False,
     pixel_spacing: float | None = None,
     format: Format = "png",
+    panels: bool = True,
     mask_pattern: str = DEFAULT_MASK_PATTERN,
     progress: Progress = False,
 ) -> Joint | list[Joint] | list[StoredResult]:
@@ -200,6 +204,7 @@ def separate(
         mirrored: the mean of the network's answers for the joint and for its mirror image.
         bit_depth, invert, pixel_spacing: of files, see :func:`read`.
         format: of the layers' files.
+        panels: whether a panel is drawn beside them.
         mask_pattern: names of masks beside a file, with {stem} and {bone}.
         progress: True for a bar on stderr, or a function of two numbers: joints done, joints.
 
@@ -220,6 +225,7 @@ def separate(
         invert=invert,
         pixel_spacing_mm=None if pixel_spacing is None else [pixel_spacing] * 2,
         mirrored=mirrored,
+        panels=panels,
     )
     _square_spacing(pixel_spacing)
     separator = _separator(weights, backend, device, threads, mirrored)

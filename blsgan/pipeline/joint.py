@@ -73,8 +73,7 @@ class Joint(Separation):
                 protect_drawn(folder, name or str(self.record.name))
             self.predicted.write(folder)
         record = self.write(folder, name=name, format=format, overwrite=overwrite)
-        assert record.name is not None, "written above"
-        return [folder / file for file in results.result_names(record.name, record.options.format)]
+        return [folder / file for file in _names(record)]
 
     def write(
         self,
@@ -86,7 +85,7 @@ class Joint(Separation):
     ) -> SeparationRecord:
         """:meth:`save` without predicted masks; the record as it was written."""
         started = time.perf_counter()
-        panel = self.panel()
+        panel = self.panel() if self.record.options.panels else None
         options = self.record.options
         if format is not None:
             options = options.model_copy(update={"format": format})
@@ -100,7 +99,7 @@ class Joint(Separation):
             }
         )
         assert record.name is not None, "every joint has a name"
-        files = [folder / file for file in results.result_names(record.name, options.format)]
+        files = [folder / file for file in _names(record)]
         _protect_inputs(files, self.sources)
         if record.prediction is not None and not overwrite:
             protect_drawn(folder, record.name)
@@ -166,6 +165,12 @@ class Joint(Separation):
         if prediction is not None:
             said.append(f"{'DOUBTFUL ' if prediction.doubtful else ''}PREDICTED MASKS")
         return "     ".join(said)
+
+
+def _names(record: SeparationRecord) -> list[str]:
+    assert record.name is not None, "every joint has a name"
+    options = record.options
+    return results.result_names(record.name, options.format, panel=options.panels)
 
 
 def protect_drawn(folder: Path, name: str) -> None:

@@ -9,7 +9,6 @@ twice.
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import os
@@ -22,12 +21,9 @@ from numpy.typing import NDArray
 
 from blsgan.errors import BackendError, UsageError
 from blsgan.io.listing import Item
-from blsgan.pipeline.joint import Joint
-from blsgan.pipeline.separate import separate_item
-from blsgan.pipeline.worklist import Attempt, Outcome, attempt
-from blsgan.records.separation import SeparationOptions, SeparationRecord
-from blsgan.runtimes.session import ENGINES
-from blsgan.tasks.segmentation import Segmenter
+from blsgan.pipeline.separate import Work
+from blsgan.pipeline.worklist import Attempt, attempt
+from blsgan.records.separation import SeparationOptions
 from blsgan.tasks.separation import Separator
 
 JOINTS_PER_TASK = 8
@@ -65,38 +61,21 @@ class SeparateJoints:
         require_masks: bool = False,
         threads: int = 1,
     ) -> None:
-        self._output = Path(output)
-        self._options = options or SeparationOptions()
-        self._overwrite = overwrite
-        self._separator = Separator.from_pretrained(
-            weights, backend, threads=threads, mirrored=self._options.mirrored
+        self._work = Work(
+            Path(output),
+            options or SeparationOptions(),
+            overwrite=overwrite,
+            weights=weights,
+            backend=backend,
+            segmenter=segmenter,
+            require_masks=require_masks,
+            threads=threads,
         )
-        self._load_segmenter = (
-            None
-            if require_masks
-            else functools.cache(
-                lambda: Segmenter.from_pretrained(
-                    segmenter, "auto" if backend in ENGINES else backend, threads=threads
-                )
-            )
-        )
-
-    def _separate(self, item: Item) -> Outcome[Joint, SeparationRecord]:
-        return separate_item(
-            self._separator,
-            item,
-            self._output,
-            self._options,
-            overwrite=self._overwrite,
-            segmenter=self._load_segmenter,
-        )
+        _ = self._work.separator  # wrong weights are an error of the worker, not of each joint
 
     def __call__(self, batch: Columns) -> Columns:
         attempts = [
-            attempt(
-                self._separate,
-                _item({name: str(values[row]) for name, values in batch.items()}),
-            )
+            attempt(self._work, _item({name: str(values[row]) for name, values in batch.items()}))
             for row in range(len(batch["image"]))
         ]
         return {

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from blsgan.records.separation import (
     SeparationOptions,
     SeparationRecord,
 )
+from blsgan.runtimes.session import ENGINES
 from blsgan.tasks.segmentation import Segmenter
 from blsgan.tasks.separation import Separation, Separator
 
@@ -78,7 +80,9 @@ def separate_item(
     if private:
         folder, file_name = output, None
         name = anonymous_name(hashes[0], hashes[1:])
-    files = [folder / file for file in results.result_names(name, options.format)]
+    files = [
+        folder / file for file in results.result_names(name, options.format, panel=options.panels)
+    ]
     if not overwrite and (known := results.finished(SeparationRecord, files, made_from)):
         return Outcome(files, known, None, private)
 
@@ -107,6 +111,51 @@ def separate_item(
         raise InputError(f"{item.image}: {error}") from error
     made = joint.write(folder, overwrite=overwrite)
     return Outcome(files, made, joint, private)
+
+
+@dataclass(frozen=True)
+class Work:
+    """How the joints of a list are separated; what it loads, it loads once in each process.
+
+    Attributes:
+        output: folder of the results.
+        options, overwrite: see :func:`separate_item`.
+        weights, segmenter: names or files of weights; None: those that ship.
+        backend, threads: of both networks.
+        require_masks: missing masks are an error instead of being predicted.
+    """
+
+    output: Path
+    options: SeparationOptions
+    overwrite: bool = False
+    weights: str | None = None
+    backend: str = "auto"
+    segmenter: str | None = None
+    require_masks: bool = False
+    threads: int | None = None
+
+    @functools.cached_property
+    def separator(self) -> Separator:
+        """The network; raises what :meth:`blsgan.Separator.from_pretrained` raises."""
+        return Separator.from_pretrained(
+            self.weights, self.backend, threads=self.threads, mirrored=self.options.mirrored
+        )
+
+    @functools.cached_property
+    def _segmenter(self) -> Segmenter:
+        backend = "auto" if self.backend in ENGINES else self.backend
+        return Segmenter.from_pretrained(self.segmenter, backend, threads=self.threads)
+
+    def __call__(self, item: Item) -> Outcome[Joint, SeparationRecord]:
+        """:func:`separate_item`."""
+        return separate_item(
+            self.separator,
+            item,
+            self.output,
+            self.options,
+            overwrite=self.overwrite,
+            segmenter=None if self.require_masks else lambda: self._segmenter,
+        )
 
 
 def made_from_hashes(
@@ -161,7 +210,7 @@ def separate_read(
         overlap=_overlap_record(radiograph, separation),
         reconstruction_error=ReconstructionError(
             mse=_reconstruction_mse(separation, masks),
-            max_abs=float(np.abs(separation.residual).max()),
+            max_abs=float(max(separation.residual.max(), -separation.residual.min())),
         ),
         working_scale=separation.scale,
         residual_encoding=residual_encoding(made_from["options"].format),
@@ -208,8 +257,10 @@ def _masks_record(prediction: MasksRecord | None) -> GivenMasks | PredictedMasks
 
 
 def _reconstruction_mse(separation: Separation, masks: np.ndarray) -> float:
-    pixels = np.count_nonzero(masks[0] | masks[1])
-    return float(np.square(separation.residual, dtype=np.float64).sum() / pixels)
+    union = masks[0] | masks[1]
+    top, left, bottom, right = bounding_box(union)
+    residual = separation.residual[top:bottom, left:right]  # 0 where no bone is
+    return float(np.square(residual, dtype=np.float64).sum() / np.count_nonzero(union))
 
 
 def _spacing_record(radiograph: Radiograph) -> Spacing | None:

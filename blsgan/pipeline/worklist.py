@@ -32,9 +32,9 @@ Done = TypeVar("Done")
 class Outcome(Generic[Found, Made]):
     """What became of one joint.
 
-    ``files`` ends with a picture to look at and the record; ``found`` is the separation or the
-    segmentation, None where it had been finished before; ``renamed`` says that the result's name is
-    not the input's.
+    ``files`` ends with the picture to look at, where one was drawn, and the record; ``found`` is
+    the separation or the segmentation, None where it had been finished before; ``renamed`` says
+    that the result's name is not the input's.
     """
 
     files: list[Path]

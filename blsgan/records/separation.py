@@ -21,6 +21,7 @@ class SeparationOptions(Part):
         invert: the image shows bone dark.
         pixel_spacing_mm: of rows and columns, where the user gave it.
         mirrored: the mean of the network's answers for the joint and for its mirror image.
+        panels: whether a panel is drawn.
     """
 
     format: Format = "png"
@@ -28,6 +29,7 @@ class SeparationOptions(Part):
     invert: bool = False
     pixel_spacing_mm: list[float] | None = None
     mirrored: bool = False
+    panels: bool = True
 
 
 class GivenMasks(Part):

@@ -16,7 +16,7 @@ import numpy as np
 from blsgan.errors import UsageError
 from blsgan.io.atomic import ESCAPED, atomic_paths, output_error
 from blsgan.io.listing import natural_key
-from blsgan.io.panel import spectrum
+from blsgan.io.panel import signed_colours
 from blsgan.io.stored import find_by_hash
 from blsgan.progress import Track, silent
 from blsgan.records.narrowing import SpaceWidth
@@ -123,7 +123,9 @@ def write_report(
         "index": [_index_row(joint, hrefs.get(id(joint))) for joint in joints],
         "shown": len(chosen),
         "left_out": len(joints) - len(chosen),
-        "spectrum": ["#" + bytes(colour).hex() for colour in spectrum(np.linspace(0, 1, 32))],
+        "residual_scale": [
+            f"#{bytes(colour).hex()}" for colour in signed_colours(np.linspace(-1, 1, 33))
+        ],
     }
     for file in files:
         if file.exists() and not _is_ours(file):

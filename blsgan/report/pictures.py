@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from blsgan.errors import InputError
 from blsgan.io.files import read_file
-from blsgan.io.panel import LOWER_COLOUR, RESIDUAL_FLOOR, UPPER_COLOUR, spectrum
+from blsgan.io.panel import LOWER_COLOUR, RESIDUAL_FLOOR, UPPER_COLOUR, signed_colours
 from blsgan.io.radiograph import decode_radiograph
 from blsgan.io.stored import StoredResult
 from blsgan.joint.window import joint_window
@@ -83,14 +83,14 @@ def visit_pictures(
 
     residual = planes["residual"]
     reach = max(float(np.abs(residual).max()), RESIDUAL_FLOOR)
-    colours = spectrum(residual[top:bottom, left:right] / (2 * reach) + 0.5)
+    colours = signed_colours(residual[top:bottom, left:right] / reach)
     colours[~covered[top:bottom, left:right]] = _OUTSIDE
     return VisitPictures(
         grey(image),
         grey(planes["upper"]),
         grey(planes["lower"]),
         data_uri(_few_colours(Image.fromarray(colours).resize(size, Image.Resampling.NEAREST))),
-        None if panel_px is None else shrunk(result.panel, panel_px),
+        None if panel_px is None or result.panel is None else shrunk(result.panel, panel_px),
         source is not None,
         reach,
         *size,
@@ -148,10 +148,10 @@ def _few_colours(picture: Image.Image) -> Image.Image:
 
 @cache
 def _palette() -> Image.Image:
-    """144 greys, 80 colours of the residual's scale, and the outlines' on four greys of bone."""
+    """143 greys, 81 colours of the residual's scale, and the outlines' on four greys of bone."""
     from PIL import Image
 
-    greys = np.rint(np.linspace(0, 255, 144)).astype(np.uint8)
+    greys = np.rint(np.linspace(0, 255, 143)).astype(np.uint8)
     outlines = [
         [round(share * part + (1 - share) * grey) for part in colour]
         for colour in (UPPER_COLOUR, LOWER_COLOUR)
@@ -159,7 +159,7 @@ def _palette() -> Image.Image:
         for grey in (40, 100, 160, 220)
     ]
     colours = np.concatenate(
-        (np.repeat(greys[:, None], 3, axis=1), spectrum(np.linspace(0, 1, 80)), outlines)
+        (np.repeat(greys[:, None], 3, axis=1), signed_colours(np.linspace(-1, 1, 81)), outlines)
     )
     palette = Image.new("P", (1, 1))
     palette.putpalette(colours.astype(np.uint8).tobytes())

@@ -75,12 +75,14 @@ def _engines_missing(name: str) -> str | None:
     return None
 
 
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def usable_cores() -> int:
     """Cores this process may use, at most 8: the networks are too small to feed more."""
-    count = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    return min(count, 8)
+    return min(cores(), 8)
 
 
 def thread_count(threads: int | None) -> int | None:
@@ -88,13 +90,11 @@ def thread_count(threads: int | None) -> int | None:
 
     A runtime with 64 threads on two cores took 9 s for what takes 10 ms, and with 1000 forever.
     """
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    if threads is None or threads <= cores:
+    most = cores()
+    if threads is None or threads <= most:
         return threads
-    _LOG.warning("%d threads are more than the %d usable cores: %d are used", threads, cores, cores)
-    return cores
+    _LOG.warning("%d threads are more than the %d usable cores: %d are used", threads, most, most)
+    return most
 
 
 def imported(name: str) -> Any:

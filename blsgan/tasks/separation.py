@@ -303,7 +303,7 @@ class _Joint:
             upper,
             lower,
             reconstruction,
-            np.zeros_like(reconstruction),
+            np.zeros(reconstruction.shape, np.float32),
             math.nan,
             self.overlap,
             notes=(
@@ -349,7 +349,7 @@ class _Joint:
         upper[part][inside] = layers[0, 0][inside]
         lower[part][inside] = layers[0, 1][inside]
         reconstruction[part][inside] = composed[inside]
-        residual = np.zeros_like(reconstruction)
+        residual = np.zeros(reconstruction.shape, np.float32)
         residual[part][inside] = original - composed[inside]
         return Separation(
             upper,
@@ -363,9 +363,17 @@ class _Joint:
         )
 
     def _masked(self) -> tuple[Float32, Float32, Float32]:
-        zero = np.float32(0)
-        upper, lower = (np.where(mask, self.image, zero) for mask in self.masks)
-        return upper, lower, np.where(self.masks[0] | self.masks[1], self.image, zero)
+        union = self.masks[0] | self.masks[1]
+        top, left, bottom, right = bounding_box(union)
+        box = np.s_[top:bottom, left:right]
+
+        def inside(mask: Bool) -> Float32:
+            # Pages of np.zeros that are never written take no memory: most of a large picture.
+            plane = np.zeros(self.image.shape, np.float32)
+            np.copyto(plane[box], self.image[box], where=mask[box])
+            return plane
+
+        return inside(self.masks[0]), inside(self.masks[1]), inside(union)
 
     def _planned(self) -> Window:
         assert self.window is not None, "only joints with an overlap go through the network"

@@ -261,6 +261,44 @@ class TestFolder:
         assert "note (2 of 6): the upper mask lies below the lower one" in stdout
         assert "note (1 of 6): the bones do not overlap" in stdout
 
+    def test_any_number_of_processes_writes_the_same_bytes(
+        self, separate, write_joint, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr("blsgan.pipeline.processes.JOINTS_WORTH_A_PROCESS", 1)
+        source = tmp_path / "many"
+        for seed in range(4):
+            write_joint(source, f"{seed}", source=joint_phantom(seed, 96))
+        (source / "broken.png").write_bytes(b"x")
+        said = []
+        for jobs in (1, 2):
+            status, stdout, stderr = separate(source, "-o", tmp_path / f"{jobs}", "--jobs", jobs)
+            assert status == 1
+            said.append((stdout.replace(f"/{jobs}", ""), stderr))
+        assert said[0] == said[1]
+        assert "4 separated, 0 already finished, 1 failed" in said[0][0]
+        assert names(tmp_path / "1") == names(tmp_path / "2")
+        for path in (tmp_path / "1").glob("*.png"):
+            assert path.read_bytes() == (tmp_path / "2" / path.name).read_bytes()
+
+    def test_panels_may_be_left_out(self, separate, folder, tmp_path):
+        out = tmp_path / "out"
+        assert separate(folder, "-o", out)[0] == 0
+        with_panels = names(out)
+        assert separate(folder, "-o", out, "--no-panels")[0] == 0
+        assert names(out) == [name for name in with_panels if "_panel" not in name]
+        assert "3 already finished" in separate(folder, "-o", out, "--no-panels")[1]
+        assert separate(folder, "-o", out)[0] == 0
+        assert names(out) == with_panels
+
+    @pytest.mark.parametrize("options", [[], ["--format", "tiff"], ["--format", "npz"]])
+    def test_results_without_panels_beside_the_inputs_are_no_inputs(
+        self, separate, folder, options
+    ):
+        assert separate(folder, "-o", folder, "--no-panels", *options)[0] == 0
+        written = names(folder)
+        assert "3 already finished" in separate(folder, "-o", folder, "--no-panels", *options)[1]
+        assert names(folder) == written
+
     def test_results_below_the_inputs_are_not_inputs(self, separate, folder):
         for out in (folder / "results", folder):
             assert separate(folder, "-o", out)[0] == 0

@@ -10,7 +10,7 @@ from PIL import Image
 
 from blsgan.errors import OutputError
 from blsgan.io import results
-from blsgan.io.panel import draw_panel, spectrum
+from blsgan.io.panel import draw_panel, signed_colours
 from blsgan.io.spacing import PixelSpacing
 from blsgan.records.record import ImageFacts, InputFile, Weights
 from blsgan.records.separation import (
@@ -170,9 +170,10 @@ class TestPanel:
         image = np.full(shape, 0.5, np.float32)
         draw_panel(image, masks, *(image * masks), image, np.zeros_like(image))
 
-    def test_spectrum(self):
-        violet, green, red = spectrum(np.array([0.0, 0.5, 1.0])).astype(int)
-        assert violet[2] > violet[1]
-        assert green[1] > max(green[0], green[2])
-        assert red[0] > max(red[1], red[2])
-        np.testing.assert_array_equal(spectrum(np.array([-3.0, 9.0])), np.stack([violet, red]))
+    def test_signed_colours(self):
+        blue, white, red = signed_colours(np.array([-1.0, 0.0, 1.0])).astype(int)
+        assert blue[2] > 2 * blue[0]
+        assert white.min() > 240, "what is zero looks like nothing"
+        assert red[0] > 2 * red[2]
+        beyond = signed_colours(np.array([-3.0, 9.0]))
+        np.testing.assert_array_equal(beyond, np.stack([blue, red]))

@@ -85,6 +85,7 @@ def test_what_is_made_has_every_field():
         "invert": False,
         "pixel_spacing_mm": None,
         "mirrored": False,
+        "panels": True,
     }
     made = SeparationRecord(**{**content("separation"), "masks": PredictedMasks()})
     assert made.fields()["kind"] == "separation"
