@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blsgan.joint.geometry import bounding_box
+from blsgan.joint.geometry import bounding_box, row_blocks
 from blsgan.joint.window import around, joint_window
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def draw_panel(
     bones = np.s_[box[0] : box[2], box[1] : box[3]]
     covered = masks[0] | masks[1]
     white = max(float(image[bones][covered[bones]].max()), 1e-6)
-    reach = max(float(np.abs(residual[bones]).max()), RESIDUAL_FLOOR)
+    reach = max(float(residual[bones].max()), -float(residual[bones].min()), RESIDUAL_FLOOR)
 
     bar_width = 92
     width = 2 * _MARGIN_PX + 5 * _TILE_PX + 4 * _GAP_PX + bar_width
@@ -183,7 +183,10 @@ def _fit(top: int, left: int, bottom: int, right: int, side: int) -> _View:
 def _grey_tile(plane: NDArray[np.float32], view: _View, white: float) -> Image.Image:
     from PIL import Image
 
-    grey = np.rint(np.clip(view.cut(plane) / white, 0, 1) * 255).astype(np.uint8)
+    seen = view.cut(plane)
+    grey = np.empty(seen.shape, np.uint8)
+    for rows in row_blocks(seen):
+        grey[rows] = np.rint(np.clip(seen[rows] / white, 0, 1) * 255)
     tile = Image.fromarray(grey).resize((view.width, view.height), Image.Resampling.BICUBIC)
     return tile.convert("RGB")
 
@@ -193,9 +196,18 @@ def _residual_tile(
 ) -> Image.Image:
     from PIL import Image
 
-    colours = signed_colours(view.cut(residual) / reach)
-    colours[~view.cut(covered)] = OUTSIDE
-    return Image.fromarray(colours).resize((view.width, view.height), Image.Resampling.NEAREST)
+    # Sampled first: a large picture has many more pixels than its tile.
+    seen = np.ix_(
+        _nearest(view.top, view.bottom, view.height), _nearest(view.left, view.right, view.width)
+    )
+    colours = signed_colours(residual[seen] / reach)
+    colours[~covered[seen]] = OUTSIDE
+    return Image.fromarray(colours)
+
+
+def _nearest(start: int, stop: int, count: int) -> NDArray[np.intp]:
+    """The pixels of start:stop that ``count`` pixels of a screen show."""
+    return start + ((np.arange(count) + 0.5) * ((stop - start) / count)).astype(np.intp)
 
 
 def _outline(tile: Image.Image, masks: NDArray[np.bool_], view: _View) -> None:

@@ -26,7 +26,7 @@ from blsgan.io.radiograph import (
     decode_radiograph,
     is_path_private,
 )
-from blsgan.joint.geometry import bounding_box
+from blsgan.joint.geometry import bounding_box, row_blocks
 from blsgan.pipeline.joint import Joint, milliseconds, protect_drawn, residual_encoding
 from blsgan.pipeline.segment import image_record, segment_item, weights_record
 from blsgan.pipeline.worklist import Outcome
@@ -260,7 +260,8 @@ def _reconstruction_mse(separation: Separation, masks: np.ndarray) -> float:
     union = masks[0] | masks[1]
     top, left, bottom, right = bounding_box(union)
     residual = separation.residual[top:bottom, left:right]  # 0 where no bone is
-    return float(np.square(residual, dtype=np.float64).sum() / np.count_nonzero(union))
+    squares = (np.square(residual[rows], dtype=np.float64).sum() for rows in row_blocks(residual))
+    return float(sum(squares) / np.count_nonzero(union))
 
 
 def _spacing_record(radiograph: Radiograph) -> Spacing | None:
