@@ -4,6 +4,7 @@
 #   make test       the same set-up, then every Python and C++ test
 #   make lint       ruff, mypy, import rules, clang-tidy
 #   make sanitize   C++ tests and op tests under AddressSanitizer and UBSan
+#   make fuzz MINUTES=30   damaged files of every format, through Python and, sanitized, the C++ runner
 #   make emulate    run the CUDA kernels on the CPU: their tests through torch, with no GPU
 #   make cuda       compile and link the CUDA kernels for every architecture (needs nvcc, no GPU);
 #                   CUDA_ARCHS='8.7;9.0' for some
@@ -30,7 +31,7 @@ SANITIZERS := address,undefined
 build_inputs := pyproject.toml setup.py $(wildcard build_backend/blsgan_build/*.py) \
     $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 
-.PHONY: all demo test setup lint lint-python lint-cpp sanitize sanitize-cpp sanitize-ops emulate emulate-build cuda bench \
+.PHONY: all demo test setup lint lint-python lint-cpp sanitize sanitize-build sanitize-cpp sanitize-ops fuzz emulate emulate-build cuda bench \
     cmake ctest clean distclean
 .DELETE_ON_ERROR:
 
@@ -119,11 +120,21 @@ lint-cpp: $(STAMPS)/lint-tools
 
 sanitize: sanitize-cpp sanitize-ops
 
-sanitize-cpp: $(STAMPS)/test-tools
+sanitize-build: $(STAMPS)/test-tools
 	@PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B build/sanitize -G Ninja \
 	    -DBLSGAN_SANITIZE=$(SANITIZERS) >build/sanitize.log 2>&1 || { cat build/sanitize.log; exit 1; }
-	@PATH="$(abspath $(BIN)):$$PATH" cmake --build build/sanitize
+	@PATH="$(abspath $(BIN)):$$PATH" cmake --build build/sanitize $(SANITIZED_TARGETS)
+
+sanitize-cpp: sanitize-build
 	@PATH="$(abspath $(BIN)):$$PATH" ctest --test-dir build/sanitize --output-on-failure --no-tests=error
+
+# A failure prints its seed and case; the files are kept in build/fuzz. One sixth of the time is C++'s.
+FUZZ_SEED ?= $(shell date +%s)
+MINUTES ?= 30
+fuzz: SANITIZED_TARGETS := --target test_fuzz
+fuzz: sanitize-build
+	@build/sanitize/test_fuzz $$(($(MINUTES) * 10)) $(FUZZ_SEED)
+	@OMP_NUM_THREADS=1 $(PY) tests/test_fuzz.py --seconds $$(($(MINUTES) * 50)) --seed $(FUZZ_SEED)
 
 # Python itself is not instrumented, so the runtimes are preloaded; it never frees everything at
 # exit, so leaks are not looked for here. The first command makes sure that what is tested is

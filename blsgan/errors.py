@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import os
 
+_MAX_MESSAGE = 5000  # a path has up to 4096
+
 
 def debugging() -> bool:
     """Whether a bug shall end in its traceback: where ``BLSGAN_DEBUG=1`` is set."""
@@ -47,9 +49,18 @@ def unusable(error: BaseException) -> str | None:
 
 
 class BlsganError(Exception):
-    """Base of every error that blsgan raises on purpose; ``exit_code`` is 1."""
+    """Base of every error that blsgan raises on purpose; ``exit_code`` is 1.
+
+    The message is one line that a terminal can show, whatever the file it quotes holds.
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        text = " ".join(super().__str__().splitlines())
+        if len(text) > _MAX_MESSAGE:
+            text = f"{text[: _MAX_MESSAGE // 2]} ... {text[-_MAX_MESSAGE // 2 :]}"
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class InputError(BlsganError, ValueError):

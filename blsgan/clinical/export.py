@@ -237,7 +237,10 @@ def export(
     wanted = {digest for job in jobs for digest in job.inputs.values()}
     sources = find_by_hash([*images, *roots], wanted)
     exported = Exported()
-    finder = _Finder(sources, policy, _patients(jobs, sources), exported.notes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's quote the header
+        patients = _patients(jobs, sources)
+    finder = _Finder(sources, policy, patients, exported.notes)
     written: set[Path] = set()
     for job in track(jobs, "exporting", len(jobs)):
         try:

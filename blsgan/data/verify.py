@@ -165,6 +165,14 @@ def _read_lists(root: Path, lists: Sequence[Path], report: Report) -> dict[str, 
     return images
 
 
+def _real(path: Path) -> str:
+    """A path without links, by which files are told apart; a name that can be no file is itself."""
+    try:
+        return os.path.realpath(path)
+    except ValueError:  # a null byte
+        return str(path)
+
+
 def _inside(root: Path, path: Path) -> bool:
     return path.is_relative_to(root) and ".." not in path.parts[len(root.parts) :]
 
@@ -351,9 +359,7 @@ def _check_parts(images: Iterable[_Image], report: Report) -> None:
 
 def _check_pairs(root: Path, images: dict[str, _Image], report: Report) -> int:
     """Follow-up pairs; returns how many there are."""
-    listed = {
-        os.path.realpath(path): image for image in images.values() for path in image.paths.values()
-    }
+    listed = {_real(path): image for image in images.values() for path in image.paths.values()}
     count = 0
     for path in sorted(root.glob("DR_*")):
         seen: Counter[tuple[str, str]] = Counter()
@@ -368,7 +374,7 @@ def _check_pairs(root: Path, images: dict[str, _Image], report: Report) -> int:
             for key, file in files.items():
                 if not os.path.exists(file):
                     unknown[f"{entry[key]} is not there"] += 1
-                elif os.path.realpath(file) not in listed:
+                elif _real(file) not in listed:
                     unknown[f"{entry[key]} is in no LS list"] += 1
             fixed, moving = files["fixed"], files["moving"]
             joints = {
@@ -404,10 +410,10 @@ def _count(
     visits = Counter(Counter(image.joint for image in everything).values())
     overlaps = [image.overlap_px for image in everything if image.overlap_px is not None]
     sizes = Counter(_size(image.shape) for image in everything if image.shape is not None)
-    named = {os.path.realpath(path) for image in everything for path in image.paths.values()}
+    named = {_real(path) for image in everything for path in image.paths.values()}
     folders = {path.parent for image in everything for path in image.paths.values()}
     on_disk = {
-        os.path.realpath(file)
+        _real(file)
         for folder in folders
         if os.path.isdir(folder)
         for file in folder.iterdir()

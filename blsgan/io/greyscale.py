@@ -124,9 +124,13 @@ def read_table(header: Header, sequence: str, *, signed: bool, notes: list[str])
 
     Its range is that of the bits its entries have, which may be fewer than it declares.
     """
+    from pydicom.sequence import Sequence
+
     items = header.get(sequence)
     if items is None:
         return None
+    if not isinstance(items, Sequence) or not items:
+        raise header.unreadable(sequence)
     item = Header(header.path, items[0])
     descriptor, data = item.get("LUTDescriptor"), item.get("LUTData")
     if descriptor is None or data is None:

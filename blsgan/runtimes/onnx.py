@@ -40,7 +40,10 @@ class OnnxSession:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             self._session = onnxruntime.InferenceSession(
-                data, options, providers=["CPUExecutionProvider"]
+                data,
+                options,
+                providers=["CPUExecutionProvider"],
+                enable_fallback=0,  # it tries the same once more, and prints that it does
             )
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise unloadable(what, error) from error

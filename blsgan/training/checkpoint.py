@@ -124,7 +124,7 @@ def latest_step(folder: Path) -> int | None:
 
 
 def _entries(folder: Path) -> list[_Entry]:
-    """What the index names, in the order of steps; an entry that names no file is passed over."""
+    """What the index names, in the order of steps; entries without their files are passed over."""
     try:
         entries = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -139,10 +139,13 @@ def _entries(folder: Path) -> list[_Entry]:
 def _is_whole(entry: object) -> bool:
     if not isinstance(entry, dict) or type(entry.get("step")) is not int:
         return False
-    parts = [entry, *([entry["state"]] if "state" in entry else [])]
+    stem = f"step-{entry['step']:08d}"
+    named = {f"{stem}.safetensors": entry}
+    if "state" in entry:
+        named[f"{stem}.state.safetensors"] = entry["state"]
     return all(
-        isinstance(part, dict) and isinstance(part.get("file"), str) and "sha256" in part
-        for part in parts
+        isinstance(part, dict) and part.get("file") == name and "sha256" in part
+        for name, part in named.items()
     )
 
 

@@ -1,5 +1,5 @@
-// The runner's parts without a network: what it reads, plans, resamples and refuses; and that bytes
-// nobody foresaw end in a Failure or a picture, which the sanitizers hold it to.
+// The runner's parts without a network: what it reads, plans, resamples and refuses. Bytes nobody
+// foresaw are test_fuzz.cpp's.
 
 #include <unistd.h>
 
@@ -88,35 +88,6 @@ void bits_are_guessed() {
   CHECK(given.notes.size() == 1);
   CHECK_NEAR(given.pixels[1], 1 - values[1] / 65535.0, 1e-7);
   CHECK(contains(failure_of([&] { decode_radiograph(file, 11, false); }), "more than 11 bits"));
-}
-
-// Changed, cut and repeated bytes of good pictures.
-void any_bytes_end_well() {
-  Random chance;
-  std::vector<Bytes> seeds = {encode_pgm(ramp(9, 13), 9, 13)};
-  if (has_png()) seeds.push_back(encode_png(ramp(9, 13), 9, 13));
-  int read = 0, refused = 0;
-  for (int trial = 0; trial < 4000; ++trial) {
-    Bytes bytes = seeds[static_cast<size_t>(trial) % seeds.size()];
-    const auto place = [&](size_t limit) {
-      return static_cast<size_t>(chance(0, static_cast<double>(limit) - 1e-9));
-    };
-    for (int change = 0; change <= trial % 4; ++change) {
-      bytes[place(bytes.size())] = static_cast<uint8_t>(place(256));
-    }
-    if (trial % 3 == 0) bytes.resize(place(bytes.size()) + 1);
-    if (trial % 5 == 0) bytes.insert(bytes.end(), bytes.begin(), bytes.begin() + trial % 40 % 8);
-    const File file = file_of(std::move(bytes));
-    try {
-      const Radiograph radiograph = decode_radiograph(file, 0, trial % 2 == 0);
-      CHECK(radiograph.pixels.size() == static_cast<size_t>(radiograph.height * radiograph.width));
-      ++read;
-    } catch (const Failure& failure) {
-      CHECK(failure.status == 1 && contains(failure.what(), "picture"));
-      ++refused;
-    }
-  }
-  CHECK(read > 0 && refused > 0);
 }
 
 void resizing_keeps_what_it_must() {
@@ -257,7 +228,6 @@ int main() {
   pictures_come_back();
   pgm_headers();
   bits_are_guessed();
-  any_bytes_end_well();
   resizing_keeps_what_it_must();
   layers_keep_their_promises();
   joints_that_are_none();

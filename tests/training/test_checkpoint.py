@@ -101,7 +101,8 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "entry",
     [{"step": 3}, {"step": 1e999, "file": "a", "sha256": ""}, {"step": "3"}, 3, None,
-     {"step": 3, "file": None, "sha256": ""}, {"step": 3, "file": "a", "sha256": "", "state": 1}],
+     {"step": 3, "file": None, "sha256": ""}, {"step": 3, "file": "a", "sha256": "", "state": 1},
+     {"step": 3, "file": "step-00000002.safetensors", "sha256": ""}],
     ids=str,
 )  # fmt: skip
 def test_an_entry_that_names_no_file_does_not_hide_a_sound_checkpoint(tmp_path, entry):
