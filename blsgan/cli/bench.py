@@ -56,7 +56,7 @@ def command() -> None:
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="Also write a CSV file; beside it a table as .md and the roofline plot as PNG.",
+    help="Also write a CSV file; beside it a table (.md) and a roofline for each size (.png).",
 )
 def ops(
     names: Sequence[str],
@@ -121,9 +121,10 @@ def ops(
         with atomic_path(table) as temporary:
             temporary.write_text(_markdown(rows, facts), encoding="utf-8")
         click.echo(f"wrote {table}")
-        plot = output.with_suffix(".png")
-        _draw_roofline(rows, facts, plot)
-        click.echo(f"wrote {plot}")
+        from blsgan.ops.roofline import draw_rooflines
+
+        for plot in draw_rooflines(rows, facts, output.with_suffix(".png")):
+            click.echo(f"wrote {plot}")
 
 
 def _check_device(device: str, torch: Any) -> None:
@@ -296,50 +297,6 @@ def _write_rows(
         writer.writerow([*row, *facts.values()])
     with atomic_path(path) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
-
-
-def _draw_roofline(rows: Sequence[Row], facts: dict[str, str], path: Path) -> None:
-    """Achieved bandwidth against the bytes that must move, under the measured copy bandwidth.
-
-    The ops do a handful of operations for each byte: memory is the only roof in reach.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise BackendError(
-            f"the plot {path} needs matplotlib, which is not installed; pip install "
-            "'blsgan[figures]'"
-        ) from error
-    full = [row for row in rows if row.phase == "full"]
-    dtypes = list(dict.fromkeys(row.dtype for row in full))
-    figure = Figure(figsize=(5.5 * len(dtypes), 4.6), layout="constrained")
-    markers = {"blsgan": "o", "eager": "x", "compile": "^"}
-    for axis, dtype in zip(figure.subplots(1, len(dtypes), squeeze=False)[0], dtypes, strict=True):
-        chosen = [row for row in full if row.dtype == dtype]
-        roof = sorted({(row.bytes_moved / 1e6, row.copy_gb_per_s) for row in chosen})
-        axis.plot(*zip(*roof, strict=True), color="black", linewidth=1, label="copy (roof)")
-        for index, op in enumerate(dict.fromkeys(row.op for row in chosen)):
-            for variant, marker in markers.items():
-                points = [
-                    (row.bytes_moved / 1e6, row.gb_per_s)
-                    for row in chosen
-                    if row.op == op and row.variant == variant
-                ]
-                if points:
-                    label = op if variant == "blsgan" else None
-                    axis.plot(*zip(*points, strict=True), marker, color=f"C{index}", label=label)
-        axis.set(
-            xscale="log",
-            yscale="log",
-            xlabel="MB that must move, forward and backward",
-            ylabel="achieved GB/s",
-            title=f"{dtype}, o blsgan, x eager, ^ compile",
-        )
-        axis.grid(True, which="both", linewidth=0.3)
-        axis.legend(fontsize=7)
-    figure.suptitle(facts.get("gpu", facts["cpu"]), fontsize=9)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
 
 
 _RUNTIMES = ("torch", "torch.compile", "onnxruntime", "openvino")

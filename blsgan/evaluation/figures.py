@@ -5,7 +5,8 @@ matplotlib is an extra: it is imported when a figure is drawn.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,9 @@ _METRICS = (
 )
 _MARGIN_PX = 12
 _TYPICAL = (0.75, 0.5, 0.25)  # quantiles of the PSNR that the real panel shows
+# The method that is judged, and colours behind which it is seen first.
+_OURS = "#c2261e"
+_MUTED = ("#7d8b9c", "#b39b6d", "#86a886", "#a58fb5", "#6fa3b5", "#bf9a9a", "#9c9c9c")
 
 
 def draw_all(
@@ -54,10 +58,11 @@ def draw_all(
         OutputError: ``folder`` cannot be written.
     """
     drawn = []
+    ours = None if model is None else model.name
     if evaluation.synthetic is not None:
         drawn += [folder / BY_SIZE_NAME, folder / SPECTRUM_NAME]
-        draw_by_size(evaluation.synthetic, drawn[0])
-        draw_spectrum(evaluation.synthetic, drawn[1])
+        draw_by_size(evaluation.synthetic, drawn[0], ours)
+        draw_spectrum(evaluation.synthetic, drawn[1], ours)
         if model is not None:
             drawn.append(folder / PANEL_NAME)
             draw_error_panel(
@@ -93,8 +98,21 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
 
 
-def draw_by_size(part: Part, path: Path) -> None:
+def _style(methods: Iterable[str], ours: str | None) -> dict[str, dict[str, Any]]:
+    """How the curve of each method looks: the one that is judged stands out."""
+    muted = itertools.cycle(_MUTED)
+    return {
+        method: {"color": _OURS, "linewidth": 2.6, "zorder": 5}
+        if method == ours
+        else {"color": next(muted), "linewidth": 1.1, "zorder": 2}
+        for method in methods
+    }
+
+
+def draw_by_size(part: Part, path: Path, ours: str | None = None) -> None:
     """MSE, PSNR and SSIM over the overlap against its size, with 95 % intervals, as a PNG.
+
+    ``ours`` is the method that is judged; it is drawn heavier than the others.
 
     Raises:
         BackendError: matplotlib is not installed.
@@ -105,6 +123,7 @@ def draw_by_size(part: Part, path: Path) -> None:
     axes = figure.subplots(1, len(_METRICS))
     methods = part.summary["methods"]
     spread = np.linspace(-0.22, 0.22, len(methods))
+    styles = _style(methods, ours)
     for axis, (key, label) in zip(axes, _METRICS, strict=True):
         for offset, (method, summary) in zip(spread, methods.items(), strict=True):
             present = [i for i, name in enumerate(names) if name in summary["buckets"]]
@@ -117,10 +136,10 @@ def draw_by_size(part: Part, path: Path) -> None:
                 mean,
                 (below.clip(0), above.clip(0)),
                 marker="o",
-                markersize=4,
+                markersize=6 if method == ours else 3.5,
                 capsize=2,
-                linewidth=1,
                 label=method,
+                **styles[method],
             )
         axis.set_xticks(range(len(names)), names)
         axis.set_xlabel("overlap (px)")
@@ -197,8 +216,10 @@ def draw_error_panel(
     save_figure(figure, path)
 
 
-def draw_spectrum(part: Part, path: Path) -> None:
+def draw_spectrum(part: Part, path: Path, ours: str | None = None) -> None:
     """The mean squared error over the overlap by spatial frequency, as a PNG.
+
+    ``ours`` is the method that is judged; it is drawn heavier than the others.
 
     Raises:
         BackendError: matplotlib is not installed.
@@ -208,14 +229,15 @@ def draw_spectrum(part: Part, path: Path) -> None:
     axis = figure.subplots()
     spectrum = part.summary["spectrum"]
     edges = np.array(spectrum["cycles_per_px"])
+    styles = _style(spectrum["mse"], ours)
     for method, bands in spectrum["mse"].items():
         # Density: bands are of one width, and what lies below a curve is the method's MSE.
         axis.step(
             (edges[1:] + edges[:-1]) / 2,
             np.array(bands) / np.diff(edges),
             where="mid",
-            linewidth=1.2,
             label=f"{method} ({sum(bands):.5f})",
+            **styles[method],
         )
     axis.set_yscale("log")
     axis.set_xlim(0, edges[-1])

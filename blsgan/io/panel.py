@@ -132,7 +132,7 @@ def draw_panel(
         if pixel_mm is not None:
             _scale_bar(page, columns[0] + 8, y + view.height - 10, view, pixel_mm)
         y += view.height + _GAP_PX
-    bar = _colour_bar(rows[0], reach)
+    bar = colour_bar(rows[0], reach)
     page.paste(bar, (columns[4] + _TILE_PX + 13, _MARGIN_PX + _TITLE_PX - 8))
     _legend(draw, columns[0], y, caption)
     return page
@@ -291,8 +291,8 @@ def _titles(width: int) -> Image.Image:
 
 
 @functools.lru_cache(8)
-def _colour_bar(height: int, reach: float) -> Image.Image:
-    """The residual's scale; exact splits all have the same one."""
+def colour_bar(height: int, reach: float) -> Image.Image:
+    """The scale of residuals up to ``reach``, with its figures; exact splits all have one."""
     from PIL import Image, ImageDraw
 
     bar = Image.new("RGB", (78, height + 16), _BACKGROUND)

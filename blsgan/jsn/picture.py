@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blsgan.io.panel import LOWER_COLOUR, UPPER_COLOUR, signed_colours
+from blsgan.io.panel import LOWER_COLOUR, OUTSIDE, UPPER_COLOUR, colour_bar, signed_colours
 from blsgan.joint.geometry import bone_width_px
 from blsgan.joint.window import around, cut
 from blsgan.jsn.quantification import Measurement, Visit, residual_maps
@@ -26,8 +26,10 @@ _GAP_PX = 12
 _MARGIN_PX = 18
 _LINE_PX = 22
 _INK, _MUTED, _ALERT = (24, 28, 34), (96, 104, 116), (190, 24, 36)
-_AXIS_COLOUR = (120, 230, 120)
-_EMPTY = (226, 229, 233)
+_SPACE_COLOUR, _AXIS_COLOUR = (120, 230, 120), (255, 255, 255)
+_GROUND = (70, 76, 84)
+_MISMATCH = "MISMATCH: "
+_SCALE_PX = 90
 
 
 def draw_measurement(
@@ -74,32 +76,68 @@ def draw_measurement(
     moved = [bone.transform(outline) for bone, outline in zip(bones, outlines, strict=True)]
     _draw_lines(ImageDraw.Draw(tiles[1]), moved, shifted, factor, closed=True)
 
-    lines = [*(("MISMATCH: " + problem) for problem in found.problems), *caption]
+    titles = (
+        "Baseline",
+        "Follow-up, baseline's outlines as registered",
+        "Upper bone: baseline - follow-up",
+        "Lower bone: baseline - follow-up",
+    )
+    page_width = 2 * _MARGIN_PX + len(tiles) * width + (len(tiles) - 1) * _GAP_PX + _SCALE_PX
+    headings = [wrapped(title, _font(14), width) for title in titles]
+    told = [
+        (_ALERT if text.startswith(_MISMATCH) else _MUTED, line)
+        for text in [*((_MISMATCH + problem) for problem in found.problems), *caption]
+        for line in wrapped(text, _font(14), page_width - 2 * _MARGIN_PX)
+    ]
+    below = _MARGIN_PX + _LINE_PX * max(map(len, headings))
     page = Image.new(
         "RGB",
-        (
-            2 * _MARGIN_PX + len(tiles) * width + (len(tiles) - 1) * _GAP_PX,
-            2 * _MARGIN_PX + _LINE_PX + height + 8 + _LINE_PX * len(lines),
-        ),
+        (page_width, below + height + 10 + _LINE_PX * (1 + len(told)) + _MARGIN_PX),
         (255, 255, 255),
     )
     draw = ImageDraw.Draw(page)
-    titles = (
-        "Baseline",
-        "Follow-up, baseline's outlines registered",
-        f"Residual of the upper bone, ±{RESIDUAL_REACH:.2f}",
-        f"Residual of the lower bone, ±{RESIDUAL_REACH:.2f}",
-    )
-    for index, (tile, title) in enumerate(zip(tiles, titles, strict=True)):
+    for index, (tile, heading) in enumerate(zip(tiles, headings, strict=True)):
         x = _MARGIN_PX + index * (width + _GAP_PX)
-        draw.text((x, _MARGIN_PX - 4), title, fill=_INK, font=_font(14))
-        page.paste(tile, (x, _MARGIN_PX + _LINE_PX))
-    y = _MARGIN_PX + _LINE_PX + height + 8
-    for line in lines:
-        colour = _ALERT if line.startswith("MISMATCH") else _MUTED
-        draw.text((_MARGIN_PX, y), line, fill=colour, font=_font(14))
+        for row, line in enumerate(heading):
+            draw.text((x, _MARGIN_PX - 4 + row * _LINE_PX), line, fill=_INK, font=_font(14))
+        page.paste(tile, (x, below))
+    bar = colour_bar(height, RESIDUAL_REACH)
+    page.paste(bar, (page_width - _MARGIN_PX - _SCALE_PX + _GAP_PX, below - 8))
+    y = below + height + 10
+    _draw_legend(draw, y, has_axis=True, has_space=found.baseline_space is not None)
+    for colour, line in told:
         y += _LINE_PX
+        draw.text((_MARGIN_PX, y), line, fill=colour, font=_font(14))
     return page
+
+
+def wrapped(text: str, font: Any, width_px: int) -> list[str]:
+    """``text`` in lines of at most ``width_px``; a word that is longer is cut."""
+    lines = [""]
+    for word in text.split():
+        while font.getlength(word) > width_px:
+            count = next(n for n in range(len(word), 0, -1) if font.getlength(word[:n]) <= width_px)
+            lines += [word[:count]]
+            word = word[count:]
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width_px:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return [line for line in lines if line] or [""]
+
+
+def _draw_legend(draw: ImageDraw.ImageDraw, y: int, *, has_axis: bool, has_space: bool) -> None:
+    """What each line of the first two tiles is."""
+    entries = [(UPPER_COLOUR, "outline of the upper bone"), (LOWER_COLOUR, "of the lower bone")]
+    entries += [(_SPACE_COLOUR, "joint space that is measured")] if has_space else []
+    entries += [(_AXIS_COLOUR, "axis that narrowing is measured along")] if has_axis else []
+    x = _MARGIN_PX
+    for colour, text in entries:
+        draw.rectangle((x, y + 6, x + 24, y + 12), fill=_GROUND)  # white shows on it, too
+        draw.line((x, y + 9, x + 24, y + 9), fill=colour, width=3)
+        draw.text((x + 30, y + 9), text, fill=_INK, font=_font(13), anchor="lm")
+        x += 30 + round(_font(13).getlength(text)) + 24
 
 
 def _window(masks: NDArray[np.bool_], reference: Float) -> tuple[int, int, int, int]:
@@ -132,7 +170,7 @@ def _residual(
 
     seen = cut(residual.astype(np.float64), window, np.nan)
     colours = signed_colours(np.nan_to_num(seen) / RESIDUAL_REACH)
-    colours[np.isnan(seen)] = _EMPTY
+    colours[np.isnan(seen)] = OUTSIDE
     return Image.fromarray(colours).resize(size, Image.Resampling.NEAREST)
 
 
@@ -162,13 +200,11 @@ def _draw_axis(draw: ImageDraw.ImageDraw, found: Measurement, origin: Float, fac
     if space is not None:
         ends = np.stack((space.upper_border, space.lower_border), axis=1)
         for pair in (ends[::8] - origin + 0.5) * factor:
-            draw.line([(float(x), float(y)) for y, x in pair], fill=_AXIS_COLOUR, width=1)
+            draw.line([(float(x), float(y)) for y, x in pair], fill=_SPACE_COLOUR, width=1)
     middle = (found.reference - origin + 0.5) * factor
     tip = middle + 60 * found.axis
-    draw.line([(middle[1], middle[0]), (tip[1], tip[0])], fill=(255, 255, 255), width=2)
-    draw.ellipse(
-        (middle[1] - 4, middle[0] - 4, middle[1] + 4, middle[0] + 4), outline=(255, 255, 255)
-    )
+    draw.line([(middle[1], middle[0]), (tip[1], tip[0])], fill=_AXIS_COLOUR, width=2)
+    draw.ellipse((middle[1] - 4, middle[0] - 4, middle[1] + 4, middle[0] + 4), outline=_AXIS_COLOUR)
 
 
 def _font(size: int) -> Any:

@@ -53,7 +53,10 @@ class Flag:
 
 @dataclass(frozen=True)
 class Pair:
-    """A measurement between two visits; ``narrowing_px`` is None where there is none."""
+    """A measurement between two visits; ``narrowing_px`` is None where there is none.
+
+    ``disagreement_px`` is how far measuring there and back are apart.
+    """
 
     baseline: Key
     followup: Key
@@ -61,6 +64,7 @@ class Pair:
     narrowing_mm: float | None
     mismatch: bool
     quality: float | None
+    disagreement_px: float | None
     problems: str
     notes: tuple[str, ...]
     widths: tuple[SpaceWidth | None, SpaceWidth | None]
@@ -199,6 +203,7 @@ def _pair_of_record(path: Path, record: NarrowingRecord) -> Pair:
         record.narrowing_mm,
         record.mismatch,
         record.quality,
+        record.disagreement_px,
         "; ".join(record.problems),
         tuple(record.notes),
         (spaces.baseline, spaces.followup),
@@ -279,6 +284,7 @@ def _pair_of_row(row: dict[str, str], names: dict[Key, Key]) -> tuple[Pair, dict
         _figure(row.get("narrowing_mm")),
         row["mismatch"].strip().lower() != "false",
         _figure(row.get("quality")),
+        _figure(row.get("disagreement_px")),
         problems,
         tuple(filter(None, (row.get("notes") or "").split("; "))),
         (_width(row, "baseline"), _width(row, "followup")),

@@ -323,6 +323,7 @@ def _pair_view(pair: Pair, names: dict[tuple[str, ...], int], draw: _Draw) -> di
         "names": f"visit {names[pair.baseline]} to {names[pair.followup]}",
         "narrowing": narrowing,
         "quality": "–" if pair.quality is None else f"{pair.quality:.3f}",
+        "disagreement": "–" if pair.disagreement_px is None else f"{pair.disagreement_px:.3f} px",
         "widths": " → ".join(_least(width) for width in pair.widths),
         "picture": picture,
         "manifest": pair.record and _manifest(pair.record),

@@ -14,15 +14,13 @@ from numpy.typing import NDArray
 
 from blsgan.errors import InputError
 from blsgan.io.files import read_file
-from blsgan.io.panel import LOWER_COLOUR, RESIDUAL_FLOOR, UPPER_COLOUR, signed_colours
+from blsgan.io.panel import LOWER_COLOUR, OUTSIDE, RESIDUAL_FLOOR, UPPER_COLOUR, signed_colours
 from blsgan.io.radiograph import decode_radiograph
 from blsgan.io.stored import StoredResult
 from blsgan.joint.window import joint_window
 
 if TYPE_CHECKING:
     from PIL import Image
-
-_OUTSIDE = (226, 229, 233)
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def visit_pictures(
     residual = planes["residual"]
     reach = max(float(np.abs(residual).max()), RESIDUAL_FLOOR)
     colours = signed_colours(residual[top:bottom, left:right] / reach)
-    colours[~covered[top:bottom, left:right]] = _OUTSIDE
+    colours[~covered[top:bottom, left:right]] = OUTSIDE
     return VisitPictures(
         grey(image),
         grey(planes["upper"]),

@@ -11,7 +11,7 @@ from blsgan.report.collect import ALERT, NOTE, WARNING, Pair, collect, curve, in
 
 
 def pair(baseline, followup, px, mm=None, mismatch=False):
-    return Pair((baseline,), (followup,), px, mm, mismatch, 0.9, "", (), (None, None))
+    return Pair((baseline,), (followup,), px, mm, mismatch, 0.9, None, "", (), (None, None))
 
 
 def keys(*names):
