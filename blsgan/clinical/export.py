@@ -89,7 +89,8 @@ class _Hand:
     @property
     def label(self) -> str:
         """What to call its objects: its folder, which of a DICOM file is made of its hash."""
-        return str(self.place.parent / self.path.parent.name)
+        folder = self.place.parent
+        return str(folder) if folder.name else self.path.parent.name
 
     @property
     def inputs(self) -> dict[str, str]:

@@ -169,3 +169,45 @@ def test_segment_and_separate_know_a_whole_hand(hand_of_joints, tmp_path, capsys
     for command in ("segment", "separate"):
         assert main([command, source, "-o", str(tmp_path / "out"), "--threads", "1"]) == 1
         assert "this is a whole hand" in capsys.readouterr().err
+
+
+def test_a_hand_goes_out_as_dicom(visits, tmp_path):
+    pytest.importorskip("highdicom")
+    import pydicom
+
+    runs, images = str(visits[0]), str(visits[0].parent / "in")
+    out = tmp_path / "dicom"
+    assert main(["export-dicom", runs, "--images", images, "-o", str(out)]) == 0
+    assert {path.name for path in out.glob("visits-*.dcm")} == {
+        f"visits-right-1-{later}.dcm" for later in (2, 3, 4)
+    }
+    masks = pydicom.dcmread(out / "visit1_masks.dcm")
+    record = HandRecord.read(visits[0] / "visit1" / "hand.json")
+    found = [name for name, joint in record.joints.items() if joint.folder]
+    labels = [segment.SegmentLabel for segment in masks.SegmentSequence]
+    assert len(labels) == 2 * len(found)
+    assert labels[:2] == ["right MCP 1, upper bone", "right MCP 1, lower bone"]
+    assert (masks.Rows, masks.Columns) == (1000, 1000)
+    with Image.open(visits[0] / "visit1" / "hand_mask_upper.png") as picture:
+        whole = np.asarray(picture) > 0
+    planes = masks.pixel_array.reshape(-1, 1000, 1000)
+    numbers = [
+        frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+        for frame in masks.PerFrameFunctionalGroupsSequence
+    ]
+    upper = [plane for plane, number in zip(planes, numbers, strict=True) if number % 2]
+    np.testing.assert_array_equal(np.any(upper, axis=0), whole)
+
+    def texts(dataset):
+        for item in dataset.get("ContentSequence", []):
+            if "ConceptCodeSequence" in item:
+                yield item.ConceptCodeSequence[0].CodeMeaning
+            yield from texts(item)
+
+    said = set(texts(pydicom.dcmread(out / "visits-right-1-3.dcm")))
+    assert {"Finger joint", "Right", "Metacarpophalangeal joint of middle finger"} <= said | {
+        text.replace("Joint", "joint") for text in said
+    }
+    assert "Narrowed" in said
+    assert "Ok" in set(texts(pydicom.dcmread(out / "visit1_joints.dcm")))
+    assert len(list(out.glob("input-*.dcm"))) == 3  # the same file twice is one
