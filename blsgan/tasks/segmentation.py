@@ -318,14 +318,15 @@ def _doubts(confidence: Confidence) -> tuple[str, ...]:
 
 
 def _border_entropy(logits: Float32, masks: Bool) -> float:
-    from scipy import ndimage
+    import cv2
 
-    size = 2 * BORDER_PX + 1
+    around = np.ones((2 * BORDER_PX + 1,) * 2, np.uint8)
     values = []
     for plane, mask in zip(_sigmoid(logits), masks, strict=True):
         whole = mask.astype(np.uint8)
-        near = ndimage.maximum_filter(whole, size, mode="nearest") != ndimage.minimum_filter(
-            whole, size, mode="nearest"
+        # Beyond the frame goes on what is at it: the frame is no border.
+        near = cv2.dilate(whole, around, borderType=cv2.BORDER_REPLICATE) != cv2.erode(
+            whole, around, borderType=cv2.BORDER_REPLICATE
         )
         p = np.clip(plane[near].astype(np.float64), 1e-7, 1 - 1e-7)
         values.append(-(p * np.log2(p) + (1 - p) * np.log2(1 - p)))
@@ -335,9 +336,10 @@ def _border_entropy(logits: Float32, masks: Bool) -> float:
 
 def _gap(masks: Bool) -> float:
     """Least distance between the bones in pixels, 0 where they touch or overlap."""
-    from scipy import ndimage
+    import cv2
 
-    distance = ndimage.distance_transform_edt(~masks[0])
+    away = (~masks[0]).astype(np.uint8)
+    distance = cv2.distanceTransform(away, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return max(float(distance[masks[1]].min()) - 1.0, 0.0)
 
 
@@ -348,16 +350,19 @@ def _dice(first: Bool, second: Bool) -> float:
 
 def _clean(mask: Bool) -> Bool:
     """The largest connected piece of a mask [H,W], its holes filled."""
-    from scipy import ndimage
+    import cv2
 
-    labels, count = ndimage.label(mask)
-    if count == 0:
+    count, labels, found, _ = cv2.connectedComponentsWithStats(
+        mask.astype(np.uint8), connectivity=4
+    )
+    if count == 1:
         return mask
-    if count > 1:
-        sizes = np.bincount(labels.ravel())
-        sizes[0] = 0
-        mask = labels == sizes.argmax()
-    return np.asarray(ndimage.binary_fill_holes(mask), dtype=np.bool_)
+    if count > 2:
+        mask = labels == 1 + found[1:, cv2.CC_STAT_AREA].argmax()
+    # What the frame cannot be reached from is a hole.
+    outside = np.pad(~mask, 1, constant_values=True).astype(np.uint8)
+    cv2.floodFill(outside, None, (0, 0), 2)
+    return np.asarray(outside[1:-1, 1:-1] != 2, dtype=np.bool_)
 
 
 def _at_full_resolution(looks: list[tuple[Window, Float32]], shape: tuple[int, int]) -> Float32:
