@@ -8,6 +8,7 @@
 #   make emulate    run the CUDA kernels on the CPU: their tests through torch, with no GPU
 #   make cuda       compile and link the CUDA kernels for every architecture (needs nvcc, no GPU);
 #                   CUDA_ARCHS='8.7;9.0' for some
+#   make docs       the documentation as a site, build/docs/index.html; warnings are errors
 #   make bench      every benchmark of benchmarks/
 #   make clean      remove what was built; make distclean: .venv too
 #
@@ -31,7 +32,7 @@ SANITIZERS := address,undefined
 build_inputs := pyproject.toml setup.py $(wildcard build_backend/blsgan_build/*.py) \
     $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 
-.PHONY: all demo test setup lint lint-python lint-cpp sanitize sanitize-build sanitize-cpp sanitize-ops fuzz emulate emulate-build cuda bench \
+.PHONY: all demo test setup lint lint-python lint-cpp sanitize sanitize-build sanitize-cpp sanitize-ops fuzz emulate emulate-build cuda docs bench \
     cmake ctest clean distclean
 .DELETE_ON_ERROR:
 
@@ -96,6 +97,10 @@ $(STAMPS)/test-tools: $(STAMPS)/installed pyproject.toml
 
 $(STAMPS)/lint-tools: $(STAMPS)/test-tools pyproject.toml
 	$(BIN)/pip install $(call extra,lint)
+	@touch $@
+
+$(STAMPS)/docs-tools: $(STAMPS)/test-tools pyproject.toml
+	$(BIN)/pip install $(call extra,docs)
 	@touch $@
 
 # The packages of one extra, from the installed metadata: installing '.[extra]' would build again.
@@ -176,6 +181,10 @@ cuda: $(STAMPS)/test-tools
 	else \
 	    echo "make cuda: NOT CHECKED, the CUDA kernels were not compiled: no nvcc on PATH or in CUDA_HOME"; \
 	fi
+
+docs: $(STAMPS)/docs-tools
+	$(PY) -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo "build/docs/index.html"
 
 bench: setup
 	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(PY) $$script; done

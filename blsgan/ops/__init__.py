@@ -1,13 +1,13 @@
 """The kernels of the physics and of the losses: one public function for each op.
 
-===================== ==========================================================================
+======================= ==========================================================================
 ``compose_layers``      layers of N bones to the radiograph they make together
 ``split_attenuation``   a radiograph and each bone's share of the attenuation to layers, exactly
 ``reconstruction_loss`` compose and masked RMSE in one, without writing the reconstruction
 ``supervisor_loss``     sigmoid, BCE and Dice, plain and weighted by the overlap, in one pass
 ``layer_loss``          masked RMSE between layers
 ``synthesize_overlap``  a batch of radiographs without overlap to synthetic pairs with known layers
-===================== ==========================================================================
+======================= ==========================================================================
 
 ``blsgan.ops.reference`` holds the same functions in plain PyTorch, ``blsgan.ops.native`` the two
 that inference needs for NumPy arrays without torch. Importing this package imports neither.
