@@ -476,7 +476,10 @@ def _notes(hand: LocatedHand, joints: Sequence[HandJoint], side: Side | None) ->
             "mirrored, shows the palm, or the side is wrong"
         )
     refused = [joint for joint in joints if joint.name in PROMISED and joint.status == "refused"]
-    if len(refused) >= MOST_REFUSED:
+    widths = [joint.figures["expected_width_px"] for joint in refused]
+    if len(refused) >= MOST_REFUSED and min(widths) < _LEAST_WIDTH_PX:
+        yield "the hand is too small in this picture; give it in its full resolution"
+    elif len(refused) >= MOST_REFUSED:
         yield (
             f"{len(refused)} of {len(PROMISED)} MCP joints were refused: a hand with open growth "
             "plates (a child's), or one that the segmenter does not know, is not measured"

@@ -190,7 +190,7 @@ def separate_hands(
                 "masks": milliseconds(read, found),
                 "layers": milliseconds(found, time.perf_counter()),
             },
-            notes=[*radiograph.notes, *_spacing_notes(radiograph), *notes, *hand.notes],
+            notes=[*radiograph.notes, *notes, *hand.notes],
         )
         record = _write_hand(folder, radiograph, hand, record)
         written.append(HandResult(folder, record, hand, header))
@@ -379,13 +379,6 @@ def _spacing(radiograph: Radiograph) -> Spacing | None:
     if spacing is None:
         return None
     return Spacing(row=spacing.row_mm, column=spacing.column_mm, source=spacing.source)
-
-
-def _spacing_notes(radiograph: Radiograph) -> list[str]:
-    spacing = radiograph.pixel_spacing
-    if spacing is not None and spacing.source == "ImagerPixelSpacing":
-        return ["millimetres are those of the detector: the hand is smaller (magnification)"]
-    return []
 
 
 def _landmarks(hand: Hand) -> dict[str, list[float]]:

@@ -211,3 +211,65 @@ def test_a_hand_goes_out_as_dicom(visits, tmp_path):
     assert "Narrowed" in said
     assert "Ok" in set(texts(pydicom.dcmread(out / "visit1_joints.dcm")))
     assert len(list(out.glob("input-*.dcm"))) == 3  # the same file twice is one
+
+
+def dicom(path, image, **elements):
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset.SOPClassUID, dataset.SOPInstanceUID = (
+        meta.MediaStorageSOPClassUID,
+        meta.MediaStorageSOPInstanceUID,
+    )
+    pixels = np.rint(image * 4095).astype(np.uint16)
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
+    dataset.PixelRepresentation, dataset.PixelData = 0, pixels.tobytes()
+    for keyword, value in elements.items():
+        setattr(dataset, keyword, value)
+    dataset.save_as(path, enforce_file_format=True)
+    return str(path)
+
+
+def test_dicom_visits_are_ordered_by_date_and_nothing_of_the_patient_is_written(
+    hand_of_joints, tmp_path, capsys
+):
+    wide, _ = hand_of_joints(3, size=700)
+    narrow, _ = hand_of_joints(3, size=700, gap_px=-9.0)
+    common = {"PatientID": "SECRET-7", "ImageLaterality": "L", "ImagerPixelSpacing": [0.3, 0.3]}
+    late = dicom(tmp_path / "Doemaier_late.dcm", narrow, StudyDate="20240301", **common)
+    early = dicom(tmp_path / "Doemaier_early.dcm", wide, StudyDate="20220301", **common)
+    out = tmp_path / "out"
+    assert main(["hand", late, early, "-o", str(out), "--threads", "1"]) == 0
+    record = HandVisitsRecord.read(out / "visits.json")
+    assert [visit.day for visit in record.visits] == [0, 731]
+    assert any("in the order of their dates" in note for note in record.notes)
+    assert any("the detector's" in note for note in record.notes)
+    assert {visit.side for visit in record.visits} == {"left"}  # the header's word, not the thumb's
+    hand = HandRecord.read(out / record.visits[0].folder / "hand.json")
+    assert hand.side_source == "DICOM"
+    assert any("the thumb lies as a right hand's" in note for note in hand.notes)
+    whole = [one for one in record.intervals if one.verdict == "narrowed"]
+    assert whole
+    assert all(
+        one.narrowing_mm == pytest.approx(0.3 * one.narrowing_px) and one.narrowing_px > 0
+        for one in whole
+    )
+    for path in out.rglob("*"):
+        assert "Doemaier" not in path.name
+        if path.suffix in (".json", ".csv", ".html"):
+            text = path.read_text()
+            assert not any(word in text for word in ("SECRET", "Doemaier", "20220301", "20240301"))
+
+    other = dicom(
+        tmp_path / "other.dcm", wide, StudyDate="20230101", **{**common, "PatientID": "SECRET-8"}
+    )
+    capsys.readouterr()
+    assert main(["hand", early, other, "-o", str(out), "--threads", "1"]) == 1
+    assert "name 2 patients" in capsys.readouterr().err
