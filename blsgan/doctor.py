@@ -320,8 +320,8 @@ def _engines() -> list[Check]:
 def _weights() -> tuple[dict[str, Any], list[str]]:
     """Where the shipped weights are, and whether each file is the one its card describes.
 
-    Those of separation decide ``reason``; without a whole segmenter only masks cannot be predicted,
-    which is a note.
+    Those of separation decide ``reason``; without a whole segmenter or locator only masks cannot be
+    predicted or hands not be found, which is a note.
     """
     try:
         weights = task.find_weights()
@@ -329,13 +329,18 @@ def _weights() -> tuple[dict[str, Any], list[str]]:
         return {"name": task.SEPARATION.weights, "files": [], "reason": str(error)}, []
     files, notes = _weights_files(weights)
     reason = next((f["reason"] for f in files if f["reason"]), None)
-    try:
-        segmenter, more = _weights_files(task.find_weights(task=task.SEGMENTATION))
-    except BlsganError as error:
-        segmenter, more = [], [f"masks cannot be predicted: {error}"]
-    more += [f"masks cannot be predicted: {f['reason']}" for f in segmenter if f["reason"]]
+    for other, lacks in (
+        (task.SEGMENTATION, "masks cannot be predicted"),
+        (task.LOCATION, "hands cannot be found"),
+    ):
+        try:
+            found, more = _weights_files(task.find_weights(task=other))
+        except BlsganError as error:
+            found, more = [], [f"{lacks}: {error}"]
+        files += found
+        notes += [*more, *(f"{lacks}: {file['reason']}" for file in found if file["reason"])]
     facts = {"name": weights.name, "architecture": weights.architecture}
-    return {**facts, "files": [*files, *segmenter], "reason": reason}, [*notes, *more]
+    return {**facts, "files": files, "reason": reason}, notes
 
 
 def _weights_files(weights: Weights) -> tuple[list[dict[str, Any]], list[str]]:

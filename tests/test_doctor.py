@@ -135,7 +135,7 @@ class TestWeights:
     @pytest.fixture
     def folder(self, tmp_path, monkeypatch):
         monkeypatch.setattr(task, "WEIGHTS_FOLDER", tmp_path)
-        for name in ("lite", "segmenter"):
+        for name in ("lite", "segmenter", "locator"):
             hashes = {}
             for file in (f"{name}.onnx", f"{name}.safetensors"):
                 (tmp_path / file).write_bytes(b"network")
@@ -147,14 +147,14 @@ class TestWeights:
     def test_what_the_card_says(self, folder):
         facts, notes = doctor._weights()
         assert facts["reason"] is None
-        assert [file["sha256"] == file["card_sha256"] for file in facts["files"]] == [True] * 4
+        assert [file["sha256"] == file["card_sha256"] for file in facts["files"]] == [True] * 6
         assert notes == []
 
     def test_a_damaged_file_is_named(self, folder):
         (folder / "lite.safetensors").write_bytes(b"tensorz")
         facts, _ = doctor._weights()
         assert "lite.safetensors is damaged" in facts["reason"]
-        assert [file["reason"] is None for file in facts["files"]] == [True, False, True, True]
+        assert [file["reason"] is None for file in facts["files"]] == [True, False] + [True] * 4
 
     def test_a_card_without_hashes_is_noted(self, folder):
         (folder / "lite.json").write_text(json.dumps({"name": "lite"}))
@@ -171,8 +171,10 @@ class TestWeights:
         (folder / "segmenter.json").unlink()
         facts, notes = doctor._weights()
         assert facts["reason"] is None
-        assert len(facts["files"]) == 2
+        assert len(facts["files"]) == 4
         assert "masks cannot be predicted" in notes[0]
+        (folder / "locator.json").unlink()
+        assert "hands cannot be found" in doctor._weights()[1][1]
 
     def test_no_weights_at_all(self, folder):
         (folder / "lite.json").unlink()

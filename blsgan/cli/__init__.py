@@ -37,7 +37,7 @@ COMMANDS = {
     "export-dicom": ("blsgan.cli.export_dicom", "Write results as DICOM objects."),
     "ablate": ("blsgan.cli.ablate", "Train the method without each of its parts, and compare."),
     "data": ("blsgan.cli.data", "Verify a dataset, or pack it into one file."),
-    "train": ("blsgan.cli.train", "Train a separator or a mask segmenter on the public dataset."),
+    "train": ("blsgan.cli.train", "Train a separator, a mask segmenter or a joint locator."),
     "train-segmenter": (
         "blsgan.cli.train_segmenter",
         "The old name of train --preset segmenter.",

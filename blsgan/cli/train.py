@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     "root",
     required=True,
     type=click.Path(path_type=Path),
-    help="The dataset's folder Data, with its list files (LS_K1_all_train, ...).",
+    help="The dataset's folder Data, with its list files (LS_K1_all_train, ...), or one of hands.",
 )
 @click.option(
     "-o",
@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     help="Short for --set steps=N; a preset with stages has stages.0.steps instead.",
 )
 @click.option(
-    "--init", help="Weights to start from, by name (lite, segmenter) or path; random otherwise."
+    "--init",
+    help="Weights to start from, by name (lite, segmenter, locator) or path; random otherwise.",
 )
 @click.option("--resume", is_flag=True, help="Go on with the run in the output folder.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
@@ -76,6 +77,8 @@ def command(
 ) -> None:
     """Train a separator or, with --preset segmenter, a mask segmenter on the dataset's layout.
 
+    With --preset locator a joint locator, on a folder of whole hands with landmarks.csv.
+
     Validation joints are held out by a fixed hash of the joint's name. A run that was stopped, by
     Ctrl-C, a kill or a power cut, goes on with --resume from its last checkpoint. The weights end
     up in OUTPUT/weights; give that folder to `blsgan separate --weights` (or `blsgan segment`).
@@ -84,8 +87,13 @@ def command(
     processes, and the losses are those of one process.
     """
     from blsgan.data.dataset import load_root
+    from blsgan.data.hands import TABLE, read_hands
 
-    load_root(root)  # what is no dataset is refused before torch takes its seconds
+    # What is no dataset is refused before torch takes its seconds.
+    if (root / TABLE).is_file():
+        read_hands(root)
+    else:
+        load_root(root)
     try:
         import torch  # noqa: F401
     except ImportError as error:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from blsgan.anatomy import LANDMARKS
+from blsgan.cli import main
 from blsgan.data.hands import read_hands
 from blsgan.data.splits import is_validation
 from blsgan.errors import InputError
@@ -56,6 +57,13 @@ def test_a_run_writes_weights_that_locate(hands, tmp_path):
         locator = Locator.from_pretrained(card, backend, threads=1)
         (logits,) = locator.backend.run(np.zeros((1, 1, 192, 192), np.float32))
         assert logits.shape == (1, len(LANDMARKS), HEATMAP_PX, HEATMAP_PX)
+
+
+def test_the_command_takes_a_folder_of_hands(hands, tmp_path, capsys):
+    args = ["train", "--preset", "locator", "-o", str(tmp_path / "run")]
+    assert main([*args, "--data", str(hands), "--dry-run"]) == 0
+    assert "task: location" in capsys.readouterr().out
+    assert main([*args, "--data", str(tmp_path)]) == 1
 
 
 def test_views_move_their_landmarks_with_them(hands):
