@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
@@ -21,6 +21,7 @@ from blsgan.pipeline.worklist import Attempt, attempt
 
 JOINTS_WORTH_A_PROCESS = 12
 """A process is up in half a second, in which another one separates about as many joints."""
+_CHUNK = 6
 
 
 def processes_for(items: Sequence[Item], jobs: int) -> int:
@@ -43,7 +44,9 @@ def separate_all(items: Sequence[Item], work: Work, jobs: int) -> Iterator[Attem
     # Spawned: a fork of a process with an inference session in it may hang.
     with ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (work,)) as pool:
         try:
-            yield from pool.map(_one, items)
+            chunks = [items[at : at + _CHUNK] for at in range(0, len(items), _CHUNK)]
+            for attempts in pool.map(_some, chunks):
+                yield from attempts
         except BrokenProcessPool as error:
             raise BackendError(
                 "a process that separated joints died, perhaps for lack of memory; what is "
@@ -71,6 +74,9 @@ def _end_with_the_parent() -> None:
     os._exit(1)
 
 
-def _one(item: Item) -> Attempt:
-    assert _work is not None, "begun with it"
-    return attempt(_work, item)
+def _some(items: Sequence[Item]) -> list[Attempt]:
+    work = _work
+    assert work is not None, "begun with it"
+    # Two at a time: while one waits for the disk to have its files, the other one is drawn.
+    with ThreadPoolExecutor(2) as threads:
+        return list(threads.map(lambda item: attempt(work, item), items))
