@@ -13,11 +13,26 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")])
 
 
+def maker(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"docs/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_tables_of_results_are_those_of_the_benchmarks():
+    """Otherwise: python docs/make_results.py"""
+    make = maker("make_results")
+    page = make.PAGE.read_text(encoding="utf-8")
+    if not make.RESULTS.is_dir():
+        pytest.skip("an sdist has no results of benchmarks")
+    assert page == make.results(page)
+    assert all(f"<!-- made: {name} -->" in page for name in make.TABLES)
+
+
 def test_the_reference_of_the_command_line_is_what_the_commands_say():
     """Otherwise: python docs/make_reference.py"""
-    spec = importlib.util.spec_from_file_location("make", ROOT / "docs/make_reference.py")
-    make = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(make)
+    make = maker("make_reference")
     page = make.PAGE.read_text(encoding="utf-8")
     assert page == make.reference(page)
     for name in COMMANDS:

@@ -1,0 +1,98 @@
+"""Write the tables of docs/results.md from benchmarks/results: ``python docs/make_results.py``.
+
+A table stands between ``<!-- made: NAME -->`` and ``<!-- end -->``; all else is written by hand.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+PAGE = Path(__file__).parent / "results.md"
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+
+
+def results(page: str) -> str:
+    """The page with every marked table made anew."""
+    made = re.compile(r"(<!-- made: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+    return made.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}{found[3]}", page)
+
+
+def _read(name: str) -> list[dict[str, str]]:
+    with (RESULTS / f"{name}.csv").open(encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines) + "\n"
+
+
+def _ops() -> str:
+    """Forward and backward in float32: what the same formula takes in PyTorch."""
+    rows = [row for row in _read("ops") if (row["phase"], row["dtype"]) == ("full", "float32")]
+    found = {(row["op"], row["size"], row["variant"]): row for row in rows}
+    shapes = {row["size"]: row["shape"] for row in rows}
+
+    def slower(op: str, size: str, variant: str) -> str:
+        return f"{float(found[op, size, variant]['slower_than_blsgan']):.1f}x"
+
+    sizes = ("training", "large")
+    header = ["op, forward + backward, float32"]
+    header += [f"{shapes[size]}: {name}" for size in sizes for name in ("eager", "torch.compile")]
+    body = [
+        [
+            f"`{op}`",
+            *(slower(op, size, variant) for size in sizes for variant in ("eager", "compile")),
+            f"{100 * float(found[op, 'large', 'blsgan']['roofline']):.0f} %",
+        ]
+        for op in dict.fromkeys(row["op"] for row in rows)
+    ]
+    return _table([*header, "share of copy bandwidth, large"], body)
+
+
+def _separation() -> str:
+    """One joint through the network, and the command from the cold."""
+    body = [
+        [
+            row["measurement"],
+            f"{float(row['p50_ms']):.1f}",
+            f"{float(row['published_over_this']):.0f}x" if row["published_over_this"] else "",
+            f"{row['peak_mb']} MB" if row["peak_mb"] else "",
+        ]
+        for row in _read("separation")
+    ]
+    return _table(["one joint of 256x256 px", "ms", "times the published", "memory"], body)
+
+
+def _archive() -> str:
+    """``blsgan separate`` of many joints and of large pictures."""
+    body = [
+        [
+            row["what"],
+            f"{row['side_px']}x{row['side_px']}",
+            row["jobs"],
+            f"{float(row['joints_per_s']):.1f}",
+            f"{1000 * float(row['cpu_seconds']) / int(row['joints']):.0f}",
+            f"{float(row['peak_mib']):.0f} MiB",
+            row["load_before"],
+        ]
+        for row in _read("archive")
+    ]
+    header = [
+        "`blsgan separate`",
+        "px",
+        "`--jobs`",
+        "joints/s",
+        "processor ms a joint",
+        "largest process",
+    ]
+    return _table([*header, "load before"], body)
+
+
+TABLES = {"ops": _ops, "separation": _separation, "archive": _archive}
+
+if __name__ == "__main__":
+    PAGE.write_text(results(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
