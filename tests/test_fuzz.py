@@ -33,16 +33,19 @@ import sys
 import tempfile
 import time
 import traceback
+import typing
 import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import BaseModel
 
 from blsgan.errors import BlsganError, InputError
 
@@ -523,37 +526,9 @@ def engines() -> Target:
     return Target("engines", files, read, {".json": damaged_json}, 400)
 
 
-RECORDS: Files = {
-    "evaluation.json": json.dumps(
-        {"schema": 2, "kind": "evaluation", "split": "val", "seed": 0, "dataset": {"images": 2},
-         "model": {"weights": "lite", "sha256": "a"}, "synthetic": {"rows": {}}, "real": {}}
-    ).encode(),
-    "comparison.json": json.dumps(
-        {"schema": 1, "kind": "comparison", "blsgan": "1", "split": "val", "seed": 0,
-         "dataset": {}, "reference": "a", "models": {"a": {}}, "rows": {"a": {"b": {"c": 1.0}}},
-         "differences": {}, "frechet": {"a": {"b": 1.0}}}
-    ).encode(),
-    "segmentation.json": json.dumps(
-        {"schema": 1, "kind": "masks-evaluation", "blsgan": "1", "seed": 0}
-    ).encode(),
-    "study.json": json.dumps(
-        {"schema": 1, "kind": "narrowing-study", "blsgan": "1", "split": "val", "seed": 0,
-         "images": 1, "joints": 1, "model": {}, "fit_scale": True, "left_out": {},
-         "accuracy": [{"a": 1}], "consistency": []}
-    ).encode(),
-    "model.parity.json": json.dumps(
-        {"schema": 1, "kind": "parity", "blsgan": "1", "onnx": {}, "weights": {"sha256": "a"},
-         "ports": {}, "versions": {"a": "b"}, "cases": [{}], "passed": True}
-    ).encode(),
-    "verification.json": json.dumps(
-        {"schema": 1, "kind": "verification", "root": "x", "counts": {}, "errors": [],
-         "warnings": [{"severity": "warning", "kind": "a", "where": "b", "text": "c"}]}
-    ).encode(),
-    "score.json": json.dumps(
-        {"schema": 1, "kind": "reader-study-score", "study": "a", "readers": {"r": {"x": 1}},
-         "groups": {}, "pooled": {}, "pooled_by_picture": [0.1, 0.2], "agreement": {},
-         "grades": [{}], "missing": {"r": 1}}
-    ).encode(),
+EVALUATION = {
+    "schema": 2, "kind": "evaluation", "split": "val", "seed": 0, "dataset": {"images": 2},
+    "model": {"weights": "lite", "sha256": "a"}, "synthetic": {"rows": {}}, "real": {},
 }  # fmt: skip
 KEY: Files = {
     "study-key.json": json.dumps(
@@ -575,10 +550,11 @@ def records() -> Target:
     for module in Path(blsgan.records.__file__).parent.glob("[a-z]*.py"):
         importlib.import_module(f"blsgan.records.{module.stem}")
     models = [model for model in _all_below(Record) if "kind" in model.model_fields]
-    samples = {path.name: path.read_bytes() for path in (HERE / "records/files").glob("*.json")}
-    files = {**samples, **RECORDS, "study-key.json": KEY["study-key.json"]}
-    kinds = {model.of(json.loads(data)) is not None for data in files.values() for model in models}
-    assert kinds == {True, False}
+    files = {path.name: path.read_bytes() for path in (HERE / "records/files").glob("*.json")}
+    for model in models:
+        sample = _sample(model)
+        assert model.parse(sample).fields() == sample
+        files[f"{model.__name__}.json"] = json.dumps(sample).encode()
 
     def read(path: Path) -> None:
         content = read_json(path)
@@ -588,6 +564,22 @@ def records() -> Target:
                     assert json.loads(record.text()) is not None
 
     return Target("records", files, read, {".json": damaged_json}, 1500)
+
+
+def _sample(kind: Any) -> Any:
+    """A value of a record's field, or a whole record, as JSON has it."""
+    kinds = typing.get_args(kind)
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        fields = kind.model_fields.items()
+        return {field.alias or name: _sample(field.annotation) for name, field in fields}
+    origin = typing.get_origin(kind)
+    if origin is dict:
+        return {_sample(kinds[0]): _sample(kinds[1])}
+    if origin in (list, tuple):
+        return [_sample(inner) for inner in kinds if inner is not Ellipsis]
+    if kinds:  # one of several values or types
+        return kinds[0] if origin is typing.Literal else _sample(kinds[0])
+    return {str: "a", int: 1, float: 0.5, bool: True}.get(kind)
 
 
 def _all_below(model: type) -> Iterator[type]:
@@ -612,7 +604,7 @@ def scores() -> Target:
             compare([load_evaluation(at, "a"), load_evaluation(at, "b")])
 
     rows = "image,method,psnr_db\na,lite,20.0\nb,lite,21.0\n"
-    evaluation = {"evaluation.json": RECORDS["evaluation.json"]}
+    evaluation = {"evaluation.json": json.dumps(EVALUATION).encode()}
     tables = {"synthetic.csv": rows.encode(), "real.csv": rows.encode()}
     mutate = {".json": damaged_json, ".csv": damaged_text}
     return Target("scores", {**KEY, **evaluation, **tables}, read, mutate, 150)

@@ -27,7 +27,7 @@ using namespace blsgan::runner;
 namespace {
 
 constexpr int64_t kHeight = 24, kWidth = 20;
-constexpr long kGrowthKib = 64 * 1024;
+constexpr long kGrowthKib = 65536;
 
 struct Chance {
   std::mt19937_64 engine;
@@ -225,7 +225,7 @@ long peak_kib() {
 }  // namespace
 
 int main(int count, char** arguments) {
-  const double seconds = count > 1 ? std::atof(arguments[1]) : 1.0;
+  const double seconds = count > 1 ? std::strtod(arguments[1], nullptr) : 1.0;
   const unsigned long long seed = count > 2 ? std::strtoull(arguments[2], nullptr, 10) : 7;
   Chance chance{std::mt19937_64(seed)};
   const std::vector<Bytes> picture_seeds = pictures(), model_seeds = models();
