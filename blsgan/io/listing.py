@@ -131,14 +131,22 @@ def list_folder(
     Pictures are known by their ending, DICOM files without one (IM000001 on a CD) by how they
     begin. Files that are some image's mask are not images, nor is anything below ``exclude`` (the
     results), hidden, or in a folder called ``background``. What else lies there and is no result of
-    ours is appended to ``passed_over``. Raises :class:`InputError` when nothing is left.
+    ours is appended to ``passed_over``, and so are folders that are links or cannot be opened.
+    Raises :class:`InputError` when nothing is left.
     """
     # Results written beside their inputs are told apart by name (_is_result).
     results = os.path.realpath(exclude) if exclude is not None else None
     if results == os.path.realpath(folder):
         results = None
     candidates: list[Path] = []
-    for parent, folders, files in os.walk(folder):
+
+    def unread(path: Path) -> None:
+        if passed_over is not None:
+            passed_over.append(path)
+
+    for parent, folders, files in os.walk(
+        folder, onerror=lambda error: unread(Path(os.fsdecode(error.filename)))
+    ):
         here = Path(parent)
         folders[:] = sorted(
             name
@@ -147,14 +155,17 @@ def list_folder(
             and name not in _SKIPPED_FOLDERS
             and os.path.realpath(here / name) != results
         )
+        for name in folders:
+            if os.path.islink(here / name):
+                unread(here / name)
         names = set(files)
         for name in sorted(files):
             if name.startswith(".") or _is_result(name, names):
                 continue
             if Path(name).suffix.lower() in SUFFIXES or _is_bare_dicom(here / name):
                 candidates.append(here / name)
-            elif passed_over is not None and not _is_record(name, names):
-                passed_over.append(here / name)
+            elif not _is_record(name, names):
+                unread(here / name)
     masks: dict[Path, tuple[Path | None, Path | None]] = {}
     taken: set[str] = set()
     folders_of_masks = MaskFolders()
@@ -242,7 +253,12 @@ def _is_bare_dicom(path: Path) -> bool:
 
 def describe_passed_over(folder: Path, paths: Iterable[Path]) -> str | None:
     """What a folder holds that was not read, by ending; None where there is nothing."""
-    endings = Counter(path.suffix.lower() or "without ending" for path in paths)
+    endings = Counter(
+        "folder (a link, or it cannot be opened)"
+        if os.path.isdir(path)
+        else path.suffix.lower() or "without ending"
+        for path in paths
+    )
     if not endings:
         return None
     total = sum(endings.values())

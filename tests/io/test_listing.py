@@ -208,4 +208,6 @@ def test_links_in_a_circle_hide_nothing_else(touch, tmp_path):
     assert [(item.name, item.upper is not None) for item in items] == [
         ("a", True), ("circle", False), ("gone", False),
     ]  # fmt: skip
-    assert passed_over == [root / "circle"]
+    assert sorted(passed_over) == [root / "circle", root / "self"]
+    said = describe_passed_over(root, passed_over)
+    assert "1 folder (a link, or it cannot be opened)" in said
