@@ -527,8 +527,11 @@ def engines() -> Target:
 
 
 EVALUATION = {
-    "schema": 2, "kind": "evaluation", "split": "val", "seed": 0, "dataset": {"images": 2},
-    "model": {"weights": "lite", "sha256": "a"}, "synthetic": {"rows": {}}, "real": {},
+    "schema": 2, "kind": "evaluation", "split": "val", "seed": 0,
+    "dataset": {"images": 2, "joints": 2, "sha256": "a"},
+    "model": {"weights": "lite", "sha256": "a", "architecture": "lite", "backend": "onnx 1"},
+    "synthetic": {"rows": {}},
+    "real": {"frechet": [{"name": "patches", "distance": {"blsgan lite": 1.5}}]},
 }  # fmt: skip
 KEY: Files = {
     "study-key.json": json.dumps(
@@ -590,7 +593,7 @@ def _all_below(model: type) -> Iterator[type]:
 
 def scores() -> Target:
     """A reader study's key and answers, and evaluations to compare."""
-    from blsgan.evaluation.compare import compare, load_evaluation
+    from blsgan.evaluation.compare import METRICS, compare, load_evaluation
     from blsgan.report.scoring import markdown, read_answers, read_key, score
 
     def read(path: Path) -> None:
@@ -601,11 +604,22 @@ def scores() -> Target:
             found.record().text()
         else:
             at = path.with_name("evaluation.json")
-            compare([load_evaluation(at, "a"), load_evaluation(at, "b")])
+            sides = compare([load_evaluation(at, "a"), load_evaluation(at, "b")])
+            sides.record().text(indent=1)
+            assert sides.heading()
+            assert sides.tables()
 
-    rows = "image,method,psnr_db\na,lite,20.0\nb,lite,21.0\n"
+    synthetic = [metric.key for metric in METRICS if metric.part == "synthetic"]
+    header = ",".join(["image", "other", "method", "joint", "kind", "bone", "psnr_db", *synthetic])
+    rows = [
+        f"{image},o,{method},{image[0]},layer,{bone},20.5" + ",0.5" * len(synthetic)
+        for image in ("a1", "b1")
+        for method in ("blsgan lite", "equal")
+        for bone in ("upper", "lower")
+    ]
+    table = "\n".join([header, *rows, ""]).encode()
     evaluation = {"evaluation.json": json.dumps(EVALUATION).encode()}
-    tables = {"synthetic.csv": rows.encode(), "real.csv": rows.encode()}
+    tables = {"synthetic.csv": table, "real.csv": table}
     mutate = {".json": damaged_json, ".csv": damaged_text}
     return Target("scores", {**KEY, **evaluation, **tables}, read, mutate, 150)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from blsgan.evaluation.results import (
 from blsgan.io.atomic import ESCAPED, atomic_paths
 from blsgan.io.masks import BONES
 from blsgan.records.evaluation import ComparisonRecord, EvaluationRecord
+from blsgan.records.record import Part
 
 COMPARISON_JSON, COMPARISON_MARKDOWN = "comparison.json", "comparison.md"
 COMPARISON_FIGURE = "comparison.png"
@@ -55,6 +57,30 @@ METRICS = (
     Metric("lower_psnr_db", "real lower PSNR dB", ".2f", "real"),
     Metric("mean_psnr_db", "real mean PSNR dB", ".2f", "real"),
 )
+
+
+class _Dataset(Part):
+    """What a comparison reads of an evaluation's ``dataset``."""
+
+    images: int
+    joints: int
+    sha256: str = ""
+
+
+class _Model(Part):
+    """Of its ``model``."""
+
+    weights: str
+    sha256: str
+    architecture: str
+    backend: str
+
+
+class _Distance(Part):
+    """Of an entry of its ``real.frechet``: the distance of each method."""
+
+    name: str
+    distance: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -102,6 +128,11 @@ def load_evaluation(path: Path, label: str) -> Recorded:
     """
     try:
         report = EvaluationRecord.parse(json.loads(path.read_text(encoding="utf-8")))
+        _Dataset.parse(report.dataset)
+        if "weights" in report.model:
+            _Model.parse(report.model)
+        for distance in (report.real or {}).get("frechet", []):
+            _Distance.parse(distance)
         records = {
             part: _read_csv(path.with_name(name)) if getattr(report, part) is not None else {}
             for part, name in (("synthetic", SYNTHETIC_CSV), ("real", REAL_CSV))
@@ -163,13 +194,20 @@ def check_comparable(evaluations: Sequence[Recorded]) -> list[str]:
 Values = dict[tuple[str, ...], tuple[float, str]]
 
 
+def _figure(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no figure")
+    return value
+
+
 def _values(evaluation: Recorded, method: str, metric: Metric) -> list[Values]:
     """For each of the means that make the metric: what was measured -> (value, joint)."""
     try:
         if metric.part == "synthetic":
             return [
                 {
-                    (r["image"],): (float(r[metric.key]), r["joint"])
+                    (r["image"],): (_figure(r[metric.key]), r["joint"])
                     for r in evaluation.synthetic.get(method, [])
                 }
             ]
@@ -177,13 +215,13 @@ def _values(evaluation: Recorded, method: str, metric: Metric) -> list[Values]:
         rows = [r for r in evaluation.real.get(method, []) if r["kind"] == "layer"]
         return [
             {
-                (r["image"], r["other"], bone): (float(r["psnr_db"]), r["joint"])
+                (r["image"], r["other"], bone): (_figure(r["psnr_db"]), r["joint"])
                 for r in rows
                 if r["bone"] == bone
             }
             for bone in bones
         ]
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{evaluation.path}: its CSV files are damaged ({error!r}); run `blsgan evaluate` again"
         ) from error

@@ -36,7 +36,7 @@ _REASONS = {
 ESCAPED = "backslashreplace"
 """How text is encoded that holds names of files: bytes that are no UTF-8 are written as escapes."""
 
-_TEMPORARY = re.compile(r"\.blsgan-[0-9a-f]{12}\.tmp(\..*)?")
+_TEMPORARY = re.compile(r"\.blsgan-[0-9A-Za-z]{6,12}\.tmp(\..*)?")  # blsgan-infer's too
 _LEFTOVER_S = 600.0
 _looked: set[str] = set()
 

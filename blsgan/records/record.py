@@ -31,13 +31,9 @@ class Part(BaseModel):
             self.model_fields_set.update(type(self).model_fields)
         return self
 
-
-class Record(Part):
-    """The content of one JSON file."""
-
     @classmethod
     def parse(cls, content: object) -> Self:
-        """The record that ``content`` is, as it was decoded from JSON.
+        """What ``content`` is, as it was decoded from JSON.
 
         Raises:
             ValueError: it is none; says of the first field that does not fit what is wrong with it.
@@ -48,6 +44,10 @@ class Record(Part):
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "all of it"
             raise ValueError(f"{where}: {first['msg']}") from error
+
+
+class Record(Part):
+    """The content of one JSON file."""
 
     @classmethod
     def read(cls, path: Path) -> Self | None:

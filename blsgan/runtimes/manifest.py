@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +28,7 @@ from blsgan.runtimes.libraries import FLAVOURS, missing
 
 SCHEMA = 1
 SUFFIX = ".engine"
+_MAX_DB = 1e6
 
 
 class Profile(BaseModel):
@@ -120,7 +120,7 @@ class Manifest(BaseModel):
     def _was_judged(self) -> Manifest:
         figures = {key: self.gate.get(key) for key in ("psnr_db", "drop_db")}
         if not all(
-            value is None or (type(value) in (int, float) and math.isfinite(value))
+            value is None or (type(value) in (int, float) and -_MAX_DB < value < _MAX_DB)
             for value in figures.values()
         ) or (figures["psnr_db"] is not None and figures["drop_db"] is None):
             raise ValueError("gate: psnr_db and drop_db are no figures")

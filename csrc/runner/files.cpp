@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -9,6 +10,7 @@
 #include <cctype>
 #include <cerrno>
 #include <cstring>
+#include <ctime>
 #include <filesystem>
 
 #include "failure.h"
@@ -17,6 +19,8 @@ namespace blsgan::runner {
 namespace {
 
 constexpr int64_t kMaxFileBytes = int64_t{1} << 30;
+constexpr char kTemporary[] = ".tmp";
+constexpr std::time_t kLeftoverSeconds = 600;
 
 class Descriptor {
  public:
@@ -129,6 +133,22 @@ void make_folders(const std::filesystem::path& folder, Unfinished& made) {
   }
 }
 
+// The temporary files of a process that was killed, this one's or blsgan's (blsgan/io/atomic.py): those
+// that nobody holds and nobody has written for a while.
+void remove_leftovers(const std::string& folder) {
+  std::error_code error;
+  std::filesystem::directory_iterator entries(folder, error);
+  for (; !error && entries != std::filesystem::directory_iterator(); entries.increment(error)) {
+    const std::string path = entries->path().string(), name = entries->path().filename().string();
+    if (name.rfind(".blsgan-", 0) != 0 || name.find(kTemporary) == std::string::npos) continue;
+    const Descriptor file(::open(path.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+    struct stat status {};
+    if (file.get() < 0 || ::fstat(file.get(), &status) != 0 || !S_ISREG(status.st_mode)) continue;
+    if (std::time(nullptr) - status.st_mtime < kLeftoverSeconds) continue;
+    if (::flock(file.get(), LOCK_EX | LOCK_NB) == 0) std::remove(path.c_str());
+  }
+}
+
 }  // namespace
 
 File read_file(const std::string& path, const char* what) {
@@ -170,14 +190,16 @@ void write_together(const std::string& folder, const std::vector<Output>& output
   const SignalsHeld held;
   Unfinished unfinished;
   make_folders(folder, unfinished);
+  remove_leftovers(folder);
   std::vector<std::string> temporaries;
   for (const Output& output : outputs) {
     struct stat status {};
     if (::stat(output.path.c_str(), &status) == 0 && S_ISDIR(status.st_mode)) {
       throw unwritable(output.path, EISDIR);
     }
-    std::string temporary = folder + "/.blsgan-XXXXXX";
-    const Descriptor file(::mkostemp(temporary.data(), O_CLOEXEC));
+    std::string temporary = folder + "/.blsgan-XXXXXX" + kTemporary;
+    const Descriptor file(
+        ::mkostemps(temporary.data(), static_cast<int>(std::strlen(kTemporary)), O_CLOEXEC));
     if (file.get() < 0) throw unwritable(output.path, errno);
     unfinished.add(temporary);
     temporaries.push_back(temporary);

@@ -26,7 +26,8 @@ struct Output {
 File read_file(const std::string& path, const char* what);
 
 // Writes every output under a temporary name in `folder` (made if it is missing), flushes and renames
-// them together; SIGINT, SIGTERM and SIGHUP wait meanwhile. Throws Failure, leaving older files alone.
+// them together; SIGINT, SIGTERM and SIGHUP wait meanwhile. What a killed process left there is removed.
+// Throws Failure, leaving older files alone.
 void write_together(const std::string& folder, const std::vector<Output>& outputs);
 
 // Whether both paths name one existing file.

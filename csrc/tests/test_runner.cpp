@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <optional>
 #include <string>
@@ -204,7 +206,13 @@ void all_files_or_none() {
   CHECK(mkdtemp(folder.data()) != nullptr);
   const std::string out = folder + "/new/results";
   const std::string target = out + "/a", taken = out + "/b";
+  std::filesystem::create_directories(out);
+  const std::string left_over = out + "/.blsgan-0123456789ab.tmp.png", recent = out + "/.blsgan-abcdef.tmp";
+  for (const std::string& path : {left_over, recent}) std::ofstream(path).put('x');
+  std::filesystem::last_write_time(
+      left_over, std::filesystem::file_time_type::clock::now() - std::chrono::hours(1));
   write_together(out, {{target, {1, 2}}});
+  CHECK(!std::filesystem::exists(left_over) && std::filesystem::remove(recent));
   CHECK(read_file(target, "file").data == (Bytes{1, 2}));
   std::filesystem::create_directory(taken);
   const std::vector<Output> outputs = {{target, {9}}, {taken, {9}}};
