@@ -138,7 +138,9 @@ def _cell(
     lines = []
     if one is not None and one.width_px[1] is not None:
         lines.append(f"space {_length(one.width_px[1], one.pixel_mm)}")
-    if one is not None and one.narrowing_px is not None and one.verdict != "not measurable":
+    if one is not None and one.detectable_px == 0:
+        lines.append("the same file as visit 1")
+    elif one is not None and one.narrowing_px is not None and one.verdict != "not measurable":
         assert one.detectable_px is not None, "measured"
         lines.append(
             f"{_signed(one.narrowing_px, one.pixel_mm)} since visit 1, detectable from "

@@ -89,7 +89,7 @@ def test_a_copy_did_not_narrow_and_the_same_file_is_exactly_zero(visits):
     found = {(i.joint, i.earlier, i.later): i for i in record.intervals}
     for name in PROMISED:
         copy, same = found[name, 0, 1], found[name, 0, 3]
-        assert abs(copy.narrowing_px) < 0.15
+        assert abs(copy.narrowing_px) < 0.05
         assert copy.verdict != "narrowed"
         assert same.narrowing_px == 0.0
         assert same.verdict == "not detectable"
