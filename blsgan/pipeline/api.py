@@ -19,12 +19,10 @@ from blsgan.errors import BackendError, InputError, UsageError
 from blsgan.io.atomic import check_writable_folder
 from blsgan.io.files import read_file
 from blsgan.io.listing import DEFAULT_MASK_PATTERN, Item
-from blsgan.io.masks import decode_masks
-from blsgan.io.predicted import encode_mask, prediction_of
+from blsgan.io.predicted import encode_mask
 from blsgan.io.radiograph import (
     Radiograph,
     anonymous_name,
-    decode_radiograph,
     is_path_private,
     read_radiograph,
 )
@@ -40,8 +38,9 @@ from blsgan.pipeline.joint import Joint
 from blsgan.pipeline.measure import separation_by, visit_files, write_measurement
 from blsgan.pipeline.segment import PredictedMasks, predict, segment_item, segment_joint
 from blsgan.pipeline.separate import (
+    JointFiles,
+    decode_as_asked,
     made_from_hashes,
-    require_masks,
     separate_item,
     separate_read,
 )
@@ -331,39 +330,17 @@ class _Separating:
 
     def _file(self, item: Item, array_masks: Array | None) -> Joint:
         started = time.perf_counter()
+        if array_masks is None and (item.upper is not None or item.lower is not None):
+            return JointFiles.read(item).separate(self.separator, self.options, started)
         file = read_file(item.image, what="image")
-        spacing = self.options.pixel_spacing_mm
-        radiograph = decode_radiograph(
-            file,
-            bit_depth=self.options.bit_depth,
-            invert=self.options.invert,
-            pixel_spacing_mm=None if spacing is None else (spacing[0], spacing[1]),
-        )
         private = is_path_private(file)
         name, file_name = (None, None) if private else (item.name, item.image.name)
+        radiograph = decode_as_asked(file, self.options)
         try:
-            if array_masks is not None or (item.upper is None and item.lower is None):
-                return self._in_memory(
-                    radiograph, array_masks, name=name, file_name=file_name, started=started
-                )
-            files = [read_file(path, what="mask") for path in require_masks(item)]
-            height, width = radiograph.pixels.shape
-            masks = decode_masks(files[0], files[1], (height, width)).masks
-            hashes = (file.sha256, files[0].sha256, files[1].sha256)
-            return separate_read(
-                self.separator,
-                radiograph,
-                masks,
-                made_from_hashes(self.separator, hashes, self.options),
-                name=name or anonymous_name(hashes[0], hashes[1:]),
-                file_name=file_name,
-                prediction=prediction_of(files[0], files[1]),
-                sources=(item.image, *require_masks(item)),
-                started=started,
+            return self._in_memory(
+                radiograph, array_masks, name=name, file_name=file_name, started=started
             )
         except InputError as error:
-            if str(item.image) in str(error):
-                raise
             raise type(error)(f"{item.image}: {error}") from error
 
     def _array(self, image: Array, masks: Masks | None) -> Joint:
@@ -485,7 +462,9 @@ def segment(
 
     def one(item: Item) -> Segmentation:
         if folder is not None:
-            segment_item(loaded, item, folder, options, overwrite=overwrite)
+            found = segment_item(loaded, item, folder, options, overwrite=overwrite).found
+            if found is not None:  # None: it was finished before, and files hold no probabilities
+                return found
         radiograph = read_radiograph(item.image, bit_depth=bit_depth, invert=invert)
         try:
             return segment_joint(loaded, radiograph.pixels)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from blsgan import __version__
 from blsgan.errors import InputError
 from blsgan.io import results
-from blsgan.io.files import read_file
+from blsgan.io.files import FileBytes, read_file
 from blsgan.io.listing import Item
 from blsgan.io.masks import BONES, decode_masks
 from blsgan.io.predicted import prediction_notes, prediction_of
@@ -69,48 +69,85 @@ def separate_item(
         masks_options = SegmentationOptions(bit_depth=options.bit_depth, invert=options.invert)
         predicted = segment_item(segmenter(), item, output, masks_options, overwrite=overwrite)
         item = replace(item, upper=predicted.files[0], lower=predicted.files[1])
-    upper, lower = require_masks(item)
-    image_file = read_file(item.image, what="image")
-    mask_files = (read_file(upper, what="mask"), read_file(lower, what="mask"))
-    hashes = (image_file.sha256, mask_files[0].sha256, mask_files[1].sha256)
-    made_from = made_from_hashes(separator, hashes, options)
-    folder, name = output / item.folder, item.name
-    file_name: str | None = item.image.name
-    private = is_path_private(image_file)
-    if private:
-        folder, file_name = output, None
-        name = anonymous_name(hashes[0], hashes[1:])
-    files = [
-        folder / file for file in results.result_names(name, options.format, panel=options.panels)
-    ]
+    read = JointFiles.read(item)
+    folder = output if read.private else output / item.folder
+    names = results.result_names(read.name, options.format, panel=options.panels)
+    files = [folder / file for file in names]
+    made_from = made_from_hashes(separator, read.hashes, options)
     if not overwrite and (known := results.finished(SeparationRecord, files, made_from)):
-        return Outcome(files, known, None, private)
+        return Outcome(files, known, None, read.private)
+    joint = read.separate(separator, options, started)
+    made = joint.write(folder, overwrite=overwrite)
+    return Outcome(files, made, joint, read.private)
 
-    radiograph = decode_radiograph(
-        image_file,
+
+@dataclass(frozen=True)
+class JointFiles:
+    """The files of one joint, read and hashed.
+
+    Attributes:
+        item: where they lie.
+        image, masks: their bytes.
+    """
+
+    item: Item
+    image: FileBytes
+    masks: tuple[FileBytes, FileBytes]
+
+    @classmethod
+    def read(cls, item: Item) -> JointFiles:
+        """Read what an item names; raises :class:`InputError` for a mask that is missing."""
+        upper, lower = require_masks(item)
+        image = read_file(item.image, what="image")
+        return cls(item, image, (read_file(upper, what="mask"), read_file(lower, what="mask")))
+
+    @property
+    def hashes(self) -> tuple[str, str, str]:
+        """Of the image and of the masks of the upper and the lower bone."""
+        return self.image.sha256, self.masks[0].sha256, self.masks[1].sha256
+
+    @functools.cached_property
+    def private(self) -> bool:
+        """Whether the path may tell who the patient is, as that of a DICOM file may."""
+        return is_path_private(self.image)
+
+    @property
+    def name(self) -> str:
+        """What the result is called; where the path is private, by hashes."""
+        return (
+            anonymous_name(self.image.sha256, self.hashes[1:]) if self.private else self.item.name
+        )
+
+    def separate(self, separator: Separator, options: SeparationOptions, started: float) -> Joint:
+        """The joint, read since ``started`` (of ``perf_counter``); errors name its file."""
+        radiograph = decode_as_asked(self.image, options)
+        height, width = radiograph.pixels.shape
+        masks = decode_masks(*self.masks, (height, width)).masks
+        try:
+            return separate_read(
+                separator,
+                radiograph,
+                masks,
+                made_from_hashes(separator, self.hashes, options),
+                name=self.name,
+                file_name=None if self.private else self.item.image.name,
+                prediction=prediction_of(*self.masks),
+                started=started,
+                sources=(self.item.image, self.masks[0].path, self.masks[1].path),
+            )
+        except InputError as error:
+            raise type(error)(f"{self.item.image}: {error}") from error
+
+
+def decode_as_asked(file: FileBytes, options: SeparationOptions) -> Radiograph:
+    """A radiograph whose bytes were read."""
+    spacing = options.pixel_spacing_mm
+    return decode_radiograph(
+        file,
         bit_depth=options.bit_depth,
         invert=options.invert,
-        pixel_spacing_mm=_pair(options.pixel_spacing_mm),
+        pixel_spacing_mm=None if spacing is None else (spacing[0], spacing[1]),
     )
-    height, width = radiograph.pixels.shape
-    masks = decode_masks(*mask_files, (height, width)).masks
-
-    try:
-        joint = separate_read(
-            separator,
-            radiograph,
-            masks,
-            made_from,
-            name=name,
-            file_name=file_name,
-            prediction=prediction_of(*mask_files),
-            started=started,
-            sources=(item.image, upper, lower),
-        )
-    except InputError as error:
-        raise InputError(f"{item.image}: {error}") from error
-    made = joint.write(folder, overwrite=overwrite)
-    return Outcome(files, made, joint, private)
 
 
 @dataclass(frozen=True)
@@ -238,10 +275,6 @@ def require_masks(item: Item) -> tuple[Path, Path]:
             "--mask-pattern."
         )
     return item.upper, item.lower
-
-
-def _pair(values: list[float] | None) -> tuple[float, float] | None:
-    return None if values is None else (values[0], values[1])
 
 
 def _masks_record(prediction: MasksRecord | None) -> GivenMasks | PredictedMasks:
