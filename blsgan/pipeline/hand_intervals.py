@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from blsgan.anatomy import JOINTS, Side
 from blsgan.errors import InputError
 from blsgan.hands.visits import Pair, judge
+from blsgan.io.spacing import PixelSpacing
 from blsgan.joint.window import around, cut
 from blsgan.jsn.registration import read_registered
 from blsgan.jsn.visits import (
@@ -26,13 +27,18 @@ from blsgan.jsn.visits import (
     separated,
 )
 from blsgan.pipeline.hand import HandResult
+from blsgan.records.hand import HandRecord
 from blsgan.records.hand_visits import JointInterval
 from blsgan.records.narrowing import ReadOptions
+from blsgan.tasks.joints import LEAST_LANDMARK
 from blsgan.tasks.separation import Separator
 
 LEAST_WIDTH_PX = 90.0
 """Of bones: smaller ones are measured on an enlarged picture. Between noisy copies of a hand whose
 bones are 45 px wide MCP joints then differ by at most 0.04 px of it, else by up to 0.13."""
+
+SAME_SIZE = 0.03
+"""Hands without pixel spacings that differ by less are left to the fit of the magnification."""
 
 _MOST_ENLARGED = 3
 _VISITS_KEPT = 3
@@ -99,14 +105,51 @@ class SideVisits:
         times = min(max(math.ceil(LEAST_WIDTH_PX / width), 1), _MOST_ENLARGED)
         known = all(hand.record.pixel_spacing_mm is not None for hand in hands)
         try:
-            visits = read(earlier, times), read(later, times)
-            result = measure_pair(*visits, separated(self.separator), None, fit_scale=not known)
+            visits = [read(earlier, times), read(later, times)]
+            scale = 1.0 if known else pixel_ratio(*(hand.record for hand in hands))
+            if scale != 1:
+                sides = 1.0, scale
+                visits = [
+                    replace(visit, spacing=PixelSpacing(side, side, "hand"))
+                    for visit, side in zip(visits, sides, strict=True)
+                ]
+            result = measure_pair(
+                visits[0], visits[1], separated(self.separator), None, fit_scale=not known
+            )
         except InputError as error:
             return JointInterval(**common, verdict="not measurable", flags=[str(error)])
         if earlier == 0 and not result.record.mismatch:
             self.pictures[self.side, name] = _pictures(result)
         identical = len({hand.record.inputs["image"].sha256 for hand in hands}) == 1
-        return _judged(common, result, times, joints[0].bone_width_px, doubtful, identical)
+        found = _judged(common, result, times, joints[0].bone_width_px, doubtful, identical)
+        if scale == 1:
+            return found
+        flag = (
+            "without pixel spacings the visits were brought to one scale by the hand's size "
+            f"(a pixel of the later one is {scale:.2f} of the earlier one's)"
+        )
+        return found.model_copy(
+            update={"pixel_mm": None, "narrowing_mm": None, "flags": [*found.flags, flag]}
+        )
+
+
+def pixel_ratio(earlier: HandRecord, later: HandRecord) -> float:
+    """Side of a pixel of the later visit in pixels of the earlier one, by the hand's size.
+
+    The median over the bones of fingers 2 to 5; 1 where it is less than :data:`SAME_SIZE` away.
+    """
+    ratios = []
+    for finger in range(2, 6):
+        for one, other in (("cmc", "mcp"), ("mcp", "pip"), ("pip", "dip")):
+            ends = [
+                [record.landmarks[f"{name}{finger}"] for name in (one, other)]
+                for record in (earlier, later)
+            ]
+            if min(point[2] for pair in ends for point in pair) >= LEAST_LANDMARK:
+                lengths = [math.dist(a[:2], b[:2]) for a, b in ends]
+                ratios.append(lengths[0] / max(lengths[1], 1e-6))
+    ratio = float(np.median(ratios)) if ratios else 1.0
+    return ratio if abs(ratio - 1) > SAME_SIZE else 1.0
 
 
 def _read(hand: HandResult, name: str) -> RadiographVisit:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from blsgan.anatomy import PROMISED
 from blsgan.cli import main
+from blsgan.pipeline.hand_intervals import pixel_ratio
 from blsgan.records.hand import HandRecord
 from blsgan.records.hand_visits import HandVisitsRecord
 from blsgan.records.separation import SeparationRecord
@@ -97,6 +98,17 @@ def test_a_copy_did_not_narrow_and_the_same_file_is_exactly_zero(visits):
     refused = found["pip2", 0, 1]
     assert refused.verdict == "not measurable"
     assert refused.narrowing_px is None
+
+
+def test_hands_of_another_size_are_brought_to_one_scale(visits):
+    record = HandRecord.read(visits[0] / "visit1" / "hand.json")
+
+    def sized(factor):
+        landmarks = {n: [factor * x, factor * y, c] for n, (x, y, c) in record.landmarks.items()}
+        return record.model_copy(update={"landmarks": landmarks})
+
+    assert pixel_ratio(record, sized(0.8)) == pytest.approx(1.25)
+    assert pixel_ratio(record, sized(1.02)) == 1.0
 
 
 def test_narrowed_joints_are_found_and_the_table_says_the_same(visits):
