@@ -84,6 +84,8 @@ def draw_measurement(
     )
     page_width = 2 * _MARGIN_PX + len(tiles) * width + (len(tiles) - 1) * _GAP_PX + _SCALE_PX
     headings = [wrapped(title, _font(14), width) for title in titles]
+    if found.problems and caption:  # told in red, each in its line
+        caption = [caption[0].rpartition("): ")[2], *caption[1:]]
     told = [
         (_ALERT if text.startswith(_MISMATCH) else _MUTED, line)
         for text in [*((_MISMATCH + problem) for problem in found.problems), *caption]
