@@ -582,7 +582,7 @@ def _sample(kind: Any) -> Any:
         return [_sample(inner) for inner in kinds if inner is not Ellipsis]
     if kinds:  # one of several values or types
         return kinds[0] if origin is typing.Literal else _sample(kinds[0])
-    return {str: "a", int: 1, float: 0.5, bool: True}.get(kind)
+    return {str: "image", int: 1, float: 0.5, bool: True}.get(kind)
 
 
 def _all_below(model: type) -> Iterator[type]:

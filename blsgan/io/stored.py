@@ -111,11 +111,8 @@ def _planes_of_archive(file: FileBytes) -> dict[str, NDArray[np.float32]]:
 def as_result(path: Path, place: Path, content: dict[str, object]) -> StoredResult | None:
     """``content`` of ``path`` as a result of ``blsgan separate``, or None where it is none."""
     record = SeparationRecord.of(content)
-    return (
-        None
-        if record is None or "image" not in record.inputs
-        else StoredResult(path, place, record)
-    )
+    known = record is not None and set(record.inputs) >= {"image", "upper_mask", "lower_mask"}
+    return StoredResult(path, place, record) if record is not None and known else None
 
 
 def walk(root: Path, suffixes: Iterable[str]) -> Iterator[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from blsgan.records.record import Part, Record, Spacing, Weights
 
@@ -33,6 +33,13 @@ class VisitInputs(Part):
     sha256: dict[str, str]
     options: ReadOptions = ReadOptions()
     pixel_spacing_mm: Spacing | None
+
+    @field_validator("sha256")
+    @classmethod
+    def _names_the_image(cls, hashes: dict[str, str]) -> dict[str, str]:
+        if "image" not in hashes:
+            raise ValueError("it has no hash of the image")
+        return hashes
 
 
 class SpaceWidth(Part):

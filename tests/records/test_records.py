@@ -78,6 +78,13 @@ def test_what_does_not_fit_is_named(change, named):
     assert SeparationRecord.of(record) is None
 
 
+def test_a_visit_without_its_image_is_none():
+    """What refers to no radiograph cannot be exported: that was a KeyError."""
+    record = content("jsn")
+    del record["baseline"]["sha256"]["image"]
+    assert NarrowingRecord.of(record) is None
+
+
 def test_what_is_made_has_every_field():
     assert SeparationOptions().model_dump(exclude_unset=True) == {
         "format": "png",
