@@ -582,7 +582,7 @@ def _sample(kind: Any) -> Any:
         return [_sample(inner) for inner in kinds if inner is not Ellipsis]
     if kinds:  # one of several values or types
         return kinds[0] if origin is typing.Literal else _sample(kinds[0])
-    return {str: "image", int: 1, float: 0.5, bool: True}.get(kind)
+    return {str: "image", int: 0, float: 0.5, bool: True}.get(kind)
 
 
 def _all_below(model: type) -> Iterator[type]:
@@ -698,6 +698,8 @@ def results() -> Target:
     By the command line, which says "unexpected" of what nobody foresaw.
     """
     from blsgan.cli import main
+    from blsgan.records.hand import HandRecord
+    from blsgan.records.hand_visits import HandVisitsRecord
     from blsgan.synthesis.phantoms import joint_phantom
 
     def run(*command: object) -> tuple[int, str]:
@@ -732,6 +734,9 @@ def results() -> Target:
         measured[visit]["sha256"]["image"] = _sha256(files[f"in/{name}.png"])
     files["out/jsn.json"] = json.dumps(measured).encode()
     files["out/table/jsn.csv"] = _JSN_CSV.encode()
+    hand = {**_sample(HandRecord), "inputs": {"image": {"sha256": _sha256(files["in/joint.png"])}}}
+    files["out/hand/hand.json"] = json.dumps(hand).encode()
+    files["out/hand/visits.json"] = json.dumps(_sample(HandVisitsRecord)).encode()
 
     def read(path: Path) -> None:
         root = path.parents[1] if path.parents[1].name == "case" else path.parents[2]
@@ -915,13 +920,15 @@ def test_damaged_files(name, tmp_path):
     [
         (lambda path: 1 / 0, "ZeroDivisionError"),
         (lambda path: (path.parent / ".blsgan-0.tmp").touch(), "left .blsgan-0.tmp"),
-        (lambda path: (_ for _ in ()).throw(InputError("two\nlines")), "says 'two"),
+        (lambda path: time.sleep(5), "takes more than 1 s"),
         (lambda path: _HOARD.append(bytearray(os.urandom(2**20))), "memory grew"),
     ],
 )
-def test_the_harness_sees_what_it_is_for(does, said, tmp_path):
+def test_the_harness_sees_what_it_is_for(does, said, tmp_path, monkeypatch):
     _HOARD.clear()
-    found = fuzz(Target("x", {"a": b"abc"}, does, {}, 0), tmp_path, 0, cases=150)
+    cases = 150 if said == "memory grew" else 1
+    monkeypatch.setattr(sys.modules[__name__], "SECONDS_A_CASE", 1)
+    found = fuzz(Target("x", {"a": b"abc"}, does, {}, 0), tmp_path, 0, cases=cases)
     _HOARD.clear()
     assert said in found.failures[0][1]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from blsgan.records.masks import Confidence
 from blsgan.records.record import Backend, ImageFacts, InputFile, Part, Result, Spacing, Weights
@@ -82,6 +82,13 @@ class HandRecord(Result):
     versions: dict[str, str]
     times_ms: dict[str, float]
     notes: list[str]
+
+    @field_validator("inputs")
+    @classmethod
+    def _names_the_image(cls, inputs: dict[str, InputFile]) -> dict[str, InputFile]:
+        if "image" not in inputs:
+            raise ValueError("it has no hash of the image")
+        return inputs
 
     def counts(self) -> dict[str, int]:
         """Joints by status."""

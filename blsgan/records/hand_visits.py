@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from blsgan.records.record import Part, Record, Weights
 
@@ -71,3 +71,10 @@ class HandVisitsRecord(Record):
     visits: list[VisitOfHand]
     intervals: list[JointInterval]
     notes: list[str]
+
+    @model_validator(mode="after")
+    def _intervals_are_between_visits(self) -> HandVisitsRecord:
+        places = [place for one in self.intervals for place in (one.earlier, one.later)]
+        if not all(0 <= place < len(self.visits) for place in places):
+            raise ValueError("an interval is not between two of its visits")
+        return self

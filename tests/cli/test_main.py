@@ -96,6 +96,15 @@ def test_errors_and_their_status(raising, capsys, error, status):
         assert captured.err == f"blsgan: {error}\n"
 
 
+def test_a_message_is_one_line_whatever_it_quotes(raising, capsys):
+    raising(InputError("a\n b\x1b[31m \udcff é " + "x" * 10_000))
+    assert cli.main(["separate"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("blsgan: a  b\\x1b[31m \\udcff é xxx")
+    assert said.count("\n") == 1
+    assert len(said) < 6000
+
+
 def test_a_bug_asks_for_a_report(raising, capsys, monkeypatch):
     monkeypatch.delenv("BLSGAN_DEBUG", raising=False)
     raising(ZeroDivisionError("one\nby zero"))
