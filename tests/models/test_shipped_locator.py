@@ -4,6 +4,7 @@ import hashlib
 import json
 
 import numpy as np
+import pytest
 
 from blsgan.models import load_locator
 from blsgan.models.weights import safetensors_bytes
@@ -27,6 +28,19 @@ def test_hashes_size_and_card():
     assert f"{card['parameters']:,}" in text
     assert "not a medical device" in text.lower()
     assert safetensors_bytes(network) == path.read_bytes()
+
+
+def test_the_measured_weights_are_these():
+    results = WEIGHTS_FOLDER.parents[1] / "benchmarks/results/location.json"
+    if not results.is_file():
+        pytest.skip("an installed package has no benchmarks")
+    measured = json.loads(results.read_text(encoding="utf-8"))
+    card = json.loads(PATH.read_text(encoding="utf-8"))
+    assert measured["locator"]["sha256"] == card["sha256"]["locator.onnx"]
+    assert measured["figures"]["found_once"] == measured["figures"]["pictures"]
+    text = PATH.with_suffix(".md").read_text(encoding="utf-8")
+    for limit in ("0.1", "0.25"):
+        assert f"{100 * measured['figures'][f'mcp_within_{limit}']:.1f} %" in text
 
 
 def test_a_hand_is_found_in_any_of_four_turns_and_in_negative():
