@@ -110,10 +110,11 @@ def write_engine(path, *, backend="tensorrt", batch=(1, 4, 16), height=(32, 96, 
     }  # fmt: skip
     text = manifest.Manifest(
         schema=1, blsgan="0", engine=path.name, sha256=hashlib.sha256(b"plan").hexdigest(), bytes=4,
-        key="d", model=model, precision="fp16", converter="e", calibration=None, layers={}, gate={},
-        forced=False, backend=backend, backend_version="10.3.0", compute_capabilities=["8.7"],
-        gpu="Orin", profile={"image": profile(1), "masks": profile(2)}, workspace_bytes=1,
-        build_seconds=1.0, built="2026-01-01T00:00:00+00:00",
+        key="d", model=model, precision="fp16", converter="e", calibration=None, layers={},
+        gate={"passed": True}, forced=False, backend=backend, backend_version="10.3.0",
+        compute_capabilities=["8.7"], gpu="Orin",
+        profile={"image": profile(1), "masks": profile(2)},
+        workspace_bytes=1, build_seconds=1.0, built="2026-01-01T00:00:00+00:00",
     ).text()  # fmt: skip
     manifest.manifest_path(path).write_text(text)
     return path
