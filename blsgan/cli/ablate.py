@@ -19,12 +19,7 @@ _DEFAULT_STEPS = 170  # blsgan.evaluation.ablation.DEFAULT_STEPS, which is slow 
 
 
 @click.command("ablate", epilog="Example: blsgan ablate --data Data -o ablation")
-@click.option(
-    "--data",
-    "root",
-    type=click.Path(path_type=Path),
-    help="The dataset's folder Data (with LS_K1_all_train, ...), or its packed file.",
-)
+@options.data(required=False)
 @click.option(
     "-o",
     "--output",
@@ -40,7 +35,7 @@ _DEFAULT_STEPS = 170  # blsgan.evaluation.ablation.DEFAULT_STEPS, which is slow 
     help="Optimiser steps of every row.",
 )
 @options.seed("every run and of the evaluation")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@options.device
 @click.option("--list", "list_rows", is_flag=True, help="Print the rows and their keys, run none.")
 @options.figures
 def command(

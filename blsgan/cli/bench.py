@@ -34,7 +34,7 @@ def command() -> None:
 @options.several(
     "--dtype", "dtypes", "Of the tensors.", choices=_DTYPES, default="float32,bfloat16,float16"
 )
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@options.device
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; default: as torch has them.")
 @click.option(
     "--seconds",

@@ -24,11 +24,9 @@ EVALUATIONS = "evaluations"
 
 @click.command("compare", epilog="Example: blsgan compare lite runs/mine --data Data -o comparison")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
-@click.option(
-    "--data",
-    "root",
-    type=click.Path(path_type=Path),
-    help="The dataset's folder Data or its packed file, for a RUN that is no evaluation.",
+@options.data(
+    "The dataset's folder Data or its packed file, for a RUN that is no evaluation.",
+    required=False,
 )
 @options.split
 @options.seed("the synthetic shifts and of the bootstrap of such an evaluation")

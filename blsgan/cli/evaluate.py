@@ -19,13 +19,7 @@ _PARTS = ("layers", "real", "synthetic")
 
 
 @click.command("evaluate", epilog="Example: blsgan evaluate --data Data -o evaluation")
-@click.option(
-    "--data",
-    "root",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="The dataset's folder Data (with LS_K1_all_train, ...), or its packed file.",
-)
+@options.data()
 @options.split
 @click.option(
     "--weights", help="Name, file or training run of the weights; the shipped ones by default."

@@ -235,13 +235,7 @@ def _measure_list(
 
 
 @command.command("study", epilog="Example: blsgan jsn study --data Data -o study")
-@click.option(
-    "--data",
-    "root",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="The dataset's folder Data, with its list files (LS_K1_all_train, ...).",
-)
+@options.data()
 @options.split
 @options.seed("displacements, positions, exposures and noise")
 @click.option(

@@ -50,6 +50,20 @@ calibration_data = click.option(
 )
 
 
+device = click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+
+
+def data(
+    what: str = "The dataset's folder Data (with LS_K1_all_train, ...), or its packed file.",
+    *,
+    required: bool = True,
+) -> Callable[[_Command], _Command]:
+    """``--data``, which the command gets as ``root``."""
+    return click.option(
+        "--data", "root", required=required, type=click.Path(path_type=Path), help=what
+    )
+
+
 def weights(default: str = "lite") -> Callable[[_Command], _Command]:
     """``--weights``; ``default`` is the name of those that ship."""
     return click.option("--weights", help=f"Name or file of the weights.  [default: {default}]")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from blsgan.cli import options
 from blsgan.cli.terminal import Progress, say
 from blsgan.errors import BackendError, BlsganError, UsageError
 
@@ -18,12 +19,8 @@ if TYPE_CHECKING:
 
 
 @click.command("train", epilog="Example: blsgan train --data Data -o runs/mine --steps 2000")
-@click.option(
-    "--data",
-    "root",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="The dataset's folder Data, with its list files (LS_K1_all_train, ...), or one of hands.",
+@options.data(
+    "The dataset's folder Data (with LS_K1_all_train, ...), its packed file, or one of hands."
 )
 @click.option(
     "-o",
@@ -51,7 +48,7 @@ if TYPE_CHECKING:
     help="Weights to start from, by name (lite, segmenter, locator) or path; random otherwise.",
 )
 @click.option("--resume", is_flag=True, help="Go on with the run in the output folder.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@options.device
 @click.option(
     "--tensorboard",
     is_flag=True,
