@@ -39,8 +39,6 @@ def separate_all(items: Sequence[Item], work: Work, jobs: int) -> Iterator[Attem
         for item in items:
             yield attempt(work, item)
         return
-    # Read when a process loads the kernels; with all cores' threads in each they would wait.
-    os.environ.setdefault("OMP_NUM_THREADS", str(work.threads or 1))
     # Spawned: a fork of a process with an inference session in it may hang.
     with ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (work,)) as pool:
         try:
@@ -64,6 +62,9 @@ def _begin(work: Work) -> None:
     for ending in (signal.SIGINT, signal.SIGTERM):  # the parent's to answer: no joint is cut short
         signal.signal(ending, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    # Read when the kernels are loaded, which is later: with every core's threads in each process
+    # they would wait for one another.
+    os.environ.setdefault("OMP_NUM_THREADS", str(work.threads or 1))
     _work = work
 
 
