@@ -128,6 +128,7 @@ def load_evaluation(path: Path, label: str) -> Recorded:
     """
     try:
         report = EvaluationRecord.parse(json.loads(path.read_text(encoding="utf-8")))
+        json.dumps([report.dataset, report.model], allow_nan=False)  # as the comparison writes them
         _Dataset.parse(report.dataset)
         if "weights" in report.model:
             _Model.parse(report.model)

@@ -78,7 +78,14 @@ def build_generator(architecture: str, configuration: Mapping[str, Any] | None =
         generator = network(**configuration)
     except BackendError:
         raise
-    except (TypeError, ValueError, RuntimeError, ArithmeticError, MemoryError) as error:
+    except (
+        TypeError,
+        ValueError,
+        LookupError,
+        RuntimeError,
+        ArithmeticError,
+        MemoryError,
+    ) as error:
         raise WeightsError(
             f"architecture '{architecture}' cannot be built from {dict(configuration)}: {error}"
         ) from error

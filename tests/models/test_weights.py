@@ -101,6 +101,7 @@ def test_files_that_are_no_weights(tmp_path, card, generator):
         ("lite", '{"blocks": [1000000000000, 1, 1, 1]}'),
         ("lite", json.dumps({"widths": [8] * 100_000})),
         ("lite", '{"widths": [[8], 8, 8, 8]}'),
+        ("lite", '{"widths": [], "blocks": []}'),
         ("transunet", '{"token_grid": 100000000}'),
         ("transunet", '{"width": true}'),
         ("transunet", '{"layers": {}}'),
