@@ -86,10 +86,12 @@ def command(
     from blsgan.data.dataset import load_root
     from blsgan.data.hands import TABLE, read_hands
 
+    # torchrun starts this command several times: the first process speaks for all.
+    first = os.environ.get("RANK", "0") == "0"
     # What is no dataset is refused before torch takes its seconds.
-    if (root / TABLE).is_file():
+    if first and (root / TABLE).is_file():
         read_hands(root)
-    else:
+    elif first:
         load_root(root)
     try:
         import torch  # noqa: F401
@@ -116,8 +118,6 @@ def command(
         _describe(config, root, device)
         return
 
-    # torchrun starts this command several times: the first process speaks for all.
-    first = os.environ.get("RANK", "0") == "0"
     try:
         with Progress(speaks=first) as progress, progress.bar("reading joints", None) as bar:
             card = train(
