@@ -105,6 +105,22 @@ def test_two_joints_on_one_place_are_one(picture, networks):
     assert found["mcp4"].segmentation is None
 
 
+def test_bones_that_are_displaced_against_each_other_are_doubted(picture, networks):
+    x, degrees = PLACES["mcp3"]
+    straight = Crop((x, SHAPE[0] / 2), degrees, 400).cut(picture)
+    displaced = straight.copy()
+    displaced[204:] = np.roll(straight[204:], 40, axis=1)  # below the joint line: a quarter width
+    names = {name: np.array([0.0, 0.0]) for name in LANDMARKS}
+    names |= {"mcp3": np.array([199.5, 199.5]), "pip3": np.array([199.5, 199.5 - WIDTH_PX / 0.3])}
+    sure = np.array([0.95 if name in ("mcp3", "pip3") else 0.0 for name in LANDMARKS])
+    hand = LocatedHand(np.stack([names[name] for name in LANDMARKS]), sure, "left", 0.0)
+    for image, subluxed in ((straight, False), (displaced, True)):
+        found = HandSeparator(Given(hand), *networks)._joint(image, hand, "mcp3")
+        assert (found.figures["turn_deg"] > 15) == subluxed
+        assert any("displaced" in reason for reason in found.reasons) == subluxed
+        assert found.status == "doubtful" or not subluxed
+
+
 def test_a_negative_is_inverted(picture, networks):
     hand = located()
     dark = LocatedHand(hand.points, hand.confidences, "left", 0.0, negative=True)
