@@ -89,10 +89,8 @@ def command(
     # torchrun starts this command several times: the first process speaks for all.
     first = os.environ.get("RANK", "0") == "0"
     # What is no dataset is refused before torch takes its seconds.
-    if first and (root / TABLE).is_file():
-        read_hands(root)
-    elif first:
-        load_root(root)
+    if first and not dry_run:
+        (read_hands if (root / TABLE).is_file() else load_root)(root)
     try:
         import torch  # noqa: F401
     except ImportError as error:
