@@ -232,7 +232,7 @@ def test_runs_of_before_are_read(tiny, tmp_path):
         load_config(path)
 
 
-def test_the_old_command_says_that_it_is_one(tmp_path, capsys):
+def test_the_old_command_says_that_it_is_one(dataset, tmp_path, capsys):
     path = tmp_path / "mine.yaml"
     path.write_text("steps: 7\n")
     given = ["--data", "none", "-o", str(tmp_path / "run"), "--dry-run"]
@@ -241,5 +241,5 @@ def test_the_old_command_says_that_it_is_one(tmp_path, capsys):
     assert "note: train-segmenter is now `blsgan train --preset segmenter`" in err
     assert main(["train", "--preset", "segmenter", *given, "--steps", "7", "--set", "seed=3"]) == 0
     assert capsys.readouterr().out == out
-    assert main(["train-segmenter", "--data", "none", "-o", str(tmp_path), "--resume"]) == 2
+    assert main(["train-segmenter", "--data", str(dataset), "-o", str(tmp_path), "--resume"]) == 2
     assert "holds no run to resume" in capsys.readouterr().err
