@@ -21,6 +21,7 @@ from blsgan.io.raster import SUFFIXES as MASK_SUFFIXES
 DEFAULT_MASK_PATTERN = "{stem}_mask_{bone}"
 """The public dataset's naming; without an ending, any picture format is accepted."""
 
+_HAND_PICTURES = {"hand.json", "hand_overview.png"}
 _SKIPPED_FOLDERS = frozenset({"background"})  # the public dataset's soft-tissue pictures, no joints
 
 
@@ -148,6 +149,9 @@ def list_folder(
         folder, onerror=lambda error: unread(Path(os.fsdecode(error.filename)))
     ):
         here = Path(parent)
+        if here != folder and set(files) >= _HAND_PICTURES:  # a result of blsgan hand, all of it
+            folders.clear()
+            continue
         folders[:] = sorted(
             name
             for name in folders

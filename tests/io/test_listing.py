@@ -53,6 +53,14 @@ def test_the_public_datasets_layout(touch):
     assert items[1].lower == root / "00055_R_2/a_mask_lower.bmp"
 
 
+def test_results_of_hands_are_no_input(touch):
+    root = touch(
+        "a.png", "a/hand.json", "a/hand_overview.png", "a/hand_upper.png", "a/mcp3/mcp3.png"
+    )
+    assert [item.image for item in list_folder(root)] == [root / "a.png"]
+    assert [item.name for item in list_folder(root / "a" / "mcp3")] == ["mcp3"]
+
+
 def test_an_image_without_a_mask_stays_in_the_list(touch):
     items = list_folder(touch("a.png", "a_mask_upper.png", "b.png"))
     assert [(item.name, item.upper is None, item.lower is None) for item in items] == [
