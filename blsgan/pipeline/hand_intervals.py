@@ -37,6 +37,10 @@ LEAST_WIDTH_PX = 90.0
 """Of bones: smaller ones are measured on an enlarged picture. Between noisy copies of a hand whose
 bones are 45 px wide MCP joints then differ by at most 0.04 px of it, else by up to 0.13."""
 
+LEAST_EXPERIMENTAL_PX = 45.0
+"""Of the bones of PIP and IP joints: smaller ones seem to narrow by up to 0.09 px between noisy
+copies, so they are not measured. MCP joints of that size stay within 0.05 px."""
+
 SAME_SIZE = 0.03
 """Hands without pixel spacings that differ by less are left to the fit of the magnification."""
 
@@ -102,17 +106,24 @@ class SideVisits:
                 **{**common, "status": "refused"}, verdict="not measurable", flags=refused
             )
         width = min(joint.bone_width_px for joint in joints)
+        identical = len({hand.record.inputs["image"].sha256 for hand in hands}) == 1
+        if joints[0].experimental and width < LEAST_EXPERIMENTAL_PX and not identical:
+            flag = (
+                f"its bones are {width:.0f} px wide in a picture, {LEAST_EXPERIMENTAL_PX:.0f} are "
+                "needed of a PIP or IP joint: give it in its full resolution"
+            )
+            return JointInterval(**common, verdict="not measurable", flags=[flag])
         times = min(max(math.ceil(LEAST_WIDTH_PX / width), 1), _MOST_ENLARGED)
-        known = all(hand.record.pixel_spacing_mm is not None for hand in hands)
         try:
             visits = [read(earlier, times), read(later, times)]
-            scale = 1.0 if known else pixel_ratio(*(hand.record for hand in hands))
+            scale = pixel_ratio(*(hand.record for hand in hands))
             if scale != 1:
                 sides = 1.0, scale
                 visits = [
                     replace(visit, spacing=PixelSpacing(side, side, "hand"))
                     for visit, side in zip(visits, sides, strict=True)
                 ]
+            known = all(hand.record.pixel_spacing_mm is not None for hand in hands)
             result = measure_pair(
                 visits[0], visits[1], separated(self.separator), None, fit_scale=not known
             )
@@ -120,24 +131,32 @@ class SideVisits:
             return JointInterval(**common, verdict="not measurable", flags=[str(error)])
         if earlier == 0 and not result.record.mismatch:
             self.pictures[self.side, name] = _pictures(result)
-        identical = len({hand.record.inputs["image"].sha256 for hand in hands}) == 1
         found = _judged(common, result, times, joints[0].bone_width_px, doubtful, identical)
         if scale == 1:
             return found
-        flag = (
-            "without pixel spacings the visits were brought to one scale by the hand's size "
-            f"(a pixel of the later one is {scale:.2f} of the earlier one's)"
-        )
-        return found.model_copy(
-            update={"pixel_mm": None, "narrowing_mm": None, "flags": [*found.flags, flag]}
-        )
+        return found.model_copy(update={"pixel_mm": None, "narrowing_mm": None})
+
+    def notes(self) -> Iterator[str]:
+        """Which visits were brought to the scale of the first."""
+        first = self.hands[0]
+        for hand in self.hands[1:]:
+            scale = pixel_ratio(first.record, hand.record)
+            if scale != 1:
+                yield (
+                    f"{hand.folder.name} was brought to the scale of {first.folder.name} by the "
+                    f"{self.side} hand's size, for want of pixel spacings (a pixel is {scale:.2f} "
+                    "of one there)"
+                )
 
 
 def pixel_ratio(earlier: HandRecord, later: HandRecord) -> float:
     """Side of a pixel of the later visit in pixels of the earlier one, by the hand's size.
 
-    The median over the bones of fingers 2 to 5; 1 where it is less than :data:`SAME_SIZE` away.
+    The median over the bones of fingers 2 to 5; 1 where it is less than :data:`SAME_SIZE` away, and
+    where the pixel spacings of both are known.
     """
+    if all(record.pixel_spacing_mm is not None for record in (earlier, later)):
+        return 1.0
     ratios = []
     for finger in range(2, 6):
         for one, other in (("cmc", "mcp"), ("mcp", "pip"), ("pip", "dip")):

@@ -96,6 +96,7 @@ def compare_visits(
 
             measured = SideVisits(separator, hands, side, first, pictures)
             intervals += measured.measure(progress or (lambda text: None))
+            notes += measured.notes()
     spacings = [(hand.folder.name, hand.record.pixel_spacing_mm) for hand in compared]
     magnified = [name for name, mm in spacings if mm and mm.source == "ImagerPixelSpacing"]
     if magnified and intervals:

@@ -9,7 +9,6 @@ rather than pointed at.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blsgan.anatomy import JOINTS, LANDMARKS, Side
-from blsgan.errors import InputError, NoHandError, WeightsError
+from blsgan.errors import InputError, NoHandError
 from blsgan.joint.geometry import HEATMAP_PX, LOOK_PX
-from blsgan.tasks.backend import Backend, create
+from blsgan.tasks.grid import GridPredictor
 from blsgan.tasks.separation import as_unit_interval
-from blsgan.tasks.task import LOCATION, WeightsFile
+from blsgan.tasks.task import LOCATION
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -32,6 +31,9 @@ LEAST_CONFIDENCE = 0.75
 
 LEAST_LANDMARK = 0.30
 """Of a landmark: below, it is not said to be there."""
+
+LEAST_LENGTH_PX = 330.0
+"""Of a hand in half of a picture: the bones of a shorter one are less than 18 px wide."""
 
 _FIRST_CONFIDENCE = 0.20  # of a first look: below, there is nothing to look at again
 _ANGLES = tuple(range(0, 360, 45))
@@ -104,7 +106,7 @@ class _View:
         return np.column_stack((linear, np.array(self.centre) - linear @ middle))
 
 
-class Locator:
+class Locator(GridPredictor):
     """Finds the joints of one or two hands in a picture.
 
     >>> locator = blsgan.Locator.from_pretrained()
@@ -113,27 +115,7 @@ class Locator:
     ('right', (2,))
     """
 
-    def __init__(self, backend: Backend) -> None:
-        self.backend = backend
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        path_or_name: os.PathLike[str] | str | None = None,
-        backend: str = "auto",
-        *,
-        threads: int | None = None,
-    ) -> Locator:
-        """Load weights: the shipped ones by default, or by name, or from a file.
-
-        Arguments and errors are those of :meth:`blsgan.Separator.from_pretrained`.
-        """
-        return cls(create(backend, path_or_name, threads, LOCATION))
-
-    @property
-    def weights(self) -> WeightsFile:
-        """Name, path and SHA-256 of the weights in use."""
-        return self.backend.weights
+    task, answer = LOCATION, (len(LANDMARKS), HEATMAP_PX, HEATMAP_PX)
 
     def __call__(self, image: NDArray[Any]) -> list[LocatedHand]:
         """The hands of a picture, from left to right.
@@ -210,15 +192,7 @@ class Locator:
     def _look(self, picture: _Picture, views: Sequence[_View]) -> list[_Look]:
         looks = []
         for view in views:  # one at a time: a batch takes more memory and no less time
-            (logits,) = self.backend.run(picture.show(view)[None, None])
-            if (
-                logits.shape != (1, len(LANDMARKS), HEATMAP_PX, HEATMAP_PX)
-                or not np.isfinite(logits).all()
-            ):
-                raise WeightsError(
-                    f"{self.weights.path} gave NaN, infinite values or another shape "
-                    f"({list(logits.shape)}); use other weights."
-                )
+            logits = self._logits(picture.show(view)[None])
             cells, confidences = decode_heatmaps(logits[0])
             matrix = view.to_picture()
             points = (2 * cells + 0.5) @ matrix[:, :2].T + matrix[:, 2]
@@ -370,13 +344,14 @@ def _hand(look: _Look) -> LocatedHand:
 
 
 def _halves(width: int, height: int) -> Iterable[_View]:
-    """The left and right half, or the upper and lower, or both pairs of a square picture."""
-    if width > 0.75 * height:
+    """The left and right half, or the upper and lower, or both pairs of a square picture, where
+    they have room for a hand of some size."""
+    if width > 0.75 * height and math.hypot(width / 2, height) >= LEAST_LENGTH_PX:
         for left, right in ((0.0, width / 2), (width / 2, float(width))):
             side = max(width / 2, float(height))
             centre = ((left + right - 1) / 2, (height - 1) / 2)
             yield _View(centre, min(side, 1.3 * width), part=(left, 0.0, right, float(height)))
-    if height > 0.75 * width:
+    if height > 0.75 * width and math.hypot(width, height / 2) >= LEAST_LENGTH_PX:
         for top, bottom in ((0.0, height / 2), (height / 2, float(height))):
             side = max(height / 2, float(width))
             centre = ((width - 1) / 2, (top + bottom - 1) / 2)

@@ -10,19 +10,18 @@ given masks; masks that can be used but not trusted come with reasons in ``Segme
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blsgan.errors import NoJointError, WeightsError
+from blsgan.errors import NoJointError
 from blsgan.joint.geometry import GRID_PX, bone_width_px, bounding_box
 from blsgan.joint.window import SAME_SCALE, TYPICAL_BONE_WIDTH_PX, Window
-from blsgan.tasks.backend import Backend, create
+from blsgan.tasks.grid import GridPredictor
 from blsgan.tasks.separation import as_plane, as_unit_interval
-from blsgan.tasks.task import SEGMENTATION, WeightsFile
+from blsgan.tasks.task import SEGMENTATION
 
 Float32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
@@ -112,7 +111,7 @@ class Segmentation:
         return self.masks[0] & self.masks[1]
 
 
-class Segmenter:
+class Segmenter(GridPredictor):
     """Predicts the masks of the two bones of a finger joint.
 
     >>> segmenter = blsgan.Segmenter.from_pretrained()
@@ -120,27 +119,7 @@ class Segmenter:
     (2, 128, 128)
     """
 
-    def __init__(self, backend: Backend) -> None:
-        self.backend = backend
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        path_or_name: os.PathLike[str] | str | None = None,
-        backend: str = "auto",
-        *,
-        threads: int | None = None,
-    ) -> Segmenter:
-        """Load weights: the shipped ones by default, or by name, or from a file.
-
-        Arguments and errors are those of :meth:`blsgan.Separator.from_pretrained`.
-        """
-        return cls(create(backend, path_or_name, threads, SEGMENTATION))
-
-    @property
-    def weights(self) -> WeightsFile:
-        """Name, path and SHA-256 of the weights in use."""
-        return self.backend.weights
+    task, answer = SEGMENTATION, (2, GRID_PX, GRID_PX)
 
     def __call__(self, image: NDArray[Any]) -> Segmentation:
         """Predict the masks of one joint.
@@ -184,13 +163,7 @@ class Segmenter:
     def _look(self, image: Float32, window: Window) -> Float32:
         """Logits [2,2,256,256] of a window: as it is, and mirrored (turned back)."""
         grid = _on_grid(image, window)
-        batch = np.stack((grid, grid[:, ::-1]))[:, None]
-        (logits,) = self.backend.run(np.ascontiguousarray(batch))
-        if logits.shape != (2, 2, GRID_PX, GRID_PX) or not np.isfinite(logits).all():
-            raise WeightsError(
-                f"{self.weights.path} gave NaN, infinite values or another shape "
-                f"({list(logits.shape)}); use other weights."
-            )
+        logits = self._logits(np.stack((grid, grid[:, ::-1])))
         return np.stack((logits[0], logits[1, :, :, ::-1]))
 
 

@@ -431,6 +431,9 @@ class LocationConfig(RunConfig):
     optimiser: LocatorOptimiserConfig = LocatorOptimiserConfig()
 
 
+GridConfig = SegmentationConfig | LocationConfig
+"""Of a network that answers on one grid."""
+
 TASKS: dict[str, type[RunConfig]] = {
     "separation": TrainingConfig,
     "segmentation": SegmentationConfig,

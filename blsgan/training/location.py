@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from blsgan.anatomy import JOINTS, LANDMARKS, PROMISED, WIDTH_SHARES
 from blsgan.data.hands import MarkedHand, hands_digest, read_hands
 from blsgan.data.splits import is_validation
-from blsgan.errors import InputError, UsageError
+from blsgan.errors import InputError
 from blsgan.joint.geometry import HEATMAP_PX
 from blsgan.models.locator import LocatorNetwork
 from blsgan.models.weights import load_locator
-from blsgan.progress import Track
 from blsgan.tasks.joints import decode_heatmaps
 from blsgan.tasks.task import LOCATION
 from blsgan.training.config import LocationConfig
-from blsgan.training.distributed import World
+from blsgan.training.grid import GridTrainer, grid_recipe, picture_rows
 from blsgan.training.hands import ELSEWHERE, HandViews, ViewBatch
-from blsgan.training.optimisers import (
-    learning_rate_share,
-    optimiser_state,
-    restore_optimiser,
-    update_average,
-)
-from blsgan.training.trainer import Recipe, Terms, Trainer, placed
 
 SPREAD_CELLS = 1.0
 """Standard deviation of the target around a landmark, in cells of the heatmap."""
@@ -58,77 +48,23 @@ def location_loss(logits: Tensor, points: Tensor) -> Tensor:
     return (error * known).sum() / known.sum().clamp(min=1)
 
 
-class LocationTrainer(Trainer):
-    """Views of hands, network, its average, optimiser, and the step they stand at.
+class LocationTrainer(GridTrainer[LocationConfig, ViewBatch]):
+    """Of marked hands, divided by file."""
 
-    Args:
-        config: the run's configuration.
-        hands: every hand of the dataset; the split by file is made here.
-        device: where the network runs.
-        world: one process; more are refused.
+    network_type, load = LocatorNetwork, staticmethod(load_locator)
 
-    Raises:
-        InputError: there are no hands for training or none for validation.
-        UsageError: several processes.
-    """
-
-    def __init__(
-        self,
-        config: LocationConfig,
-        hands: Sequence[MarkedHand],
-        device: torch.device,
-        world: World | None = None,
-    ) -> None:
-        super().__init__(config, device, world)
-        if self.world.size > 1:
-            raise UsageError("a locator is trained by one process; start it without torchrun")
-        self.config, self.steps = config, config.steps
-        training, validation = split(hands)
-        data = config.data
-        self._views = HandViews(
+    def pictures(
+        self, samples: Sequence[MarkedHand]
+    ) -> tuple[Callable[[int, Sequence[int]], ViewBatch], ViewBatch]:
+        training, validation = split(samples)
+        data = self.config.data
+        views = HandViews(
             training, phantom_share=data.phantom_share, negative_share=data.negative_share
         )
-        self._validation = HandViews(validation, phantom_share=0, negative_share=0).all()
-        torch.manual_seed(config.seed)
-        network = LocatorNetwork(config.model.widths, config.model.blocks)
-        self.network = placed(network, device)
-        self.average: LocatorNetwork = copy.deepcopy(self.network)
-        self.average.requires_grad_(False).eval()
-        self._parameters: list[Tensor] = list(self.network.parameters())
-        optimiser = config.optimiser
-        self._optimiser = torch.optim.AdamW(
-            self._parameters,
-            lr=optimiser.learning_rate,
-            betas=optimiser.betas,
-            weight_decay=optimiser.weight_decay,
-        )
+        return views.draw, HandViews(validation, phantom_share=0, negative_share=0).all()
 
-    def part(self) -> tuple[str, int]:
-        return self.config.name, self.steps
-
-    def start_from(self, weights: Path) -> None:
-        for module in (self.network, self.average):
-            _load_first(module, weights, self.config)
-
-    def train_step(self) -> Terms:
-        config = self.config
-        batch = self._views.draw(config.data.batch, (config.seed, self.step))
-        batch = ViewBatch(*(value.to(self.device) for value in vars(batch).values()))
-        rate = config.optimiser.learning_rate * learning_rate_share(
-            self.step, config.steps, config.optimiser
-        )
-        for group in self._optimiser.param_groups:
-            group["lr"] = rate
-        with self.autocast():
-            logits = self.network(batch.image)
-        loss = location_loss(logits.float(), batch.points)
-        self._optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self._parameters, config.optimiser.clip_norm)
-        self._optimiser.step()
-        update_average(self.average, self._parameters, config.optimiser.ema_decay, self.step)
-        self.step += 1
-        return Terms(loss)
+    def loss(self, logits: Tensor, batch: ViewBatch) -> Tensor:
+        return location_loss(logits, batch.points)
 
     def validate(self) -> dict[str, float]:
         """Figures of the averaged weights on validation hands, upright and at one size.
@@ -136,12 +72,7 @@ class LocationTrainer(Trainer):
         ``mcp_within_01``, ``mcp_within_025``, ``pip_within_025``: share of the joints located
         within 0.1 or 0.25 bone widths; ``confidence``: mean over the joints.
         """
-        found = []
-        with torch.inference_mode():
-            for start in range(0, len(self._validation.image), 8):
-                image = self._validation.image[start : start + 8].to(self.device)
-                found.append(self.average(image).float().cpu())
-        decoded = [decode_heatmaps(logits) for logits in torch.cat(found).numpy()]
+        decoded = [decode_heatmaps(logits) for logits in self.answers().numpy()]
         points = np.stack([places for places, _ in decoded])
         confidences = np.stack([values for _, values in decoded])
         truth = self._validation.points.numpy().astype(np.float64)
@@ -164,24 +95,13 @@ class LocationTrainer(Trainer):
 
     def picture(self) -> Tensor:
         """A row for each of four hands: picture, and where all its joints were found."""
-        image = self._validation.image[:4]
-        with torch.inference_mode():
-            logits = self.average(image.to(self.device)).float().cpu()
-        flat = logits.flatten(start_dim=2)
+        flat = self.answers(4).flatten(start_dim=2)
         everything = torch.cat((torch.zeros_like(flat[..., :1]), flat), dim=-1).logsumexp(dim=-1)
-        found = torch.exp(logits - everything[..., None, None])[:, : len(JOINTS)].amax(1, True)
+        found = torch.exp(flat - everything[..., None])[:, : len(JOINTS)].amax(1, True)
+        found = found.unflatten(2, (HEATMAP_PX, HEATMAP_PX))
         found = torch.nn.functional.interpolate(found, scale_factor=2.0)
-        row = torch.cat((image, found / found.amax(dim=(2, 3), keepdim=True)), dim=1)
-        return torch.cat([torch.cat(list(planes), dim=1) for planes in row])
-
-    def modules(self) -> dict[str, nn.Module]:
-        return {"network": self.network, "average": self.average}
-
-    def state(self) -> dict[str, Tensor]:
-        return {f"optimiser.{k}": v for k, v in optimiser_state(self._optimiser).items()}
-
-    def restore_state(self, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
-        restore_optimiser(self._optimiser, groups["optimiser"])
+        found = found / found.amax(dim=(2, 3), keepdim=True)
+        return picture_rows(torch.cat((self._validation.image[:4], found), dim=1))
 
 
 def split(hands: Sequence[MarkedHand]) -> tuple[list[MarkedHand], list[MarkedHand]]:
@@ -205,44 +125,11 @@ def _share(errors: np.ndarray, limit: float) -> float:
     return float((known < limit).mean()) if known.size else float("nan")
 
 
-def _first_network(config: LocationConfig, weights: Path | None) -> LocatorNetwork:
-    network = LocatorNetwork(config.model.widths, config.model.blocks)
-    if weights is not None:
-        _load_first(network, weights, config)
-    return network
-
-
-def _load_first(network: LocatorNetwork, weights: Path, config: LocationConfig) -> None:
-    try:
-        network.load_state_dict(load_locator(weights).state_dict())
-    except RuntimeError as error:
-        raise InputError(
-            f"{weights}: is not of the configuration's model "
-            f"({config.model.widths}, {config.model.blocks})"
-        ) from error
-
-
-def _check_data(config: LocationConfig, hands: Sequence[MarkedHand]) -> None:
-    split(hands)
-
-
-def _load(
-    config: LocationConfig,
-    hands: Sequence[MarkedHand],
-    run: Path,
-    device: torch.device,
-    track: Track,
-) -> Sequence[MarkedHand]:
-    return hands
-
-
-RECIPE = Recipe(
+RECIPE = grid_recipe(
     LOCATION,
+    LocationTrainer,
+    split,
     limits="one or two whole hands in the picture, like those it was trained on",
-    check=_first_network,
-    check_data=_check_data,
-    load=_load,
-    trainer=LocationTrainer,
     read=read_hands,
     digest=hands_digest,
 )

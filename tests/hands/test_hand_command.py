@@ -10,9 +10,12 @@ from PIL import Image
 
 from blsgan.anatomy import PROMISED
 from blsgan.cli import main
-from blsgan.pipeline.hand_intervals import pixel_ratio
+from blsgan.errors import InputError
+from blsgan.pipeline.hand import HandResult, Header
+from blsgan.pipeline.hand_intervals import SideVisits, pixel_ratio
 from blsgan.records.hand import HandRecord
 from blsgan.records.hand_visits import HandVisitsRecord
+from blsgan.records.record import InputFile, Spacing
 from blsgan.records.separation import SeparationRecord
 from blsgan.synthesis.phantoms import joint_phantom
 
@@ -109,6 +112,36 @@ def test_hands_of_another_size_are_brought_to_one_scale(visits):
 
     assert pixel_ratio(record, sized(0.8)) == pytest.approx(1.25)
     assert pixel_ratio(record, sized(1.02)) == 1.0
+    spacing = Spacing(row=0.1, column=0.1, source="PixelSpacing")
+    known = [one.model_copy(update={"pixel_spacing_mm": spacing}) for one in (record, sized(0.8))]
+    assert pixel_ratio(*known) == 1.0
+    hands = [
+        HandResult(visits[0] / name, one, None, Header())
+        for name, one in (("visit1", record), ("visit2", sized(0.8)), ("visit10", sized(0.8)))
+    ]
+    notes = list(SideVisits(None, hands, "left", 0, {}).notes())
+    assert len(notes) == 2
+    assert "visit10" in notes[1]
+    assert "1.25" in notes[1]
+
+
+@pytest.mark.parametrize(("width", "said"), [(44.0, "44 px wide"), (46.0, "read")])
+def test_small_experimental_joints_are_not_measured(visits, width, said):
+    def read(index, times):
+        raise InputError("read")
+
+    hands = []
+    for name, hashed in (("visit1", "1"), ("visit2", "2")):
+        record = HandRecord.read(visits[0] / name / "hand.json")
+        joint = record.joints["pip3"].model_copy(update={"status": "ok", "bone_width_px": width})
+        changes = {"joints": {**record.joints, "pip3": joint}}
+        changes["inputs"] = {"image": InputFile(sha256=64 * hashed)}
+        hands.append(
+            HandResult(visits[0] / name, record.model_copy(update=changes), None, Header())
+        )
+    found = SideVisits(None, hands, "left", 0, {})._interval("pip3", 0, 1, read)
+    assert found.verdict == "not measurable"
+    assert said in found.flags[0]
 
 
 def test_narrowed_joints_are_found_and_the_table_says_the_same(visits):

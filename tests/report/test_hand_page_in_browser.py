@@ -32,10 +32,9 @@ def hand(folder, name):
     )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    root = tmp_path_factory.mktemp("hands")
-    visits = [VisitPage(root / f"v{n}", hand(root / f"v{n}", f"v{n}")) for n in range(3)]
+def written(root, count):
+    """A page of so many visits, three of them measured at one joint."""
+    visits = [VisitPage(root / f"v{n}", hand(root / f"v{n}", f"v{n}")) for n in range(count)]
     intervals = [
         JointInterval(
             joint="mcp3", side="left", experimental=False, earlier=0, later=later, status="ok",
@@ -48,11 +47,16 @@ def page(tmp_path_factory):
         schema=1, blsgan="0", weights=WEIGHTS, intervals=intervals, notes=["a note"],
         visits=[
             VisitOfHand(folder=f"v{n}", side="left", day=100 * n, image_sha256="0" * 64)
-            for n in range(3)
+            for n in range(count)
         ],
     )  # fmt: skip
     black, white = np.zeros((90, 90), np.uint8), np.full((90, 90), 255, np.uint8)
     return write_hand_page(root / "hands.html", record, visits, {("left", "mcp3"): (black, white)})
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    return written(tmp_path_factory.mktemp("hands"), 3)
 
 
 def test_it_loads_without_errors_and_asks_nobody(browser, page):
@@ -73,6 +77,19 @@ def test_the_slider_shows_the_first_and_the_last_visit(browser, page):
     last = browser.pixels(stack)[5:-40, 5:-5]
     assert first.mean() < 30
     assert last.mean() > 220
+
+
+def test_ten_visits_fit_a_sheet_of_paper(browser, tmp_path):
+    browser.open(written(tmp_path, 10))
+    size = browser.driver.get_window_size()
+    try:
+        browser.driver.set_window_size(794, 1000)
+        table = "document.querySelector('.scroll')"
+        assert browser.run(f"return {table}.scrollWidth <= {table}.clientWidth")
+    finally:
+        browser.driver.set_window_size(size["width"], size["height"])
+    assert len(browser.all(".scroll table")) == 3
+    assert len(browser.all(".scroll td")) == 10 * len(JOINTS)
 
 
 def test_it_fits_a_phone(browser, page):

@@ -70,6 +70,17 @@ def test_a_picture_without_a_hand_is_refused(tmp_path):
         Locator(Answer(nothing(), tmp_path))(image)
 
 
+@pytest.mark.parametrize(("side", "looks"), [(256, 16), (400, 16 + 4 * 8)])
+def test_halves_too_small_for_a_hand_are_not_looked_at(side, looks, tmp_path):
+    backend = Answer(nothing(), tmp_path)
+    seen = []
+    run = backend.run
+    backend.run = lambda image: seen.append(image) or run(image)
+    with pytest.raises(NoHandError):
+        Locator(backend)(np.random.default_rng(0).random((side, side)).astype(np.float32))
+    assert len(seen) == looks
+
+
 def test_answers_that_are_none_are_refused(tmp_path):
     image = np.random.default_rng(0).random((300, 200)).astype(np.float32)
     with pytest.raises(WeightsError, match="NaN"):
