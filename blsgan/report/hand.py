@@ -65,7 +65,15 @@ def write_hand_page(
         for side in ("left", "right")
         if any(visit.side == side for visit in record.visits)
     ]
-    text = render("hand", title=TITLE, sides=sides, notes=record.notes, weights=record.weights.name)
+    text = render(
+        "hand.html",
+        ("page.css", "hand.css", "compare.js"),
+        generator="blsgan hand",
+        title=TITLE,
+        sides=sides,
+        notes=record.notes,
+        weights=record.weights.name,
+    )
     with atomic_path(path) as temporary:
         try:
             temporary.write_text(text, encoding="utf-8", errors=ESCAPED)

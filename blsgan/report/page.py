@@ -36,6 +36,7 @@ MANY_VISITS = 100
 _SIDE_PX, _SMALL_SIDE_PX = 320, 200
 _PANEL_PX = 1400
 _LEVELS = (ALERT, WARNING, NOTE, "")
+_ASSETS = ("page.css", "report.css", "compare.js", "report.js")
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def write_report(
         steps = track(zip(pages, temporaries, files, strict=True), "drawing pages", len(files))
         for number, (page, temporary, file) in enumerate(steps, start=1):
             views = [_joint_view(joint, numbers[id(joint)], draw) for joint in page]
-            text = render("report", joints=views, number=number, **shared)
+            text = render("report.html", _ASSETS, joints=views, number=number, **shared)
             try:
                 temporary.write_text(text, encoding="utf-8", errors=ESCAPED)
             except OSError as error:

@@ -120,7 +120,9 @@ def build_study(
             f"{key} holds the truth of another study, without which its answers are lost; choose "
             "another name for this one, or move the key."
         )
-    page = render("study", study=study, pictures=pictures, side=_VIEW_PX)
+    page = render(
+        "study.html", ("study.css", "study.js"), study=study, pictures=pictures, side=_VIEW_PX
+    )
     with atomic_paths([output, key]) as (page_path, key_path):
         page_path.write_text(page, encoding="utf-8", errors=ESCAPED)
         key_path.write_text(truth.text(), encoding="utf-8")

@@ -90,7 +90,7 @@ def test_print_shows_layers_whole(browser, page):
         hidden = "return getComputedStyle(document.querySelector(arguments[0])).display"
         for selector in (".over", ".compare input", ".controls"):
             assert browser.run(hidden, selector) == "none"
-        assert browser.run(hidden, ".under") == "block"
+        assert browser.run(hidden, ".compare img:not(.over)") == "block"
     finally:
         browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
