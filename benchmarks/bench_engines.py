@@ -15,7 +15,6 @@ import tempfile
 from pathlib import Path
 
 import click
-from bench_separation import commit, processor
 
 from blsgan import __version__
 from blsgan.deploy.build import Request, build_engine
@@ -23,6 +22,7 @@ from blsgan.deploy.export import export
 from blsgan.deploy.precision import PRECISIONS
 from blsgan.errors import BlsganError
 from blsgan.io.atomic import atomic_path
+from blsgan.machine import commit_of, processor
 from blsgan.runtimes.libraries import load
 
 COLUMNS = (
@@ -86,7 +86,7 @@ def main(
             "onnx_mb": f"{exported.model.stat().st_size / 1e6:.2f}",
             "load_average": f"{os.getloadavg()[0]:.1f}",
             "blsgan": __version__,
-            "commit": commit(),
+            "commit": commit_of(),
             "backend_version": load(backend).version,
         }
         for precision in precisions:

@@ -29,6 +29,7 @@ from PIL import Image
 from blsgan import Separator, __version__
 from blsgan.errors import WeightsError
 from blsgan.io.atomic import atomic_path
+from blsgan.machine import commit_of, processor
 from blsgan.runtimes.session import available
 from blsgan.synthesis.phantoms import joint_phantom
 
@@ -130,34 +131,6 @@ def cold_start(image: Path, masks: list[Path], runs: int, weights: str | None) -
     return Row("blsgan separate, cold start", times, max(peaks))
 
 
-def processor() -> str:
-    """The processor's name, as the system gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def commit() -> str:
-    """The commit that was measured, with ``+`` where the tree has changes."""
-    git = ["git", "-C", str(ROOT)]
-    try:
-        head = subprocess.run(
-            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return head + ("+" if changed else "")
-
-
 @click.command()
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option(
@@ -249,7 +222,7 @@ def main(
         "torch": version("torch"),
         "onnxruntime": version("onnxruntime"),
         "blsgan": __version__,
-        "commit": commit(),
+        "commit": commit_of(),
     }
     table = [
         {

@@ -20,7 +20,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -45,6 +44,7 @@ from blsgan.data.dataset import load_root
 from blsgan.data.layout import MIN_OVERLAP_PX, JointImage, overlap_px, read_joint
 from blsgan.data.splits import is_validation, select
 from blsgan.io.atomic import atomic_path
+from blsgan.machine import commit_of, processor
 from blsgan.models import build_generator
 from blsgan.models.generator import Generator
 from blsgan.models.supervisor import Supervisor
@@ -428,33 +428,8 @@ def schedule_hours(seconds: Sequence[float], config: TrainingConfig) -> float:
     return total / 3600
 
 
-def processor(device: torch.device) -> str:
-    """What it was measured on."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    lines = []
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def commit() -> str:
-    """The commit that was measured, with ``+`` where the tree has changes."""
-    git = ["git", "-C", str(ROOT)]
-    try:
-        head = subprocess.run(
-            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return head + ("+" if changed else "")
+def measured_on(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
 
 
 def compare(
@@ -605,11 +580,11 @@ def main(
                     },
                     "precision": row.precision,
                     "threads": threads,
-                    "device": processor(target),
+                    "device": measured_on(target),
                     "load_average": f"{load:.1f}",
                     "torch": version("torch"),
                     "blsgan": __version__,
-                    "commit": commit(),
+                    "commit": commit_of(),
                 }
             )
             split = ", ".join(f"{part} {100 * share:.1f} %" for part, share in row.shares.items())
@@ -633,7 +608,7 @@ def main(
             if len(stages) == len(config.stages):
                 hours = schedule_hours([row.percentile(50) for row in stages], config)
                 click.echo(
-                    f"paper: the whole schedule takes {hours:.2f} h on {processor(target)}, "
+                    f"paper: the whole schedule takes {hours:.2f} h on {measured_on(target)}, "
                     f"with the public dataset's {PUBLIC_COUNTS[0]} + {PUBLIC_COUNTS[1]} "
                     "training images."
                 )

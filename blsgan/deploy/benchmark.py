@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from blsgan.deploy.parity import overlap_psnr_db
 from blsgan.deploy.samples import Sample, phantom_sample
 from blsgan.errors import BackendError, BlsganError, WeightsError
+from blsgan.machine import processor
 from blsgan.runtimes.session import Session
 from blsgan.tasks.task import find_weights
 
@@ -366,13 +367,8 @@ def engine_variant(path: Path) -> Variant:
 
 def machine() -> dict[str, str]:
     """What the figures were taken on."""
-    name = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            name = line.split(":", 1)[1].strip()
-            break
     return {
-        "cpu": name,
+        "cpu": processor(),
         "cores": str(os.cpu_count()),
         "load_average": " ".join(f"{load:.2f}" for load in os.getloadavg()),
         "python": platform.python_version(),

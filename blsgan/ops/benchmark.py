@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from blsgan.machine import processor
 from blsgan.ops.cases import Joint, OpCase
 
 SIZES = {"training": (12, 2, 256, 256), "large": (64, 2, 512, 512)}
@@ -85,7 +86,7 @@ class Row:
 def machine(device: str) -> dict[str, str]:
     """What the figures were taken on."""
     facts = {
-        "cpu": _cpu_name(),
+        "cpu": processor(),
         "cores": str(os.cpu_count()),
         "load_average": " ".join(f"{load:.2f}" for load in os.getloadavg()),
         "python": platform.python_version(),
@@ -98,17 +99,6 @@ def machine(device: str) -> dict[str, str]:
         facts["gpu_memory_gb"] = f"{properties.total_memory / 2**30:.0f}"
         facts["cuda"] = str(torch.version.cuda)
     return facts
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            for line in lines:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _timer(device: torch.device) -> Callable[[Callable[[], object]], float]:

@@ -7,7 +7,6 @@ import fcntl
 import json
 import os
 import platform
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,11 +14,11 @@ from typing import Any
 
 import torch
 
-import blsgan
 from blsgan import __version__
 from blsgan.data.splits import is_validation
 from blsgan.errors import InputError, UsageError, WeightsError
 from blsgan.io.atomic import atomic_path, check_writable_folder
+from blsgan.machine import commit_of
 from blsgan.tasks.task import SEPARATION, Task, WeightsFile, find_weights
 from blsgan.training import CONFIG_FILE, ENVIRONMENT_FILE
 
@@ -151,7 +150,7 @@ def environment(
     """
     return {
         "blsgan": __version__,
-        "git": commit_of(Path(blsgan.__file__)),
+        "git": commit_of(),
         "torch": str(torch.__version__),
         "python": platform.python_version(),
         "machine": platform.machine(),
@@ -164,28 +163,6 @@ def environment(
         "precision": precision,
         "packages": _versions("numpy", "opencv-python-headless", "monai"),
     }
-
-
-def commit_of(package: Path) -> str | None:
-    """The commit of the repository that tracks a package, with "+" where its files were changed.
-
-    None where no repository does: an installed package may lie in somebody else's.
-
-    Args:
-        package: the package's ``__init__.py``.
-    """
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments], cwd=package.parent, check=True, capture_output=True, text=True
-        ).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", package.name)
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".")
-        return git("rev-parse", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def _versions(*packages: str) -> dict[str, str]:

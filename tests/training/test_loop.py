@@ -19,6 +19,7 @@ import torch
 from blsgan.data.dataset import load_root
 from blsgan.data.layout import content_digest
 from blsgan.errors import InputError, UsageError, WeightsError
+from blsgan.machine import commit_of
 from blsgan.models import load_generator
 from blsgan.tasks.backend import create
 from blsgan.training import precision, run_folder, separation
@@ -434,15 +435,15 @@ def test_the_environment_names_data_and_code(finished, dataset, tmp_path):
     (tmp_path / "theirs").write_text("")
     git("add", "theirs")
     git("commit", "-qm", "theirs")
-    assert run_folder.commit_of(init) is None  # installed into somebody's repository
+    assert commit_of(init) is None  # installed into somebody's repository
     git("add", "package")
     git("commit", "-qm", "ours")
     commit = git("rev-parse", "HEAD")
     (tmp_path / "theirs").write_text("changed")
     (package / "new").write_text("")
-    assert run_folder.commit_of(init) == commit
+    assert commit_of(init) == commit
     init.write_text("two")
-    assert run_folder.commit_of(init) == f"{commit}+"
+    assert commit_of(init) == f"{commit}+"
 
 
 def test_dry_run_prints_the_configuration_and_touches_nothing(dataset, tmp_path):
