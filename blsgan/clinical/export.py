@@ -19,9 +19,9 @@ from blsgan.clinical.objects import (
     Reference,
     input_image,
     layer_images,
-    measurement_report,
     segmentation,
 )
+from blsgan.clinical.reports import measurement_report
 from blsgan.errors import BackendError, InputError, OutputError, debugging
 from blsgan.hands.chain import Crop
 from blsgan.io.atomic import atomic_paths, output_error

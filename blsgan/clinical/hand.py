@@ -9,13 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blsgan.anatomy import finger_of, title
-from blsgan.clinical.objects import (
-    SCHEME,
-    Reference,
-    bone_segment,
-    report_object,
-    segmentation_object,
-)
+from blsgan.clinical.objects import Reference, bone_segment, segmentation_object
+from blsgan.clinical.reports import group, length, own_code, report_object, score
 from blsgan.io.masks import BONES
 from blsgan.records.hand import HandRecord
 from blsgan.records.hand_visits import HandVisitsRecord, JointInterval
@@ -33,10 +28,8 @@ _FINGERS = ("thumb", "index finger", "middle finger", "ring finger", "little fin
 
 def joint_code(joint: str) -> Any:
     """Which finger joint it is: a code of the private scheme."""
-    from pydicom.sr.coding import Code
-
     kind, finger = _KINDS[joint[:-1]], _FINGERS[finger_of(joint) - 1]
-    return Code(joint.upper(), SCHEME, f"{kind.capitalize()} of {finger}")
+    return own_code(joint.upper(), f"{kind.capitalize()} of {finger}")
 
 
 def hand_segmentation(
@@ -71,29 +64,21 @@ def hand_segmentation(
 
 def hand_report(reference: Reference, record: HandRecord) -> Dataset:
     """What became of each joint of a hand, as a TID 1500 report."""
-    from highdicom.sr import Measurement
     from pydicom.sr.codedict import codes
-    from pydicom.sr.coding import Code
 
     groups, comments = [], []
     for name, joint in record.joints.items():
-        status = Code(joint.status.upper(), SCHEME, joint.status.capitalize())
         measurements = []
         if joint.confidence is not None:
-            measurements = [
-                Measurement(
-                    Code("CONFIDENCE", SCHEME, "Confidence of the masks"),
-                    joint.confidence.score,
-                    codes.UCUM.NoUnits,
-                )
-            ]
+            measurements = [score("CONFIDENCE", "Confidence of the masks", joint.confidence.score)]
+        status = own_code(joint.status.upper(), joint.status.capitalize())
         groups.append(
-            _group(
-                name,
-                record.side,
+            group(
+                f"{record.side} {title(name)}",
                 [reference],
                 measurements,
-                [(Code("MASKS", SCHEME, "Status of the masks"), status)],
+                [(own_code("MASKS", "Status of the masks"), status)],
+                site=_site(name, record.side),
             )
         )
         comments += [f"{title(name)}: {reason}" for reason in joint.reasons]
@@ -113,37 +98,31 @@ def visits_report(
 
     A joint that is not measurable has no figures, but the verdict and its reasons.
     """
-    from highdicom.sr import Measurement
     from pydicom.sr.codedict import codes
-    from pydicom.sr.coding import Code
 
     groups, comments = [], []
     for one in joints:
         measurements = []
         if one.verdict != "not measurable" and one.narrowing_px is not None:
-            factor, unit = (
-                (one.pixel_mm, codes.UCUM.Millimeter)
-                if one.pixel_mm is not None
-                else (1.0, Code("{pixels}", "UCUM", "pixels"))
-            )
+            side_mm = one.pixel_mm
             figures = (
                 ("JSN", "Joint space narrowing", one.narrowing_px),
                 ("JSNSE", "Standard error of joint space narrowing", one.standard_error_px),
                 ("JSNSDD", "Smallest detectable difference", one.detectable_px),
             )
             measurements = [
-                Measurement(Code(code, SCHEME, meaning), float(px) * factor, unit)
+                length(code, meaning, px, None if side_mm is None else px * side_mm)
                 for code, meaning, px in figures
                 if px is not None
             ]
-        verdict = Code(one.verdict.upper().replace(" ", "_"), SCHEME, one.verdict.capitalize())
+        verdict = own_code(one.verdict.upper().replace(" ", "_"), one.verdict.capitalize())
         groups.append(
-            _group(
-                one.joint,
-                one.side,
+            group(
+                f"{one.side} {title(one.joint)}",
                 [earlier, later],
                 measurements,
-                [(Code("VERDICT", SCHEME, "Verdict on narrowing"), verdict)],
+                [(own_code("VERDICT", "Verdict on narrowing"), verdict)],
+                site=_site(one.joint, one.side),
             )
         )
         comments += [f"{title(one.joint)}: {flag}" for flag in one.flags]
@@ -156,38 +135,10 @@ def visits_report(
     )
 
 
-def _group(
-    joint: str,
-    side: str,
-    references: Sequence[Reference],
-    measurements: list[Any],
-    evaluations: Sequence[tuple[Any, Any]],
-) -> Any:
-    from highdicom.sr import (
-        FindingSite,
-        MeasurementsAndQualitativeEvaluations,
-        QualitativeEvaluation,
-        SourceImageForMeasurementGroup,
-        TrackingIdentifier,
-    )
+def _site(joint: str, side: str) -> dict[str, Any]:
     from pydicom.sr.codedict import codes
-    from pydicom.uid import generate_uid
 
-    return MeasurementsAndQualitativeEvaluations(
-        TrackingIdentifier(generate_uid(prefix=None), f"{side} {title(joint)}"),
-        finding_sites=[
-            FindingSite(
-                codes.SCT.FingerJoint,
-                laterality=codes.SCT.Left if side == "left" else codes.SCT.Right,
-                topographical_modifier=joint_code(joint),
-            )
-        ],
-        measurements=measurements or None,
-        qualitative_evaluations=[QualitativeEvaluation(*pair) for pair in evaluations],
-        source_images=[
-            SourceImageForMeasurementGroup(
-                str(each.dataset.SOPClassUID), str(each.dataset.SOPInstanceUID)
-            )
-            for each in references
-        ],
-    )
+    return {
+        "laterality": codes.SCT.Left if side == "left" else codes.SCT.Right,
+        "topographical_modifier": joint_code(joint),
+    }

@@ -1,8 +1,7 @@
-"""DICOM objects of a result: layers as derived images, masks as a segmentation, JSN as a report.
+"""DICOM objects of a result: layers as derived images, masks as a segmentation.
 
 highdicom builds and checks them. Layers are Secondary Capture images of image type DERIVED, which
-every viewer and archive takes; masks a Segmentation with one segment for each bone (they overlap);
-the measurement an Enhanced SR by TID 1500.
+every viewer and archive takes; masks a Segmentation with one segment for each bone (they overlap).
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from blsgan.clinical.identity import KEPT, Policy, mark_anonymous
 from blsgan.io.masks import BONES
 from blsgan.io.results import to_uint16
 from blsgan.io.spacing import PixelSpacing
-from blsgan.records.narrowing import NarrowingRecord
 from blsgan.records.separation import SeparationRecord
 
 if TYPE_CHECKING:
@@ -29,8 +27,8 @@ MANUFACTURER = "blsgan"
 SCHEME = "99BLSGAN"
 """Private coding scheme of what no published scheme names."""
 
-_CREATOR = Policy(salt="").uid("creator", MANUFACTURER)  # one for all of blsgan's objects
-_SERIES_NUMBERS = {"input": 9001, "layers": 9002, "masks": 9003, "jsn": 9004}
+CREATOR = Policy(salt="").uid("creator", MANUFACTURER)  # one for all of blsgan's objects
+SERIES_NUMBERS = {"input": 9001, "layers": 9002, "masks": 9003, "jsn": 9004}
 _SCALE_NOTE = "Stored value / 65535 is the intensity 0..1, dense bone bright."
 
 
@@ -47,7 +45,7 @@ class Reference:
     sop_class: str
 
 
-def _equipment() -> dict[str, Any]:
+def equipment() -> dict[str, Any]:
     return {
         "manufacturer": MANUFACTURER,
         "manufacturer_model_name": "blsgan",
@@ -86,7 +84,7 @@ def _image(
         patient_orientation=("L", "F"),
         transfer_syntax_uid="1.2.840.10008.1.2.1",
         series_description=description,
-        **_equipment(),
+        **equipment(),
     )
     image.PatientOrientation = unknown
     for keyword in KEPT:
@@ -116,7 +114,7 @@ def _set_spacing(dataset: Dataset, spacing: PixelSpacing | None) -> None:
         dataset.ImagerPixelSpacing = sides
 
 
-def _finish(dataset: Dataset, anonymous: bool, *references: Reference) -> None:
+def finish(dataset: Dataset, anonymous: bool, *references: Reference) -> None:
     """Say that identity was removed, and take back what highdicom thinks of the equipment.
 
     It takes the writer of the anonymous radiograph for the device that acquired it. References to
@@ -158,14 +156,14 @@ def input_image(
         pixels,
         spacing,
         series=series,
-        series_number=_SERIES_NUMBERS["input"],
+        series_number=SERIES_NUMBERS["input"],
         instance=instance,
         number=1,
         kind="INPUT",
         description="Radiograph (anonymous)",
         derivation=f"The radiograph as blsgan {__version__} read it, after its VOI transform.",
     )
-    _finish(image, anonymous=True)
+    finish(image, anonymous=True)
     for keyword in ("InstanceCreationDate", "InstanceCreationTime", "ContentDate", "ContentTime"):
         if keyword in image:
             delattr(image, keyword)
@@ -190,7 +188,7 @@ def layer_images(
             layer,
             reference.spacing,
             series=series,
-            series_number=_SERIES_NUMBERS["layers"],
+            series_number=SERIES_NUMBERS["layers"],
             instance=generate_uid(prefix=None),
             number=number,
             kind=f"{bone.upper()}_LAYER",
@@ -204,10 +202,10 @@ def layer_images(
             ),
         )
         image.SourceImageSequence = [_source_item(reference.dataset)]
-        image.InstanceCreatorUID = _CREATOR
+        image.InstanceCreatorUID = CREATOR
         image.ImageComments = f"{bone} bone"
         image.BurnedInAnnotation = "NO"  # outside the bone there is nothing
-        _finish(image, reference.anonymous, reference)
+        finish(image, reference.anonymous, reference)
         images.append(image)
     return images
 
@@ -283,7 +281,7 @@ def segmentation_object(
         "BINARY",
         segments,
         generate_uid(prefix=None),
-        _SERIES_NUMBERS["masks"],
+        SERIES_NUMBERS["masks"],
         generate_uid(prefix=None),
         1,
         MANUFACTURER,
@@ -301,195 +299,5 @@ def segmentation_object(
     if "PixelMeasuresSequence" in shared:
         del shared.PixelMeasuresSequence
     _set_spacing(found, reference.spacing)
-    _finish(found, reference.anonymous, reference)
-    return found
-
-
-def measurement_report(
-    baseline: Reference, followup: Reference, record: NarrowingRecord
-) -> Dataset:
-    """JSN between two radiographs as a TID 1500 report in the follow-up's study.
-
-    A mismatch carries no measurement of narrowing, but a code that says so and the reasons.
-    """
-    from highdicom.sr import (
-        AlgorithmIdentification,
-        FindingSite,
-        Measurement,
-        MeasurementsAndQualitativeEvaluations,
-        QualitativeEvaluation,
-        SourceImageForMeasurementGroup,
-        TimePointContext,
-        TrackingIdentifier,
-    )
-    from pydicom.sr.codedict import codes
-    from pydicom.sr.coding import Code
-    from pydicom.uid import generate_uid
-
-    weights = record.weights
-    algorithm = AlgorithmIdentification(
-        "blsgan jsn",
-        record.blsgan,
-        parameters=[
-            f"fit_scale={record.fit_scale}",
-            "layers=not separated"
-            if weights is None
-            else f"weights={weights.name} {weights.sha256}",
-        ],
-    )
-    sources = [
-        SourceImageForMeasurementGroup(
-            str(each.dataset.SOPClassUID), str(each.dataset.SOPInstanceUID)
-        )
-        for each in (baseline, followup)
-    ]
-    site = [FindingSite(codes.SCT.FingerJoint)]
-    in_mm = record.pixel_mm is not None
-
-    def length(px: float, mm: float | None) -> float:
-        if not in_mm:
-            return px
-        if mm is None:
-            raise ValueError("a record with the size of a pixel has every length in mm")
-        return mm
-
-    unit = codes.UCUM.Millimeter if in_mm else Code("{pixels}", "UCUM", "pixels")
-
-    def group(
-        name: str,
-        measurements: list[Any],
-        images: list[Any],
-        time_point: tuple[str, int],
-        evaluations: list[Any] | None = None,
-    ) -> Any:
-        return MeasurementsAndQualitativeEvaluations(
-            TrackingIdentifier(generate_uid(prefix=None), name),
-            time_point_context=TimePointContext(time_point[0], time_point_order=time_point[1]),
-            algorithm_id=algorithm,
-            finding_sites=site,
-            measurements=measurements or None,
-            qualitative_evaluations=evaluations,
-            source_images=images,
-        )
-
-    status = Code("STATUS", SCHEME, "Measurement status")
-    narrowing = []
-    if record.mismatch:
-        result = Code("MISMATCH", SCHEME, "Mismatch, no measurement")
-    else:
-        result = Code("MEASURED", SCHEME, "Measured")
-        narrowing = [
-            Measurement(
-                Code("JSN", SCHEME, "Joint space narrowing"),
-                length(record.narrowing_px, record.narrowing_mm),
-                unit,
-            ),
-            Measurement(
-                Code("QUALITY", SCHEME, "Registration quality"),
-                record.quality,
-                codes.UCUM.NoUnits,
-            ),
-        ]
-    groups = [
-        group(
-            "joint space narrowing",
-            narrowing,
-            sources,
-            ("baseline to follow-up", 2),
-            [QualitativeEvaluation(status, result)],
-        )
-    ]
-    spaces = record.joint_space_width
-    for order, (visit, width, source) in enumerate(
-        zip(("baseline", "followup"), (spaces.baseline, spaces.followup), sources, strict=True),
-        start=1,
-    ):
-        if width is None:
-            continue
-        groups.append(
-            group(
-                f"joint space width, {visit}",
-                [
-                    Measurement(
-                        Code("JSWMEAN", SCHEME, "Mean joint space width"),
-                        length(width.mean_px, width.mean_mm),
-                        unit,
-                    ),
-                    Measurement(
-                        Code("JSWMIN", SCHEME, "Minimal joint space width"),
-                        length(width.minimum_px, width.minimum_mm),
-                        unit,
-                    ),
-                ],
-                [source],
-                (visit, order),
-            )
-        )
-    return report_object(
-        [followup, baseline],
-        groups,
-        [*record.problems, *record.notes],
-        "Joint space narrowing",
-        codes.cid100.XRUnspecifiedBodyRegion,
-    )
-
-
-def report_object(
-    references: Sequence[Reference],
-    groups: list[Any],
-    comments: Sequence[str],
-    description: str,
-    procedure: Any,
-) -> Dataset:
-    """An Enhanced SR by TID 1500, in the study of the first of ``references``.
-
-    Args:
-        references: the radiographs that it is about.
-        groups: of measurements.
-        comments: texts that stand after them.
-        description: of its series.
-        procedure: the code of what was reported.
-    """
-    from highdicom.coding_schemes import CodingSchemeIdentificationItem
-    from highdicom.sr import (
-        DeviceObserverIdentifyingAttributes,
-        EnhancedSR,
-        MeasurementReport,
-        ObservationContext,
-        ObserverContext,
-        TextContentItem,
-    )
-    from pydicom.sr.codedict import codes
-    from pydicom.uid import generate_uid
-
-    device = DeviceObserverIdentifyingAttributes(
-        uid=_CREATOR,
-        name="blsgan",
-        manufacturer_name=MANUFACTURER,
-        model_name=f"blsgan {__version__}",
-    )
-    report = MeasurementReport(
-        ObservationContext(ObserverContext(codes.DCM.Device, device)),
-        procedure,
-        groups,
-    )
-    for text in comments:
-        report[0].ContentSequence.append(
-            TextContentItem(codes.DCM.Comment, str(text), relationship_type="CONTAINS")
-        )
-    found = EnhancedSR(
-        [reference.dataset for reference in references],
-        report,
-        generate_uid(prefix=None),
-        _SERIES_NUMBERS["jsn"],
-        generate_uid(prefix=None),
-        1,
-        is_complete=True,
-        series_description=description,
-        coding_schemes=[
-            CodingSchemeIdentificationItem(SCHEME, name="blsgan", responsible_organization="blsgan")
-        ],
-        **_equipment(),
-    )
-    _finish(found, references[0].anonymous, *references)
+    finish(found, reference.anonymous, reference)
     return found
