@@ -150,13 +150,29 @@ def test_a_list_goes_on_and_counts_what_failed(joints):
         (lambda: blsgan.separate("joint.png", device="tpu"), "choose cpu or gpu"),
         (lambda: blsgan.separate(["a.png", "b.png"], [None]), "2 sources came with masks for 1"),
         (lambda: blsgan.separate("a.png", ("x.png",)), "masks are those of two bones"),
+        (lambda: blsgan.separate("joint.png", format="jpg"), "choose one of png, tiff, npz"),
+        (lambda: blsgan.separate("joint.png", threads="2"), "give a whole number"),
+        (lambda: blsgan.separate(Image.open("joint.png")), r"give numpy\.asarray of it"),
+        (lambda: blsgan.separate(["joint.png", "folder/joint.png"], output="out"), "both be"),
+        (lambda: blsgan.segment(["joint.png", "folder/joint.png"], output="out"), "both be"),
         (lambda: blsgan.segment("folder"), "give it in a list"),
         (lambda: blsgan.segment(PHANTOM.image, output="out"), "no name"),
     ],
 )
 def test_a_call_that_cannot_be_meant_is_said(joints, call, words):
+    shutil.copy("joint.png", "folder/joint.png")
     with pytest.raises(UsageError, match=words):
         call()
+
+
+def test_arrays_of_a_list_have_names_of_their_own(joints):
+    images = [PHANTOM.image, PHANTOM.image[:, ::-1]]
+    masks = [PHANTOM.masks.astype(np.float32), PHANTOM.masks[..., ::-1]]
+    found = blsgan.separate(iter(images), masks, output="out")
+    assert [result.name for result in found] == ["joint", "joint_2"]
+    one, other = (result.record for result in found)
+    assert one.overlap.area_px == other.overlap.area_px > 0
+    assert one.inputs["image"] != other.inputs["image"]
 
 
 def _upper(separator):

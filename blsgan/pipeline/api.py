@@ -34,7 +34,7 @@ from blsgan.jsn.visits import (
     measure_pair,
     read_visit,
 )
-from blsgan.pipeline.joint import Joint
+from blsgan.pipeline.joint import Joint, check_format
 from blsgan.pipeline.measure import separation_by, visit_files, write_measurement
 from blsgan.pipeline.segment import PredictedMasks, predict, segment_item, segment_joint
 from blsgan.pipeline.separate import (
@@ -190,7 +190,8 @@ def separate(
 
     Args:
         source: a file, or an array [H,W] (floating point in [0,1], uint8 or uint16); or a list of
-            files, folders, lists of the public dataset and arrays.
+            files, folders, lists of the public dataset and arrays. Arrays are called joint,
+            joint_2 and so on.
         masks: of the upper and the lower bone: an array [2,H,W], or the names of two files; for a
             list a list of them, None where there are none. Without: those beside the file, by
             ``mask_pattern``; where there are none they are predicted.
@@ -218,6 +219,7 @@ def separate(
             first, and the message counts those that failed.
         UsageError: a call that cannot be meant. WeightsError, BackendError, OutputError: as said.
     """
+    check_format(format)
     options = SeparationOptions(
         format=format,
         bit_depth=bit_depth,
@@ -238,12 +240,14 @@ def separate(
     )
     if work.output is not None:
         check_writable_folder(work.output)
+    _refuse_other_arrays(source)
     if isinstance(source, (str, os.PathLike, np.ndarray)):
         jobs = work.joints(source, _one_pair(masks))
         if len(jobs) != 1 or (not isinstance(source, np.ndarray) and Path(source).is_dir()):
             raise UsageError(f"{source} names many radiographs; give it in a list: [{source!r}].")
         return jobs[0]()
-    pairs = list(zip(source, _pairs(masks, len(source)), strict=True))
+    sources = list(source)
+    pairs = list(zip(sources, _pairs(masks, len(sources)), strict=True))
     if work.output is None:
         jobs = [job for pair in pairs for job in work.joints(*pair)]
         return [job() for job in _tracked(jobs, progress, "separating")]
@@ -268,11 +272,13 @@ class _Separating:
         self.output = output
         self.overwrite = overwrite
         self.pattern = pattern
+        self._places = _Places(output)
 
     def joints(self, source: Source, masks: Masks | None) -> list[Callable[[], Joint]]:
         """What separates each joint of an entry, and writes it where there is a folder."""
         if isinstance(source, np.ndarray):
-            return [functools.partial(self._saved, self._array, source, masks)]
+            name = self._places.of_array()
+            return [functools.partial(self._saved, self._array, source, masks, name)]
         array = masks if isinstance(masks, np.ndarray) else None
         return [
             functools.partial(self._saved, self._file, item, array)
@@ -303,7 +309,7 @@ class _Separating:
         items, _ = work_list(
             Path(source), self.output, masks=given or (None, None), pattern=self.pattern
         )
-        return items
+        return self._places.of_items(items)
 
     def _stored(self, path: Path) -> StoredResult:
         assert self.output is not None, "asked for by who calls"
@@ -343,7 +349,7 @@ class _Separating:
         except InputError as error:
             raise type(error)(f"{item.image}: {error}") from error
 
-    def _array(self, image: Array, masks: Masks | None) -> Joint:
+    def _array(self, image: Array, masks: Masks | None, name: str) -> Joint:
         started = time.perf_counter()
         if isinstance(masks, tuple):
             raise UsageError("an image that is an array needs masks as an array [2,H,W], or none.")
@@ -358,7 +364,7 @@ class _Separating:
             None if spacing is None else user_spacing(spacing[0], spacing[1]),
             (*notes, *more),
         )
-        return self._in_memory(radiograph, masks, name="joint", file_name=None, started=started)
+        return self._in_memory(radiograph, masks, name=name, file_name=None, started=started)
 
     def _in_memory(
         self,
@@ -396,7 +402,7 @@ class _Separating:
             prediction=None if predicted is None else predicted.record,
             started=started,
         )
-        return replace(joint, predicted=predicted, masks=masks != 0)
+        return replace(joint, predicted=predicted)
 
 
 @overload
@@ -476,6 +482,7 @@ def segment(
             raise UsageError("an array has no name to write masks by; leave out output.")
         return segment_joint(loaded, image)
 
+    _refuse_other_arrays(source)
     if isinstance(source, np.ndarray):
         return array(source)
     if isinstance(source, (str, os.PathLike)):
@@ -484,12 +491,13 @@ def segment(
             raise UsageError(f"{source} names many radiographs; give it in a list.")
         return one(items[0])
     jobs: list[Callable[[], Segmentation]] = []
+    places = _Places(folder)
     for entry in source:
         if isinstance(entry, np.ndarray):
             jobs.append(functools.partial(array, entry))
         else:
             items, _ = work_list(Path(entry), folder, pattern=None)
-            jobs += [functools.partial(one, item) for item in items]
+            jobs += [functools.partial(one, item) for item in places.of_items(items)]
     return [job() for job in _tracked(jobs, progress, "segmenting")]
 
 
@@ -562,6 +570,43 @@ def measure(
         inputs = [path for visit in files for path in visit.paths]
         write_measurement(result, Path(output), inputs)
     return result
+
+
+class _Places:
+    """Names of a list's results in a folder: no source's are written over by another's."""
+
+    def __init__(self, output: Path | None) -> None:
+        self._output = output
+        self._taken: dict[Path, Path | None] = {}
+
+    def of_items(self, items: Sequence[Item]) -> list[Item]:
+        """The items; raises :class:`UsageError` where one would be written over another."""
+        for item in items:
+            self._take(item.folder / item.name, item.image)
+        return list(items)
+
+    def of_array(self) -> str:
+        """The name of the next array: joint, joint_2 and so on."""
+        number = sum(source is None for source in self._taken.values()) + 1
+        name = "joint" if number == 1 else f"joint_{number}"
+        self._take(Path(name), None)
+        return name
+
+    def _take(self, place: Path, source: Path | None) -> None:
+        known = self._taken.setdefault(place, source)
+        if known != source and self._output is not None:
+            one, other = known or "an array", source or "an array"
+            raise UsageError(
+                f"{one} and {other} would both be written as {self._output / place}; give the "
+                "folder that holds both, or write them into two folders."
+            )
+
+
+def _refuse_other_arrays(source: object) -> None:
+    if not isinstance(source, np.ndarray) and (
+        hasattr(source, "__array__") or hasattr(source, "__array_interface__")
+    ):
+        raise UsageError(f"a {type(source).__name__} is no NumPy array; give numpy.asarray of it.")
 
 
 def _record_path(work: _Separating, job: Callable[[], Joint]) -> Path:

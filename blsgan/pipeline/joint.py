@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,7 +65,7 @@ class Joint(Separation):
         Raises:
             OutputError: they cannot be written.
             UsageError: an input, a mask that somebody drew, or what was made with such masks, would
-                be written over.
+                be written over; a format that is not known.
         """
         folder = Path(folder)
         if self.predicted is not None:
@@ -88,6 +88,7 @@ class Joint(Separation):
         panel = self.panel() if self.record.options.panels else None
         options = self.record.options
         if format is not None:
+            check_format(format)
             options = options.model_copy(update={"format": format})
         times = {**self.record.times_ms, "draw": milliseconds(started, time.perf_counter())}
         record = self.record.model_copy(
@@ -198,6 +199,14 @@ def _protect_inputs(files: Iterable[Path], inputs: Iterable[Path]) -> None:
 def residual_encoding(file_format: Format) -> str | None:
     """What a record says about the residual's file."""
     return None if file_format == "npz" else results.RESIDUAL_ENCODING
+
+
+def check_format(name: str) -> None:
+    """Raises :class:`UsageError` for a format of layers' files that is not known."""
+    if name not in get_args(Format):
+        raise UsageError(
+            f"format {name!r} is unknown; choose one of {', '.join(get_args(Format))}."
+        )
 
 
 def milliseconds(start: float, stop: float) -> float:

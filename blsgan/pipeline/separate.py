@@ -217,7 +217,7 @@ def made_from_hashes(
 def separate_read(
     separator: Separator,
     radiograph: Radiograph,
-    masks: NDArray[np.bool_],
+    masks: NDArray[Any],
     made_from: dict[str, Any],
     *,
     name: str,
@@ -235,6 +235,7 @@ def separate_read(
     """
     read = time.perf_counter()
     separation = separator(radiograph.pixels, masks)
+    masks = masks != 0  # of every dtype that it takes
     separated = time.perf_counter()
     record = SeparationRecord(
         schema=1,

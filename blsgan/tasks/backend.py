@@ -87,8 +87,8 @@ def _create(
 ) -> Backend:
     if name not in CHOICES:
         raise UsageError(f"backend {name!r} is unknown; choose one of {', '.join(CHOICES)}.")
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads is {threads}; give a whole number from 1 on.")
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise UsageError(f"threads is {threads!r}; give a whole number from 1 on.")
     threads = runtimes.thread_count(threads)
     weights = find_weights(path_or_name, task)
     if name in ENGINES or (name == "auto" and _takes_engine(weights)):
