@@ -2,6 +2,12 @@
 
 Every message is one sentence that names the file, the value and the way out; the command line
 prints it as it is, without a traceback.
+
+>>> try:
+...     blsgan.separate("nowhere.png")
+... except blsgan.errors.InputError as error:
+...     print(error)
+nowhere.png does not exist; check the path of the image.
 """
 
 from __future__ import annotations

@@ -47,12 +47,10 @@ def hand_image(hand_of_joints):
     return hand_of_joints(1)[0]
 
 
-@pytest.mark.parametrize(
-    "name", ["blsgan", *(n for n in dir(blsgan) if n not in ("ops", "errors"))]
-)
+@pytest.mark.parametrize("name", ["blsgan", *dir(blsgan)])
 def test_every_example_runs(joints, hand_image, name):
-    if name == "nn":
-        pytest.importorskip("torch", reason="blsgan.nn needs torch")
+    if name in ("nn", "ops"):
+        pytest.importorskip("torch", reason=f"blsgan.{name} needs torch")
     shown = blsgan if name == "blsgan" else getattr(blsgan, name)
     names = {"blsgan": blsgan, "image": PHANTOM.image, "masks": PHANTOM.masks}
     names["hand_image"] = hand_image

@@ -24,6 +24,11 @@ shows of soft tissue alone. It counts where bones overlap, clamped to [0, K_MAX]
 where it is clamped, and its dtype does not decide the arithmetic's. ``law`` says how attenuation A
 and display x belong together: 0 is transmission, ``A = -log(1 - x)``, the paper's; b of
 [LAW_MIN, LAW_MAX] is the exponential law, ``A = exp(b x) - 1``. Attenuations add up along a ray.
+
+>>> import torch
+>>> masks = torch.ones(1, 2, 8, 8)
+>>> blsgan.ops.compose_layers(torch.full((1, 2, 8, 8), 0.5), masks, torch.tensor([0.0])).unique()
+tensor([0.7500])
 """
 
 from __future__ import annotations
