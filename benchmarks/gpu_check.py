@@ -275,8 +275,8 @@ def report(result: dict[str, Any]) -> str:
     lines = [
         f"On {name}, torch {machine['torch']}, {machine['time'][:10]}, commit {result['commit']}.",
         "",
-        "| op, forward + backward, float32 | 12x2x256x256: eager | torch.compile "
-        "| 64x2x512x512: eager | torch.compile | share of copy bandwidth, large |",
+        "| op, forward + backward, float32 | 12x2x256x256: eager | 12x2x256x256: torch.compile "
+        "| 64x2x512x512: eager | 64x2x512x512: torch.compile | share of copy bandwidth, large |",
         "|---|---|---|---|---|---|",
     ]
     rows = {
