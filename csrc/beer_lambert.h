@@ -291,9 +291,10 @@ struct ExponentialLaw {
 };
 
 // ------------------------------------------------------------------------------------------------
-// Split: the inverse, exact by construction. Inside an overlap of n bones with shares r_i that sum
-// to 1 the layers' attenuations are r_i (A + (n - 1) a), with A = A(image), a = A(k): as compose
-// asks, they sum to A + (n - 1) a.
+// Split: the inverse, exact by construction. Inside an overlap of n bones with shares r_i of bone
+// that sum to 1 the layers' attenuations are a + r_i (A - a), with A = A(image), a = A(k): as
+// compose asks, they sum to A + (n - 1) a. A bone without a share shows soft tissue alone. Where the
+// image is darker than soft tissue, A < a, the same holds: each A_i lies between A and a.
 
 // a with da/dk.
 template <typename T, typename Law>
@@ -302,22 +303,10 @@ BLSGAN_HD Sloped<T> soft_attenuation(const Law& law, T k) {
   return {a, keep_if(soft_tissue_has_gradient(k), law.attenuation_slope(clamped, a))};
 }
 
-// What the bones share.
+// A_i = a + r_i (A - a); `bone` is A - a, what the bones share.
 template <typename T>
-BLSGAN_HD T shared_attenuation(T attenuation, T soft, T coverage) {
-  return attenuation + (coverage - T(1)) * soft;
-}
-
-// A_i
-template <typename T>
-BLSGAN_HD T layer_attenuation(T share, T shared) {
-  return share * shared;
-}
-
-// d A_i / d a; `others` is 1 - share, the other bones' shares.
-template <typename T>
-BLSGAN_HD T soft_share(T share, T, T coverage) {
-  return share * (coverage - T(1));
+BLSGAN_HD T layer_attenuation(T share, T bone, T soft) {
+  return soft + share * bone;
 }
 
 // The shares of two covering bones: the softmax of their logits, with one exponential instead of

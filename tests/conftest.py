@@ -77,7 +77,7 @@ def write_joint(phantom):
 def write_network(
     path: Path, *, seed: int = 0, mask_channels: int = 2, output: str = "share_logits"
 ):
-    """Two convolutions, and k from the mean of their features; float32, dynamic B, H, W."""
+    """Two convolutions, and soft tissue from the mean of their features; float32, free B, H, W."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -100,7 +100,8 @@ def write_network(
         helper.make_node("Conv", ["mean", "w2"], ["k_logit"]),
         helper.make_node("Sigmoid", ["k_logit"], ["k_unit"]),
         helper.make_node("Mul", ["k_unit", "k_max"], ["k_map"]),
-        helper.make_node("Reshape", ["k_map", "flat"], ["soft_tissue"]),
+        helper.make_node("Shape", ["image"], ["size"]),
+        helper.make_node("Expand", ["k_map", "size"], ["soft_tissue"]),
     ]
     initializers = [
         weights("w0", width, 1 + mask_channels, 3, 3),
@@ -109,16 +110,17 @@ def write_network(
         weights("b1", 2),
         weights("w2", 1, width, 1, 1),
         numpy_helper.from_array(np.array(0.95, np.float32), "k_max"),
-        numpy_helper.from_array(np.array([-1], np.int64), "flat"),
     ]
     graph = helper.make_graph(
         nodes,
         "random",
         [port("image", "B", 1, "H", "W"), port("masks", "B", mask_channels, "H", "W")],
-        [port(output, "B", 2, "H", "W"), port("soft_tissue", "B")],
+        [port(output, "B", 2, "H", "W"), port("soft_tissue", "B", 1, "H", "W")],
         initializers,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    described = {"blsgan.size_multiple": "8", "blsgan.law": "8", "blsgan.reach_px": "4"}
+    helper.set_model_props(model, described)
     onnx.checker.check_model(model)
     onnx.save(model, path)
 

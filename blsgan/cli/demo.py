@@ -88,7 +88,7 @@ def _report(phantom: Phantom, outcome: Outcome[Joint, SeparationRecord], seed: i
     click.echo(
         f"joint phantom, seed {seed}: {int(region.sum())} px overlap "
         f"({region.sum() * spacing**2:.2f} mm²), true k {phantom.soft_tissue:.3f}, "
-        f"estimated {separation.soft_tissue:.3f}"
+        f"soft tissue {np.nanmean(separation.soft_tissue):.3f}"
     )
     click.echo(f"{'PSNR in the overlap, dB':<34}{'upper':>8}{'lower':>8}")
     for name, layers in candidates.items():

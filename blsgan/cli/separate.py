@@ -194,7 +194,7 @@ def _report_one(item: Item, outcome: Outcome[Joint, SeparationRecord]) -> None:
         click.echo("no overlap: each layer is the image inside its mask")
     else:
         click.echo(
-            f"overlap {overlap.area_px} px{area}, soft tissue k {k:.3f}, reconstruction MSE "
+            f"overlap {overlap.area_px} px{area}, soft tissue {k:.3f}, reconstruction MSE "
             f"{record.reconstruction_error.mse:.1e}"
         )
     for note in record.notes:

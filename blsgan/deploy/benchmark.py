@@ -306,15 +306,13 @@ def _peak_mb() -> float:
 def _load_torch(job: dict[str, Any]) -> Session:
     import torch
 
-    from blsgan import ops
     from blsgan.models import load_generator
     from blsgan.runtimes.torch import TorchSession
 
     generator = load_generator(job["weights"])
 
     def whole(image: Any, masks: Any) -> Any:
-        share_logits, soft_tissue = generator(image, masks)
-        return ops.split_attenuation(share_logits, image, masks, soft_tissue)
+        return generator.separate(image, masks)[0]
 
     network = torch.compile(whole) if job["runtime"] == "torch.compile" else whole
     return TorchSession(network, ("image", "masks"), ("layers",), threads=job["threads"])

@@ -153,6 +153,8 @@ def build_engine(
             weights_sha256=exported.metadata["weights_sha256"],
             architecture=exported.metadata["architecture"],
             size_multiple=exported.size_multiple,
+            law=exported.law,
+            reach_px=exported.reach_px,
         ),
         "precision": converted.precision,
         "converter": converted.converter,

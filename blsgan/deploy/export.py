@@ -31,6 +31,7 @@ from blsgan.io.files import FileBytes
 from blsgan.models import OPSET
 from blsgan.records.parity import ParityRecord
 from blsgan.records.record import Weights
+from blsgan.runtimes.onnx_model import PREFIX
 from blsgan.tasks.task import WeightsFile, find_weights
 
 OUTPUTS = ("layers", "reconstruction", "soft_tissue", "share_logits")
@@ -40,10 +41,10 @@ REPORT_SUFFIX = ".parity.json"
 PORTS = {
     "image": "float32 [B,1,H,W] in [0,1], the radiograph, white = dense",
     "masks": "float32 [B,2,H,W] in {0,1}, upper and lower bone",
-    "layers": "float32 [B,2,H,W] in [0,1], upper and lower layer, 0 outside their masks",
+    "layers": "float32 [B,2,H,W] in [0,1], upper and lower, 0 outside their masks and the zone",
     "reconstruction": "float32 [B,1,H,W] in [0,1], the layers composed, 0 outside the bones",
-    "soft_tissue": "float32 [B] in [0,0.95], k",
-    "share_logits": "float32 [B,2,H,W], meaningful in the overlap",
+    "soft_tissue": "float32 [B,1,H,W] in [0,0.95], of soft tissue alone, meaningful in the zone",
+    "share_logits": "float32 [B,2,H,W], meaningful in the zone",
 }
 
 _BATCHES = (1, 2, 5)
@@ -132,7 +133,7 @@ def export(
         network, OUTPUTS, size_multiple=generator.size_multiple, opset=opset, batch=batch, size=size
     )
     _spell_out_gemm(model)
-    _describe(model, file, generator.architecture, generator.size_multiple)
+    _describe(model, file, generator)
     data: bytes = model.SerializeToString(deterministic=True)
 
     runtime = parity.OnnxRuntime(data, str(output))
@@ -243,16 +244,17 @@ def _whole_separation(generator: Any) -> Any:
     from blsgan import ops
 
     class WholeSeparation(nn.Module):
-        """Image and masks -> layers, reconstruction, k and share logits."""
+        """Image and masks -> layers, reconstruction, soft tissue and share logits."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.generator = generator
+            self.answers = generator.answers()
 
         def forward(self, image: Tensor, masks: Tensor) -> tuple[Tensor, ...]:
-            share_logits, soft_tissue = self.generator(image, masks)
-            layers = ops.split_attenuation(share_logits, image, masks, soft_tissue)
-            reconstruction = ops.compose_layers(layers, masks, soft_tissue)
+            share_logits, soft_tissue = self.answers(image, masks)
+            supports, law = generator.supports(masks), generator.law
+            layers = ops.split_attenuation(share_logits, image, supports, soft_tissue, law=law)
+            reconstruction = ops.compose_layers(layers, supports, soft_tissue, law=law)
             return layers, reconstruction, soft_tissue, share_logits
 
     return WholeSeparation().eval()
@@ -314,7 +316,7 @@ def _spell_out_gemm(model: Any) -> None:
     onnx.checker.check_model(model, full_check=True)
 
 
-def _describe(model: Any, file: WeightsFile, architecture: str, multiple: int) -> None:
+def _describe(model: Any, file: WeightsFile, generator: Any) -> None:
     """Write into the model what it is; sorted, so that the same model gives the same bytes."""
     model.producer_name, model.producer_version = "blsgan", __version__
     entries = {
@@ -322,8 +324,8 @@ def _describe(model: Any, file: WeightsFile, architecture: str, multiple: int) -
         "blsgan.precision": "fp32",
         "blsgan.weights": file.name,
         "blsgan.weights_sha256": file.sha256,
-        "blsgan.architecture": architecture,
-        "blsgan.size_multiple": str(multiple),
+        "blsgan.architecture": generator.architecture,
+        **{f"{PREFIX}{key}": value for key, value in generator.described().items()},
         "blsgan.ports": json.dumps(PORTS, sort_keys=True),
     }
     del model.metadata_props[:]

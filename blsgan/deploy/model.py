@@ -29,6 +29,7 @@ class ExportedModel:
         batch: B, or None where it is free.
         size: H and W, or None where they are free.
         size_multiple: H and W are multiples of it.
+        law, reach_px: of the separation, see :class:`blsgan.models.generator.Generator`.
     """
 
     path: Path
@@ -39,6 +40,8 @@ class ExportedModel:
     batch: int | None
     size: tuple[int, int] | None
     size_multiple: int
+    law: float
+    reach_px: int
 
     @property
     def precision(self) -> str:
@@ -108,10 +111,11 @@ def parse_exported(file: FileBytes) -> ExportedModel:
         image = {port.name: port for port in proto.graph.input}["image"]
         batch, _, height, width = (_fixed(dim) for dim in image.type.tensor_type.shape.dim)
         size_multiple = int(metadata["size_multiple"])
+        law, reach_px = float(metadata["law"]), int(metadata["reach_px"])
     except (KeyError, ValueError) as error:
         raise InputError(
             f"{file.path} calls itself a model of the whole separation and lacks its input image "
-            "[B,1,H,W] or its size_multiple; write it again with `blsgan export`."
+            "[B,1,H,W], its size_multiple, law or reach_px; write it again with `blsgan export`."
         ) from error
     return ExportedModel(
         path=file.path,
@@ -122,6 +126,8 @@ def parse_exported(file: FileBytes) -> ExportedModel:
         batch=batch,
         size=(height, width) if height is not None and width is not None else None,
         size_multiple=size_multiple,
+        law=law,
+        reach_px=reach_px,
     )
 
 

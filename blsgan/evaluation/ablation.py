@@ -66,8 +66,9 @@ def common_changes(steps: int) -> tuple[str, ...]:
     return (
         f"stages.0.steps={first}",
         f"stages.1.steps={steps - first}",
-        "data.synthetic=4",
-        "data.visits=2",
+        "data.synthetic=1",
+        "data.composites=2",
+        "data.visits=5",
         "stages.1.data.real=2",
         "data.validation=32",
         "data.crop=[64, 128]",  # multiples of 32, which the other backbones need
@@ -82,21 +83,48 @@ def common_changes(steps: int) -> tuple[str, ...]:
 def rows(steps: int = DEFAULT_STEPS) -> list[Row]:
     """The study's rows, the complete method first; the quick ones before the slow ones."""
     return [
-        Row("complete", "lite, exact head, own k, both stages, supervisor, real overlaps", ()),
+        Row("complete", "lite, exact head, both stages, supervisor, real overlaps", ()),
         Row(
-            "k-zero",
-            "without the reconstructor's correction for soft tissue: k = 0",
-            ("model.configuration.soft_tissue=zero", "loss.soft_tissue=0"),
+            "paper-law",
+            "the paper's transmission law instead of the exponential one",
+            ("model.configuration.law=0",),
         ),
         Row(
-            "k-reconstructor",
-            "k from the published VGG-11 instead of the own head",
-            ("model.configuration.soft_tissue=reconstructor",),
+            "one-k",
+            "one value of soft tissue for an image instead of a map",
+            ("model.configuration.soft_tissue_map=false",),
         ),
+        Row(
+            "no-zone",
+            "layers are estimated where the masks meet and nowhere else",
+            ("model.configuration.reach_px=0",),
+        ),
+        Row(
+            "no-continuation",
+            "an even split as the prior, without the bones' continuations",
+            ("model.configuration.continued=false",),
+        ),
+        Row(
+            "soft-tissue-unseen",
+            "a typical soft tissue instead of what lies beside the bones",
+            ("model.configuration.soft_tissue_seen=false",),
+        ),
+        Row("masks-as-drawn", "masks that are never redrawn", ("data.redrawn_share=0",)),
+        Row(
+            "no-composites",
+            "without overlaps composed of bones with their blurred edges: published pairs instead",
+            ("data.composites=0", "data.synthetic=3"),
+        ),
+        Row("no-visits", "without the truth of other visits", ("data.visits=0",)),
         Row(
             "no-supervisor",
             "without the supervisor",
             ("supervisor.enabled=false", "stages.1.data.real=0"),
+        ),
+        Row(
+            "no-real-for-supervisor",
+            "the supervisor without real overlaps",
+            ("stages.1.data.real=0",),
         ),
         Row(
             "no-pre-training",
@@ -107,43 +135,6 @@ def rows(steps: int = DEFAULT_STEPS) -> list[Row]:
             "free-head",
             "free layers, sigmoid(logits) in the mask, instead of exact ones",
             ("model.configuration.head=free", "loss.reconstruction=0.3"),
-        ),
-        Row(
-            "no-real-for-supervisor",
-            "the supervisor without real overlaps",
-            ("stages.1.data.real=0",),
-        ),
-        Row("no-visits", "without the truth of other visits", ("data.visits=0",)),
-        Row(
-            "k-of-background",
-            "every synthetic pair's k from the background, as published",
-            ("data.soft_tissue_share=0",),
-        ),
-        Row(
-            "wide-k",
-            "k from 0.1 to 0.65 in every synthetic pair without the protocol's settings",
-            ("data.soft_tissue_share=1",),
-        ),
-        Row(
-            "no-ring-k",
-            "without the ring's k, which the network is told and its own k starts at",
-            ("model.configuration.ring=false",),
-        ),
-        Row(
-            "tapered-rims",
-            "with bones that thin out where they lie over the other bone",
-            ("data.rim_taper=0.7",),
-        ),
-        Row("no-tone-curves", "without random tone curves", ("data.tone_curves=false",)),
-        Row(
-            "protocol-pairs",
-            "synthetic pairs as published: whole shifts, k of the background",
-            ("data.protocol_share=1",),
-        ),
-        Row(
-            "published-pairs-alone",
-            "both: published pairs and no other visit's truth",
-            ("data.protocol_share=1", "data.visits=0"),
         ),
         Row(
             "unet",

@@ -10,6 +10,7 @@ import numpy as np
 
 from blsgan.errors import InputError
 from blsgan.evaluation import baselines
+from blsgan.synthesis.overlap import compose_image
 from blsgan.tasks.separation import Separator
 
 K_SYNTHETIC = 0.245  # mean k of the protocol's synthetic overlaps on the public dataset
@@ -32,10 +33,26 @@ class Sample:
 
 @dataclass(frozen=True)
 class Answer:
-    """Layers float32 [2,H,W] and, for a method that states one, the k they recompose with."""
+    """What a method makes of a sample.
+
+    Attributes:
+        layers: float32 [2,H,W].
+        soft_tissue: the k they recompose with by the paper's law, or the mean of the soft tissue
+            they recompose with by the method's own, for a method that states it.
+        reconstruction: float32 [H,W], their composition by the method's own law; None: the paper's.
+        zone: bool [H,W], where a layer may differ from the image; None: the overlap.
+    """
 
     layers: np.ndarray
     soft_tissue: float | None = None
+    reconstruction: np.ndarray | None = None
+    zone: np.ndarray | None = None
+
+    def composed(self, masks: np.ndarray) -> np.ndarray | None:
+        """The radiograph [H,W] that the layers make together, where the method says how."""
+        if self.reconstruction is not None or self.soft_tissue is None:
+            return self.reconstruction
+        return compose_image(self.layers, masks, self.soft_tissue)
 
 
 @dataclass(frozen=True)
@@ -70,15 +87,21 @@ def from_callable(
 ) -> Method:
     """Wraps ``(image [H,W], masks [2,H,W]) -> layers [2,H,W]`` or ``-> Separation``.
 
-    A ``blsgan.Separator`` is such a callable; its answer's ``upper``, ``lower`` and
-    ``soft_tissue`` are taken.
+    A ``blsgan.Separator`` is such a callable; its answer's layers, soft tissue, reconstruction and
+    zone are taken.
     """
 
     def run(sample: Sample) -> Answer:
         answer = separate(sample.image, sample.masks)
         if isinstance(answer, np.ndarray):
             return Answer(answer)
-        return Answer(np.stack((answer.upper, answer.lower)), float(answer.soft_tissue))
+        tissue = answer.soft_tissue[answer.zone]
+        return Answer(
+            np.stack((answer.upper, answer.lower)),
+            float(tissue.mean()) if len(tissue) else None,
+            answer.reconstruction,
+            answer.zone,
+        )
 
     return Method(name, run, description or {})
 

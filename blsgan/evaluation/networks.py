@@ -11,6 +11,7 @@ from blsgan.errors import BackendError, NoJointError, UsageError
 from blsgan.evaluation.methods import Answer, Method, Sample, from_separator
 from blsgan.joint.geometry import bounding_box
 from blsgan.joint.window import Window, around, around_overlap, cut
+from blsgan.joint.zone import zone
 from blsgan.tasks.segmentation import Segmenter
 from blsgan.tasks.separation import Separator
 from blsgan.tasks.task import Weights, find_weights
@@ -95,7 +96,7 @@ def trained_on_images(weights: Weights) -> bool:
 def from_generator(
     weights: Weights, generator: Generator, sha256: str, *, whole: bool = False
 ) -> Method:
-    """A generator in PyTorch; outside the overlap a layer is the image, as ``Separator``'s.
+    """A generator in PyTorch; outside the zone a layer is the image, as ``Separator``'s.
 
     Args:
         weights: its weights, for the record.
@@ -108,7 +109,7 @@ def from_generator(
 
     def run(sample: Sample) -> Answer:
         overlap = sample.masks.sum(axis=0) >= 2
-        layers = np.where(overlap, 0, sample.image * sample.masks).astype(np.float32)
+        layers = (sample.image * sample.masks).astype(np.float32)
         if not overlap.any():
             return Answer(layers)
         multiple = generator.size_multiple
@@ -116,19 +117,21 @@ def from_generator(
         if whole or window is None:
             height, width = (side + -side % multiple for side in overlap.shape)
             window = Window(0, 0, height, width)
-        image = window.resample(sample.image * sample.masks.any(axis=0))
+        image = window.resample(sample.image)
         masks = np.stack([window.resample(mask.astype(np.float32)) for mask in sample.masks])
         with torch.inference_mode():
             separated, soft_tissue = generator.separate(
                 torch.from_numpy(image)[None, None],
                 torch.from_numpy((masks >= 0.5).astype(np.float32))[None],
             )
-        top, left, bottom, right = box = bounding_box(overlap)
+        reach_px = generator.reach_px and max(1, round(generator.reach_px / window.scale))
+        both = zone(sample.masks, reach_px)
+        top, left, bottom, right = box = bounding_box(both)
         inside = window.restore(separated[0].float().cpu().numpy(), box)
         part = np.s_[top:bottom, left:right]
         for layer, found in zip(layers, inside, strict=True):
-            layer[part] = np.where(overlap[part], found, layer[part])
-        return Answer(layers, float(soft_tissue[0]))
+            layer[part] = np.where(both[part], found, layer[part])
+        return Answer(layers, float(soft_tissue.mean()), zone=both)
 
     return Method(
         f"blsgan {weights.name}",

@@ -51,7 +51,6 @@ from blsgan.progress import Track, silent
 from blsgan.synthesis.overlap import (
     PROTOCOL_SHIFT_PX,
     as_unit,
-    compose_image,
     image_rng,
     protocol_overlap,
 )
@@ -206,8 +205,8 @@ def evaluate_synthetic(
                 }
             spectra[method.name].append(error_spectrum(answer.layers, pair.layers, pair.overlap))
             features.add(method.name, joint.joint, answer.layers, pair.masks, pair.overlap)
-            if answer.soft_tissue is not None:
-                composed = compose_image(answer.layers, sample.masks, answer.soft_tissue)
+            composed = answer.composed(sample.masks)
+            if composed is not None and answer.soft_tissue is not None:
                 record["reconstruction_mse"] = region_mse(composed, sample.image, regions["union"])
                 record["soft_tissue"] = answer.soft_tissue
                 record["soft_tissue_error"] = abs(answer.soft_tissue - pair.soft_tissue)
@@ -332,8 +331,8 @@ def evaluate_real(
                 "bucket": bucket_of(size),
             }
             record: dict[str, Any] = {**base, "kind": "image", "soft_tissue": answer.soft_tissue}
-            if answer.soft_tissue is not None:
-                composed = compose_image(answer.layers, sample.masks, answer.soft_tissue)
+            composed = answer.composed(sample.masks)
+            if composed is not None:
                 score = score_regions(composed[None], inside[None], {"union": union})["union"]
                 record |= {
                     "reconstruction_mse": score.mse,

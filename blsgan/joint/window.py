@@ -32,11 +32,10 @@ own images lie between 0.75 and 1.35."""
 MAX_SCALE = 4.0
 """A smaller picture is enlarged at most this much: there is no detail to be had from more."""
 
-CONTEXT_PX = 12
-"""Surroundings of the overlap that the network sees, in pixels at working scale.
-
-Measured with the shipped weights on synthetic overlaps of validation joints (PSNR of the layers):
-33.14 dB at 8 px, 33.22 at 12 and 16, 33.24 at 24; smaller crops are faster."""
+CONTEXT_PX = (24, 32)
+"""Surroundings of the overlap that a network sees, above and below it and to its sides, in pixels
+at working scale. Soft tissue lies beside the bones: with 12 px to the sides 79 % of the public
+dataset's overlaps show hardly any, with 32 px 1 %."""
 
 SIZE_MULTIPLE = 8
 """The default network halves its grid three times."""
@@ -108,13 +107,16 @@ def around_overlap(masks: Bool, size_multiple: int = SIZE_MULTIPLE) -> Window | 
     top, left, bottom, right = bounding_box(overlap)
     scale = working_scale(masks)
 
-    def size(extent_px: int) -> int:
-        wanted = extent_px * scale + 2 * CONTEXT_PX
-        return max(math.ceil(wanted / size_multiple), 2) * size_multiple
+    def size() -> tuple[int, int]:
+        height, width = (
+            max(math.ceil((extent_px * scale + 2 * context) / size_multiple), 2) * size_multiple
+            for extent_px, context in zip((bottom - top, right - left), CONTEXT_PX, strict=True)
+        )
+        return height, width
 
-    while size(bottom - top) * size(right - left) > MAX_AREA_PX:
+    while math.prod(size()) > MAX_AREA_PX:
         scale *= 0.9
-    height, width = size(bottom - top), size(right - left)
+    height, width = size()
     image_height, image_width = overlap.shape
     return Window(
         _origin(top, bottom, height / scale, image_height, whole=scale == 1.0),

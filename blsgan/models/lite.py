@@ -1,9 +1,11 @@
-"""The default generator: a small residual U-Net that predicts shares and the soft tissue k.
+"""The default generator: a small residual U-Net that corrects what closed forms say.
 
-It sees a crop around the overlap and answers with one logit per bone and pixel, of which
-``split_attenuation`` makes exact layers, A_i = r_i (A + (n-1) a_S); only the pixels of the overlap
-matter. There is no normalisation layer, so that one image's answer never depends on its neighbours
-in a batch or on the crop's size; every block starts near the identity instead.
+It sees a window around the overlap: the radiograph with the soft tissue beside the bones, the
+masks, and the priors of :mod:`blsgan.models.priors`. It moves the prior's layers, pixel by pixel,
+and what soft tissue those layers would need to compose to the radiograph is smoothed and kept; the
+exact split then gives each bone its share of the attenuation above that soft tissue. So levels and
+edges are the network's, while the texture is the radiograph's own. There is no normalisation layer:
+one image's answer never depends on its neighbours in a batch.
 """
 
 from __future__ import annotations
@@ -15,101 +17,49 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blsgan.models.generator import Generator, Head, SoftTissue
+from blsgan.joint.zone import REACH_PX
+from blsgan.models.generator import Generator, Head
+from blsgan.models.priors import Priors, attenuation, display, slope
 from blsgan.ops import K_MAX
 
-RING_PX = 6  # reach of the ring around the overlap from which k is read off
-_K_START = 0.35  # k where an image has no ring to read it from, or it is not read
-_SOFTEST = 1e-3  # least transmission taken seriously: 1 - I below it is a saturated pixel
+EXPONENTIAL_LAW = 5.0
+"""Exponent b of the display law by which layers compose. Levels are the network's; the law decides
+how the radiograph's texture is divided among the layers, and with this one their texture is nearest
+to that of free bones."""
+
+PRIOR_LAW = 8.0
+"""Exponent of the law that predicts real overlaps best with one soft tissue for all
+(docs/explanation/physics.md): of the even split that the network starts from."""
+
+_LARGEST_MOVE = 0.5  # of a layer away from its prior, in display intensity
+_SMOOTHING_PX = 5  # side of the window that smooths the soft tissue
+_SMOOTHINGS = 2
+_SHARPNESS = 64.0  # of the bend at a share of 0
+_LEAST_SHARE = 1e-4  # that even an absent bone keeps, so that its logarithm is finite
+_LEAST_ATTENUATION = 1e-2  # of bones above soft tissue, below which shares mean nothing
 
 
 class ResidualBlock(nn.Module):
     """x + conv(relu(conv(relu(x)))), near the identity at first: [B,C,H,W] -> [B,C,H,W]."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        self.dropout = nn.Dropout2d(dropout)
         with torch.no_grad():
             self.second.weight.mul_(0.2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(F.relu(self.first(F.relu(x)), inplace=True))
+        return x + self.second(self.dropout(F.relu(self.first(F.relu(x)), inplace=True)))
 
 
-def _stage(channels: int, blocks: int) -> nn.Sequential:
-    return nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
-
-
-def dilate(mask: Tensor, radius_px: int) -> Tensor:
-    """Square dilation of a {0,1} mask [B,C,H,W] by ``radius_px``, as two one-dimensional maxima."""
-    size = 2 * radius_px + 1
-    mask = F.max_pool2d(mask, (size, 1), stride=1, padding=(radius_px, 0))
-    return F.max_pool2d(mask, (1, size), stride=1, padding=(0, radius_px))
-
-
-def ring_statistics(image: Tensor, masks: Tensor) -> Tensor:
-    """What the surroundings of the overlap say about k.
-
-    Args:
-        image: [B,1,H,W] in [0,1], the radiograph.
-        masks: [B,N,H,W] in {0,1}; for N = 2 upper and lower bone.
-
-    Returns:
-        [B,N+2]: mean intensity of each bone alone within 6 px of the overlap (a of the upper and b
-        of the lower one), o of the overlap itself, and k_ring = 1 - (1-a)(1-b)/(1-o) clamped to
-        [0.05, 0.9] (our measurement on real overlaps: median 0.46, 5-95 % 0.29-0.60). Where a
-        region is empty, its mean is 0 and k_ring the start value 0.35. For N > 2 see
-        :func:`_ring_of_several`.
-    """
-    if masks.shape[1] > 2:
-        return _ring_of_several(image, masks)
-    upper, lower = masks[:, :1], masks[:, 1:]
-    overlap = upper * lower
-    ring = dilate(overlap, RING_PX)
-    regions = torch.cat((ring * upper * (1 - lower), ring * lower * (1 - upper), overlap), dim=1)
-    pixels = regions.sum(dim=(2, 3))
-    means = (image * regions).sum(dim=(2, 3)) / pixels.clamp(min=1)
-    a, b, o = means.unbind(dim=1)
-    k = 1 - (1 - a) * (1 - b) / (1 - o).clamp(min=1 - K_MAX)
-    known = (pixels > 0).all(dim=1)
-    k = torch.where(known, k.clamp(0.05, 0.9), torch.full_like(k, _K_START))
-    return torch.cat((means, k.unsqueeze(1)), dim=1)
-
-
-def _ring_of_several(image: Tensor, masks: Tensor) -> Tensor:
-    """:func:`ring_statistics` of N > 2 bones.
-
-    Where n bones overlap, 1-o = t^n / (1-k)^(n-1) with t the transmission of one bone. So with
-    log t the mean over the bones that touch an overlap, weighted by their pixels in it, and n the
-    overlap's mean coverage, k_ring = 1 - exp((n log t - log(1-o)) / (n-1)). For two bones with
-    equal pixels that is the formula for two.
-    """
-    coverage = masks.sum(dim=1, keepdim=True)
-    overlap = (coverage > 1).to(masks.dtype)
-    alone = dilate(overlap, RING_PX) * masks * (1 - overlap)
-    regions = torch.cat((alone, overlap), dim=1)
-    pixels = regions.sum(dim=(2, 3))
-    means = (image * regions).sum(dim=(2, 3)) / pixels.clamp(min=1)
-    covered = (masks * overlap).sum(dim=(2, 3)) * (pixels[:, :-1] > 0)
-    log_one = torch.log((1 - means[:, :-1]).clamp(min=_SOFTEST))
-    log_one = (log_one * covered).sum(dim=1) / covered.sum(dim=1).clamp(min=1)
-    count = (coverage * overlap).sum(dim=(1, 2, 3)) / pixels[:, -1].clamp(min=1)
-    log_all = torch.log((1 - means[:, -1]).clamp(min=1 - K_MAX))
-    k = 1 - torch.exp((count * log_one - log_all) / (count - 1).clamp(min=1))
-    known = (pixels[:, -1] > 0) & (covered.sum(dim=1) > 0)
-    k = torch.where(known, k.clamp(0.05, 0.9), torch.full_like(k, _K_START))
-    return torch.cat((means, k.unsqueeze(1)), dim=1)
-
-
-def _no_ring(image: Tensor, masks: Tensor) -> Tensor:
-    """:func:`ring_statistics` of images that have no ring."""
-    nothing = image.new_zeros(image.shape[0], masks.shape[1] + 1)
-    return torch.cat((nothing, torch.full_like(nothing[:, :1], _K_START)), dim=1)
+def _stage(channels: int, blocks: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(*(ResidualBlock(channels, dropout) for _ in range(blocks)))
 
 
 class LiteGenerator(Generator):
-    """Image and masks of a crop around the overlap -> share logits and k.
+    """Image and masks of a window around the overlap -> share logits and a map of soft tissue.
 
     Args:
         widths: channels at full, half, quarter and eighth resolution.
@@ -117,117 +67,132 @@ class LiteGenerator(Generator):
             three.
         layers: N, the number of bones; the shipped weights are of two.
         head: see :class:`~blsgan.models.generator.Generator`.
-        soft_tissue: see there.
-        ring: whether the network is told what the ring around the overlap says of k
-            (:func:`ring_statistics`) and its own k starts there; else it is told 0 and 0.35, as for
-            an image without a ring.
+        law: of the ops, the law between display and attenuation.
+        reach_px: how far a bone's picture reaches beyond its mask (:mod:`blsgan.models.priors`).
+        dropout: share of feature maps dropped in training.
+        soft_tissue_map: whether soft tissue varies over the picture; else one value for each image.
+        continued: whether the bones' continuations are part of the prior; else it is an even split.
+        soft_tissue_seen: whether soft tissue is read beside the bones; else it is the typical one.
     """
 
     architecture = "lite"
 
     def __init__(
         self,
-        widths: tuple[int, int, int, int] = (32, 64, 96, 128),
-        blocks: tuple[int, int, int, int] = (1, 1, 2, 2),
+        widths: tuple[int, int, int, int] = (16, 32, 48, 64),
+        blocks: tuple[int, int, int, int] = (1, 1, 1, 1),
         layers: int = 2,
         head: Head = "exact",
-        soft_tissue: SoftTissue = "own",
-        ring: bool = True,
+        law: float = EXPONENTIAL_LAW,
+        reach_px: int = REACH_PX,
+        dropout: float = 0.0,
+        soft_tissue_map: bool = True,
+        continued: bool = True,
+        soft_tissue_seen: bool = True,
     ) -> None:
-        super().__init__(layers, head, soft_tissue)
-        self.ring = ring
-        self.widths, self.blocks = tuple(widths), tuple(blocks)
-        statistics = 2 + layers
-        self.stem = nn.Conv2d(3 + layers + statistics, widths[0], 3, padding=1)
-        self.encoder = nn.ModuleList(_stage(w, n) for w, n in zip(widths, blocks, strict=True))
+        super().__init__(layers, head, law=law, reach_px=reach_px)
+        self.widths, self.blocks, self.dropout = tuple(widths), tuple(blocks), dropout
+        self.soft_tissue_map = soft_tissue_map
+        self.continued, self.soft_tissue_seen = continued, soft_tissue_seen
+        self.stem = nn.Conv2d(7 + 4 * layers, widths[0], 3, padding=1)
+        self.encoder = nn.ModuleList(
+            _stage(w, n, dropout) for w, n in zip(widths, blocks, strict=True)
+        )
         self.down = nn.ModuleList(
             nn.Conv2d(a, b, 2, stride=2) for a, b in itertools.pairwise(widths)
         )
-        self.up = nn.ModuleList(
-            nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in itertools.pairwise(widths)
-        )
+        self.up = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in itertools.pairwise(widths))
         self.decoder = nn.ModuleList(
-            _stage(w, n) for w, n in zip(widths[:-1], blocks[:-1], strict=True)
+            _stage(w, n, dropout) for w, n in zip(widths[:-1], blocks[:-1], strict=True)
         )
-        self.share_head = nn.Conv2d(widths[0], layers, 3, padding=1)
-        if soft_tissue == "own":
-            self.k_head = nn.Sequential(
-                nn.Linear(2 * widths[-1] + statistics, 64), nn.ReLU(), nn.Linear(64, 1)
-            )
-        # The start is an even split with the k that the ring around the overlap shows.
-        with torch.no_grad():
-            if soft_tissue == "own":
-                for parameter in self.k_head[-1].parameters():
-                    parameter.zero_()
-            self.share_head.weight.normal_(std=1e-3)
-            self.share_head.bias.zero_()  # type: ignore[union-attr]
+        self.head_convolution = nn.Conv2d(widths[0], layers, 3, padding=1)
+        with torch.no_grad():  # the start is the prior
+            self.head_convolution.weight.normal_(std=1e-3)
+            self.head_convolution.bias.zero_()  # type: ignore[union-attr]
 
     def configuration(self) -> dict[str, Any]:
         """What rebuilds this network: ``LiteGenerator(**configuration)``."""
-        told = {} if self.ring else {"ring": False}
-        return {"widths": list(self.widths), "blocks": list(self.blocks), **self._options(), **told}
-
-    def begin_with(self, other: Generator) -> None:
-        """Takes over the weights of ``other``, which may have fewer blocks: those that it lacks
-        begin as the identity, so that both networks say the same (Net2Net: Chen, Goodfellow &
-        Shlens, ICLR 2016).
-
-        Raises:
-            RuntimeError: it is of another architecture or of other widths, or has more blocks.
-        """
-        weights = dict(other.state_dict())
-        if isinstance(other, LiteGenerator):
-            for name, block in self.named_modules():
-                if isinstance(block, ResidualBlock) and f"{name}.first.weight" not in weights:
-                    for key, value in block.state_dict().items():
-                        added = torch.zeros_like(value) if key.startswith("second.") else value
-                        weights[f"{name}.{key}"] = added
-        self.load_state_dict(weights)
+        switches = {
+            name: False
+            for name in ("soft_tissue_map", "continued", "soft_tissue_seen")
+            if not getattr(self, name)
+        }
+        return {
+            "widths": list(self.widths),
+            "blocks": list(self.blocks),
+            "law": self.law,
+            "reach_px": self.reach_px,
+            **self._options(),
+            **switches,
+        }
 
     def forward(self, image: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Predicts shares and soft tissue.
 
         Args:
-            image: float [B,1,H,W] in [0,1]; what lies outside both bones is ignored.
+            image: float [B,1,H,W] in [0,1], with what lies beside the bones.
             masks: float [B,N,H,W] in {0,1}, for two upper and lower bone; H and W divisible by 8.
 
         Returns:
-            share_logits [B,N,H,W] and soft_tissue [B] in [0, 0.95].
+            share_logits [B,N,H,W] and soft_tissue [B,1,H,W] in [0, 0.95]; both are read in the
+            zone alone.
         """
-        if self.layers == 2:
-            upper, lower = masks[:, :1], masks[:, 1:]
-            overlap = upper * lower
-            union = upper + lower - overlap
-        else:
-            overlap = (masks.sum(dim=1, keepdim=True) > 1).to(masks.dtype)
-            union = masks.amax(dim=1, keepdim=True)
-        image = image.clamp(0, 1) * union
-        attenuation = -torch.log((1 - image).clamp(min=_SOFTEST))
-        statistics = ring_statistics(image, masks) if self.ring else _no_ring(image, masks)
-        planes = statistics[:, :, None, None] * torch.ones_like(image)
-        x = self.stem(torch.cat((image, attenuation, masks, overlap, planes), dim=1))
+        image = image.clamp(0.0, 1.0).float()
+        priors = Priors(
+            image,
+            masks.float(),
+            self.reach_px,
+            self.law and PRIOR_LAW,
+            soft_tissue_seen=self.soft_tissue_seen,
+        )
+        if not self.continued:
+            priors.without_continuation()
+        moves = self._moves(priors.planes(image, masks))
+        layers = (priors.layers + _LARGEST_MOVE * torch.tanh(moves.float())).clamp(0.0, 1.0)
+        bones, whole = attenuation(layers, self.law), attenuation(image, self.law)
+        bones = bones * priors.supports
+        # The soft tissue that these layers need to compose to the radiograph, smoothed.
+        extra = (priors.supports.sum(dim=1, keepdim=True) - 1).clamp(min=1.0)
+        needed = (bones.sum(dim=1, keepdim=True) - whole) / extra
+        # In training it is not: the noise of one layer's truth would be the other layer's error.
+        if not (self.training and self.soft_tissue_map):
+            needed = _smoothed(needed, priors.zone, self.soft_tissue_map)
+        soft_tissue = display(needed, self.law).clamp(0.0, K_MAX)
+        soft = attenuation(soft_tissue, self.law)
+        # What smoothing has left unexplained moves every layer's display intensity alike.
+        weight = slope(bones, self.law) * priors.supports
+        weight = weight / weight.sum(dim=1, keepdim=True).clamp(min=1e-6)
+        bones = bones + weight * (whole + extra * soft - bones.sum(dim=1, keepdim=True))
+        shares = (bones - soft) / (whole - soft).clamp(min=_LEAST_ATTENUATION)
+        # Of a share below 0 a trace is left, and its gradient.
+        logits = torch.log(F.softplus(_SHARPNESS * shares) / _SHARPNESS + _LEAST_SHARE)
+        return logits, soft_tissue
 
+    def _moves(self, planes: Tensor) -> Tensor:
+        x = self.stem(planes)
         skips = []
         for level, encode in enumerate(self.encoder):
             x = encode(x)
             if level < len(self.down):
                 skips.append(x)
                 x = self.down[level](x)
-
-        if self.soft_tissue == "own":
-            soft_tissue = self._own_soft_tissue(x, overlap, statistics)
-        else:
-            soft_tissue = self._given_soft_tissue(image)
-
         for level in reversed(range(len(self.up))):
-            x = self.decoder[level](self.up[level](x) + skips[level])
-        return self.share_head(F.relu(x)), soft_tissue
+            larger = F.interpolate(self.up[level](x), scale_factor=2.0, mode="bilinear")
+            x = self.decoder[level](larger + skips[level])
+        moves: Tensor = self.head_convolution(F.relu(x))
+        return moves
 
-    def _own_soft_tissue(self, x: Tensor, overlap: Tensor, statistics: Tensor) -> Tensor:
-        # Mean over the overlap's neighbourhood and over the crop: k is one number per image.
-        near = F.max_pool2d(overlap, 8)
-        local = (x * near).sum(dim=(2, 3)) / near.sum(dim=(2, 3)).clamp(min=1)
-        pooled = torch.cat((local, x.mean(dim=(2, 3)), statistics.to(x.dtype)), dim=1)
-        shift = self.k_head(pooled).squeeze(1).float()
-        start = statistics[:, -1].float() / K_MAX
-        return K_MAX * torch.sigmoid(torch.log(start / (1 - start)) + shift)
+
+def _smoothed(values: Tensor, zone: Tensor, locally: bool) -> Tensor:
+    """``values`` [B,1,H,W] smoothed inside the zone, or to one value an image."""
+    if not locally:
+        mean = (values * zone).sum(dim=(2, 3)) / zone.sum(dim=(2, 3)).clamp(min=1.0)
+        return mean[:, :, None, None].expand_as(values)
+    weight = _mean(zone).clamp(min=1e-4)
+    for _ in range(_SMOOTHINGS):
+        values = _mean(values * zone) / weight
+    return values
+
+
+def _mean(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, _SMOOTHING_PX, stride=1, padding=_SMOOTHING_PX // 2)

@@ -47,8 +47,9 @@ def build_generator(architecture: str, configuration: Mapping[str, Any] | None =
 
     Args:
         architecture: a key of :data:`GENERATORS` or :data:`BACKBONES`.
-        configuration: arguments of its class; its defaults where left out. All take ``layers``,
-            ``head`` and ``soft_tissue`` (:class:`~blsgan.models.generator.Generator`).
+        configuration: arguments of its class; its defaults where left out. All take ``layers``
+            and ``head``, all but ``lite`` ``soft_tissue``
+            (:class:`~blsgan.models.generator.Generator`).
 
     Raises:
         WeightsError: an unknown architecture, or a configuration that it does not take.
@@ -58,7 +59,7 @@ def build_generator(architecture: str, configuration: Mapping[str, Any] | None =
     if not isinstance(configuration, Mapping) or not _is_moderate(configuration):
         raise WeightsError(
             f"architecture '{architecture}' cannot be built: its configuration is "
-            f"not a set of words, switches and whole numbers from 0 to {MAX_SIZE}"
+            f"not a set of words, switches and numbers from 0 to {MAX_SIZE}"
         )
     network = _factory(architecture)
     known = _options(architecture)
@@ -139,12 +140,13 @@ def _check_size(
 
 
 def _is_moderate(configuration: Mapping[str, Any]) -> bool:
-    """Whether all values are words, switches, whole numbers up to :data:`MAX_SIZE`, or short lists
-    of such numbers."""
+    """Whether all values are words, switches, numbers up to :data:`MAX_SIZE`, or short lists of
+    such numbers."""
     numbers: list[Any] = []
     for value in configuration.values():
         if isinstance(value, bool) or (isinstance(value, str) and len(value) <= _MAX_LENGTH):
             continue
         several = isinstance(value, (list, tuple)) and len(value) <= _MAX_LENGTH
         numbers += value if several else [value]
-    return all(type(number) is int and 0 <= number <= MAX_SIZE for number in numbers)
+    # NaN is in no range.
+    return all(type(number) in (int, float) and 0 <= number <= MAX_SIZE for number in numbers)

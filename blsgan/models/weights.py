@@ -27,12 +27,12 @@ from safetensors.torch import save as save_tensors
 from blsgan.errors import WeightsError
 from blsgan.io.atomic import atomic_paths
 from blsgan.joint.geometry import GRID_PX, LOOK_PX
-from blsgan.joint.window import SIZE_MULTIPLE
 from blsgan.models import OPSET
 from blsgan.models.generator import Generator
 from blsgan.models.locator import LocatorNetwork
 from blsgan.models.registry import build_generator
 from blsgan.models.segmenter import FoldedUNet, SegmenterNetwork
+from blsgan.runtimes.onnx_model import PREFIX
 
 OnGrid = TypeVar("OnGrid", SegmenterNetwork, LocatorNetwork)
 _GRIDS: dict[str, tuple[str, int, str]] = {
@@ -274,7 +274,10 @@ def export_onnx(network: Generator | FoldedUNet, path: Path) -> None:
         model = traced(network.eval(), {"image": image}, [output], free)
     else:
         outputs = ("share_logits", "soft_tissue")
-        model = to_onnx(network.eval(), outputs, size_multiple=network.size_multiple)
+        model = to_onnx(network.answers(), outputs, size_multiple=network.size_multiple)
+        for key, value in network.described().items():
+            entry = model.metadata_props.add()
+            entry.key, entry.value = PREFIX + key, value
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
@@ -302,8 +305,6 @@ def save_weights(
     own: dict[str, Any] = {}
     if isinstance(network, FoldedUNet):
         own = {"task": _GRIDS[network.architecture][0]}
-    elif network.size_multiple != SIZE_MULTIPLE:
-        own = {"size_multiple": network.size_multiple}
     graphs = (".onnx",) if network.exports else ()
     targets = [folder / f"{name}{suffix}" for suffix in (".safetensors", *graphs, ".json")]
     with atomic_paths(targets) as (*files, text):

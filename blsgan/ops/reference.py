@@ -73,15 +73,14 @@ def split_attenuation(
     """See ``blsgan.ops.split_attenuation``: [B,1,H,W] image to layers [B,N,H,W]."""
     dtype = _compute_dtype(share_logits, image)
     covered = _covered(masks)
-    coverage = covered.sum(dim=1, keepdim=True)
-    overlap = coverage > 1
+    overlap = covered.sum(dim=1, keepdim=True) > 1
     # The lowest finite value and not -inf: a pixel that no bone covers would become NaN.
     logits = torch.where(covered & overlap, share_logits.to(dtype), torch.finfo(dtype).min)
     shares = torch.softmax(logits, dim=1)
     radiograph = image.to(dtype)
     safe = torch.where(overlap, radiograph, 0.0).clamp(0.0, 1.0 if law else 1 - TRANSMISSION_MIN)
     soft = _attenuation(_soft_tissue(soft_tissue, overlap, dtype), law)
-    inside = _display(shares * (_attenuation(safe, law) + (coverage - 1) * soft), law)
+    inside = _display(soft + shares * (_attenuation(safe, law) - soft), law)
     layers = torch.where(overlap, inside, radiograph)
     return torch.where(covered, layers, 0.0).to(image.dtype)
 

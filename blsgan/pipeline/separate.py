@@ -40,6 +40,7 @@ from blsgan.records.separation import (
     ReconstructionError,
     SeparationOptions,
     SeparationRecord,
+    Zone,
 )
 from blsgan.runtimes.session import ENGINES
 from blsgan.tasks.segmentation import Segmenter
@@ -237,6 +238,7 @@ def separate_read(
     separation = separator(radiograph.pixels, masks)
     masks = masks != 0  # of every dtype that it takes
     separated = time.perf_counter()
+    tissue = separation.soft_tissue[separation.zone]
     record = SeparationRecord(
         schema=1,
         name=name,
@@ -244,7 +246,8 @@ def separate_read(
         masks=_masks_record(prediction),
         image=image_record(radiograph, file_name),
         pixel_spacing_mm=_spacing_record(radiograph),
-        soft_tissue=separation.soft_tissue if separation.overlap.any() else None,
+        soft_tissue=float(tissue.mean(dtype=np.float64)) if len(tissue) else None,
+        zone=_zone_record(tissue),
         overlap=_overlap_record(radiograph, separation),
         reconstruction_error=ReconstructionError(
             mse=_reconstruction_mse(separation, masks),
@@ -303,6 +306,16 @@ def _spacing_record(radiograph: Radiograph) -> Spacing | None:
     if spacing is None:
         return None
     return Spacing(row=spacing.row_mm, column=spacing.column_mm, source=spacing.source)
+
+
+def _zone_record(tissue: np.ndarray) -> Zone | None:
+    if not len(tissue):
+        return None
+    return Zone(
+        area_px=len(tissue),
+        soft_tissue_least=float(tissue.min()),
+        soft_tissue_greatest=float(tissue.max()),
+    )
 
 
 def _overlap_record(radiograph: Radiograph, separation: Separation) -> Overlap:

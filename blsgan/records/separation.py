@@ -65,6 +65,15 @@ class Overlap(Part):
     bounding_box_px: BoundingBox | None = None
 
 
+class Zone(Part):
+    """Where both layers were estimated, and the soft tissue there (its mean is the record's
+    own)."""
+
+    area_px: int
+    soft_tissue_least: float
+    soft_tissue_greatest: float
+
+
 class ReconstructionError(Part):
     """How far the layers, composed, are from the image; over ``region``."""
 
@@ -87,6 +96,7 @@ class SeparationRecord(Result):
     image: ImageFacts
     pixel_spacing_mm: Spacing | None = None
     soft_tissue: float | None = None
+    zone: Zone | None = None
     overlap: Overlap
     reconstruction_error: ReconstructionError
     working_scale: float | None = None

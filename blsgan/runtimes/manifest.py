@@ -63,6 +63,8 @@ class Model(BaseModel):
     weights_sha256: str
     architecture: str
     size_multiple: int
+    law: float
+    reach_px: int
 
 
 class Manifest(BaseModel):

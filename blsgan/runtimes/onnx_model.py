@@ -1,4 +1,4 @@
-"""What an ONNX model may not do: take weights from files other than itself.
+"""What an ONNX model says of itself, and what it may not do: take weights from other files.
 
 The format lets a tensor name a file, by an absolute path if it likes, that the runtime then reads.
 What was hashed would not be what runs, and a model from elsewhere could read any file. blsgan has
@@ -26,6 +26,8 @@ _FIELDS = {
     "Tensor": {},
 }  # fmt: skip
 _GRAPH, _EXTERNAL_DATA, _DATA_LOCATION = 7, 13, 14
+_METADATA, _KEY, _VALUE = 14, 1, 2  # of a model, and of each of its entries
+PREFIX = "blsgan."
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -46,6 +48,22 @@ def refuse_external_data(path: os.PathLike[str] | str, data: bytes) -> None:
             f"{path} keeps tensors in other files, which its hash does not cover and which could "
             "be any file; save it with its weights inside."
         )
+
+
+def metadata(data: bytes) -> dict[str, str]:
+    """What blsgan wrote into an ONNX model about itself, keys without their prefix ``blsgan.``.
+
+    Raises IndexError or ValueError for what is no ONNX model.
+    """
+    entries = {}
+    for number, wire, first, last in _fields(data, 0, len(data)):
+        if number == _METADATA and wire == _BYTES:
+            parts = {n: data[a:b] for n, w, a, b in _fields(data, first, last) if w == _BYTES}
+            key = parts.get(_KEY, b"").decode("utf-8", "replace")
+            if key.startswith(PREFIX):
+                value = parts.get(_VALUE, b"").decode("utf-8", "replace")
+                entries[key.removeprefix(PREFIX)] = value
+    return entries
 
 
 def _has_external_data(data: bytes) -> bool:

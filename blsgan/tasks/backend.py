@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +126,7 @@ def _load_again(name: str, path: Path, sha256: str, threads: int | None, task_na
 def _onnx(weights: Weights, threads: int | None, task: Task) -> Backend:
     from blsgan.runtimes.onnx import OnnxSession
 
-    file = weights.load(_onnx_file(weights))
+    file = _described(weights.load(_onnx_file(weights)), task)
     session = OnnxSession(file.data, str(file.path), threads=threads)
     _check_signature(task, file, session)
     return Backend("onnx", file, task, session, threads)
@@ -135,7 +135,7 @@ def _onnx(weights: Weights, threads: int | None, task: Task) -> Backend:
 def _openvino(weights: Weights, threads: int | None, task: Task) -> Backend:
     from blsgan.runtimes.openvino import OpenVinoSession
 
-    file = weights.load(_onnx_file(weights))
+    file = _described(weights.load(_onnx_file(weights)), task)
     session = OpenVinoSession(file.data, str(file.path), threads=threads)
     _check_signature(task, file, session)
     return Backend("openvino", file, task, session, threads)
@@ -160,7 +160,8 @@ def _torch(weights: Weights, threads: int | None, task: Task) -> Backend:
                 f"{file.path} is a generator of {network.layers} layers with the {network.head} "
                 "head; separation needs two layers and the exact head."
             )
-        file = replace(file, size_multiple=network.size_multiple)
+        file = file.separating(network.described())
+        network = network.answers()
     else:
         load = load_locator if task is LOCATION else load_segmenter
         network = load(file.path, file.data)
@@ -174,6 +175,14 @@ _LOADERS: dict[str, Callable[[Weights, int | None, Task], Backend]] = {
     "torch": _torch,
 }
 """In the order "auto" tries them, see :data:`NAMES`."""
+
+
+def _described(file: WeightsFile, task: Task) -> WeightsFile:
+    """An ONNX file with what it says of itself, where the task needs that."""
+    from blsgan.runtimes.onnx_model import metadata, refuse_external_data
+
+    refuse_external_data(file.path, file.data)
+    return file.separating(metadata(file.data)) if task is SEPARATION else file
 
 
 def _engine(weights: Weights, task: Task) -> Backend:
@@ -198,6 +207,8 @@ def _engine(weights: Weights, task: Task) -> Backend:
         manifest.sha256,
         b"",
         manifest.model.size_multiple,
+        manifest.model.law,
+        manifest.model.reach_px,
     )
     return Backend(manifest.backend, file, task, session)
 

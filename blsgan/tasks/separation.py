@@ -1,14 +1,14 @@
 """The front door: an image and the masks of two bones in, one layer for each bone out.
 
-Outside the overlap nothing is to be decided: a layer is the image. Inside it a small network gives
-each bone's share of the attenuation and the soft tissue k, from a crop around the overlap at the
-scale it was trained at; the split itself (``blsgan.ops``) runs at full resolution on the original
-pixels, so the layers recompose to the image whatever the network says.
+Where only one bone can be seen nothing is to be decided: its layer is the image. In the zone that
+both bones' pictures reach (``blsgan.joint.zone``) a small network gives each bone's share of the
+attenuation and the soft tissue, from a window around the overlap at the scale it was trained at;
+the split itself (``blsgan.ops``) runs at full resolution on the original pixels, so the layers
+recompose to the image whatever the network says.
 """
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from blsgan.errors import BlsganError, InputError, WeightsError
 from blsgan.joint.geometry import bounding_box, doubtful_masks
 from blsgan.joint.window import MAX_AREA_PX, Window, around_overlap
+from blsgan.joint.zone import SOFT_TISSUE_LEAST_PX, soft_tissue_beside, zone
 from blsgan.tasks.backend import Backend, create
 from blsgan.tasks.task import WeightsFile
 
@@ -34,13 +35,16 @@ class Separation:
     """The layers of one joint; all arrays are [H,W].
 
     Attributes:
-        upper: float32 in [0,1], the upper bone with the soft tissue around it, 0 outside its mask.
+        upper: float32 in [0,1], the upper bone with the soft tissue around it: the image inside its
+            mask, its estimated layer in the zone, 0 elsewhere.
         lower: the same for the lower bone.
         reconstruction: float32, the layers composed by Beer-Lambert, 0 outside the bones.
         residual: float32, image inside the bones minus ``reconstruction``.
-        soft_tissue: k of docs/explanation/physics.md in [0, 0.95]; NaN where nothing overlaps,
-            since nothing says.
-        overlap: bool, pixels that both bones cover.
+        soft_tissue: float32 in [0, 0.95], display intensity of soft tissue alone
+            (docs/explanation/physics.md) in the zone; NaN elsewhere.
+        overlap: bool, pixels that both masks cover.
+        zone: bool, pixels that both bones' pictures may reach: the overlap and a few pixels beside
+            it, where a bone fades beyond its drawn mask.
         scale: working pixels per image pixel the network saw (1: not resampled).
         notes: what a user should know about this result.
     """
@@ -49,8 +53,9 @@ class Separation:
     lower: Float32
     reconstruction: Float32
     residual: Float32
-    soft_tissue: float
+    soft_tissue: Float32
     overlap: Bool
+    zone: Bool
     scale: float = 1.0
     notes: tuple[str, ...] = field(default=())
 
@@ -111,9 +116,14 @@ class SeparationBatch(Sequence[Separation]):
         return self._stacked("overlap")
 
     @property
+    def zone(self) -> Bool:
+        """bool [B,H,W]."""
+        return self._stacked("zone")
+
+    @property
     def soft_tissue(self) -> Float32:
-        """float32 [B]."""
-        return np.array([item.soft_tissue for item in self._items], dtype=np.float32)
+        """float32 [B,H,W]."""
+        return self._stacked("soft_tissue")
 
     def _stacked(self, name: str) -> NDArray[Any]:
         sizes = {item.overlap.shape for item in self._items}
@@ -198,9 +208,9 @@ class Separator:
             raise InputError(
                 f"{len(images)} images came with {len(masks)} pairs of masks; give one each."
             )
-        multiple = self.weights.size_multiple
         joints = [
-            _Joint.check(image, pair, multiple) for image, pair in zip(images, masks, strict=True)
+            _Joint.check(image, pair, self.weights)
+            for image, pair in zip(images, masks, strict=True)
         ]
         groups: dict[tuple[int, int], list[int]] = {}
         for index, joint in enumerate(joints):
@@ -219,7 +229,7 @@ class Separator:
                 )
                 for row, index in enumerate(chunk):
                     results[index] = joints[index].split(
-                        logits[row], float(soft_tissue[row]), crops[row][1]
+                        logits[row], soft_tissue[row], crops[row][1]
                     )
         return SeparationBatch([result for result in results if result is not None])
 
@@ -229,7 +239,7 @@ class Separator:
         if self.mirrored:
             other = self._run(*(np.ascontiguousarray(x[..., ::-1]) for x in (image, masks)))
             logits = np.float32(0.5) * (logits + other[0][..., ::-1])
-            soft_tissue = np.float32(0.5) * (soft_tissue + other[1])
+            soft_tissue = np.float32(0.5) * (soft_tissue + other[1][..., ::-1])
         return logits, soft_tissue
 
     def _run(self, image: Float32, masks: Float32) -> tuple[Float32, Float32]:
@@ -244,7 +254,7 @@ class Separator:
                 f"{self.weights.path} fails on a crop of {list(masks.shape)} ({reason}); use other "
                 "weights."
             ) from error
-        if logits.shape != masks.shape or soft_tissue.shape != masks.shape[:1]:
+        if logits.shape != masks.shape or soft_tissue.shape != image.shape:
             raise WeightsError(
                 f"{self.weights.path} is of another architecture: it gave shapes "
                 f"{list(logits.shape)} and {list(soft_tissue.shape)}; use other weights."
@@ -258,16 +268,19 @@ class Separator:
 
 @dataclass(frozen=True)
 class _Joint:
-    """One checked image and its masks, with the window around its overlap (None without one)."""
+    """One checked image and its masks, with the window around its overlap (None without one), and
+    the zone, which is empty then."""
 
     image: Float32
     masks: Bool
     overlap: Bool
+    zone: Bool
     window: Window | None
+    weights: WeightsFile
     notes: tuple[str, ...]
 
     @classmethod
-    def check(cls, image: NDArray[Any], masks: NDArray[Any], size_multiple: int) -> _Joint:
+    def check(cls, image: NDArray[Any], masks: NDArray[Any], weights: WeightsFile) -> _Joint:
         masks = np.asarray(masks)
         image, shape_notes = as_plane(np.asarray(image))
         if masks.shape != (2, *image.shape):
@@ -288,11 +301,20 @@ class _Joint:
                 "separate."
             )
         doubt = doubtful_masks(masks)
+        overlap = masks[0] & masks[1]
+        window = around_overlap(masks, weights.size_multiple)
+        reached = np.zeros_like(overlap)
+        if window is not None:
+            reached = zone(
+                masks, weights.reach_px and max(1, round(weights.reach_px / window.scale))
+            )
         return cls(
             image,
             masks,
-            masks[0] & masks[1],
-            around_overlap(masks, size_multiple),
+            overlap,
+            reached,
+            window,
+            weights,
             (*notes, doubt) if doubt else notes,
         )
 
@@ -304,8 +326,9 @@ class _Joint:
             lower,
             reconstruction,
             np.zeros(reconstruction.shape, np.float32),
-            math.nan,
+            np.full_like(reconstruction, np.nan),
             self.overlap,
+            self.zone,
             notes=(
                 *self.notes,
                 "the bones do not overlap: the layers are the image inside each mask",
@@ -322,27 +345,31 @@ class _Joint:
             working = masks > 0
         return image[None], working.astype(np.float32)
 
-    def split(self, logits: Float32, soft_tissue: float, working_masks: Float32) -> Separation:
-        """The layers, from share logits [2,h,w] on the window and k."""
+    def split(self, logits: Float32, soft_tissue: Float32, working_masks: Float32) -> Separation:
+        """The layers, from share logits [2,h,w] and soft tissue [1,h,w] on the window."""
         from blsgan.ops import native
 
         window = self._planned()
+        answers = np.concatenate((logits, soft_tissue))
         if not window.aligned:
-            # The network answers for the overlap only; interpolation must not take in what lies
+            # The network answers for the zone only; interpolation must not take in what lies
             # outside.
-            logits = _extend(logits, (working_masks[0] * working_masks[1]).astype(np.bool_))
-        top, left, bottom, right = box = bounding_box(self.overlap)
+            answers = _extend(answers, zone(working_masks > 0, self.weights.reach_px))
+        top, left, bottom, right = box = bounding_box(self.zone)
         part = np.s_[top:bottom, left:right]
-        inside = self.overlap[part]
-        masks = np.ascontiguousarray(self.masks[:, top:bottom, left:right])[None]
-        k = np.array([soft_tissue], dtype=np.float32)
+        inside = self.zone[part]
+        answers = window.restore(answers, box)
+        supports = np.ascontiguousarray(self.masks[:, top:bottom, left:right] | inside)[None]
+        tissue = np.ascontiguousarray(answers[None, 2:])
+        law = self.weights.law
         layers = native.split_attenuation(
-            window.restore(logits, box)[None],
+            np.ascontiguousarray(answers[None, :2]),
             np.ascontiguousarray(self.image[part])[None, None],
-            masks,
-            k,
+            supports,
+            tissue,
+            law,
         )
-        composed = native.compose_layers(layers, masks, k)[0, 0]
+        composed = native.compose_layers(layers, supports, tissue, law)[0, 0]
 
         upper, lower, reconstruction = self._masked()
         original = reconstruction[part][inside]
@@ -351,16 +378,35 @@ class _Joint:
         reconstruction[part][inside] = composed[inside]
         residual = np.zeros(reconstruction.shape, np.float32)
         residual[part][inside] = original - composed[inside]
+        shown = np.full_like(reconstruction, np.nan)
+        shown[part][inside] = tissue[0, 0][inside]
         return Separation(
             upper,
             lower,
             reconstruction,
             residual,
-            float(k[0]),
+            shown,
             self.overlap,
+            self.zone,
             window.scale,
-            self.notes,
+            (*self.notes, *self._doubts_of_soft_tissue(working_masks)),
         )
+
+    def _doubts_of_soft_tissue(self, working_masks: Float32) -> tuple[str, ...]:
+        """What is doubtful about the soft tissue that the network saw beside the bones."""
+        image, masks = self._planned().resample(self.image), working_masks > 0
+        beside = soft_tissue_beside(image, masks)
+        if np.count_nonzero(beside) < SOFT_TISSUE_LEAST_PX:
+            return (
+                "no soft tissue is seen beside the bones near the overlap: a typical one was "
+                "assumed",
+            )
+        bones = masks[0] ^ masks[1]
+        if bones.any() and np.median(image[beside]) >= np.median(image[bones]):
+            return (
+                "what lies beside the bones is as bright as they are: do the masks miss the bones?",
+            )
+        return ()
 
     def _masked(self) -> tuple[Float32, Float32, Float32]:
         union = self.masks[0] | self.masks[1]

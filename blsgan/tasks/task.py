@@ -1,8 +1,8 @@
 """What a network is for, and which weights it runs with: found once, by name or path, and by hash.
 
 There are three tasks. Separation maps ``image`` float32 [B,1,H,W] in [0,1] and ``masks`` float32
-[B,2,H,W] in {0,1} to ``share_logits`` float32 [B,2,H,W] and ``soft_tissue`` float32 [B]; H and W
-are multiples of the network's own, 8 by default. Segmentation maps ``image`` float32 [B,1,256,256]
+[B,2,H,W] in {0,1} to ``share_logits`` float32 [B,2,H,W] and ``soft_tissue`` float32
+[B,1,H,W]; H and W are multiples of the network's own, 8 by default. Segmentation maps ``image`` float32 [B,1,256,256]
 to ``mask_logits`` float32 [B,2,256,256]. Location maps ``image`` float32 [B,1,192,192] to
 ``landmark_logits`` float32 [B,L,96,96].
 """
@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ from blsgan.joint.window import SIZE_MULTIPLE
 
 WEIGHTS_FOLDER = Path(__file__).resolve().parents[1] / "weights"
 MAX_SIZE_MULTIPLE = 256
+MAX_REACH_PX = 16
+LAW_RANGE = (1.0, 20.0)
+"""Of ``blsgan.ops``: the exponential law's exponent; 0 is the paper's law."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,10 @@ LOCATION = Task("location", "locator", {"image": 1}, ("landmark_logits",), LOOK_
 class WeightsFile:
     """One verified weights file: its content, so that what was hashed is what runs.
 
-    ``size_multiple``: H and W of a separation's inputs must be multiples of it.
+    Attributes:
+        size_multiple: H and W of a separation's inputs must be multiples of it.
+        law: of ``blsgan.ops``, by which a separation's layers compose.
+        reach_px: how far a bone's picture reaches beyond its mask, in pixels that the network sees.
     """
 
     name: str
@@ -68,6 +74,32 @@ class WeightsFile:
     sha256: str
     data: bytes
     size_multiple: int = SIZE_MULTIPLE
+    law: float = 0.0
+    reach_px: int = 0
+
+    def separating(self, described: Mapping[str, str]) -> WeightsFile:
+        """This file, with what the model says of the separation it is for (``to_onnx``).
+
+        Raises :class:`WeightsError` where it says nothing: models of before 0.2.
+        """
+        try:
+            size_multiple = int(described["size_multiple"])
+            law, reach_px = float(described["law"]), int(described["reach_px"])
+        except (KeyError, ValueError) as error:
+            raise WeightsError(
+                f"{self.path} was written by an earlier blsgan, whose shares meant something else; "
+                "train it again, export it again from its weights, or use the shipped ones."
+            ) from error
+        if not (
+            1 <= size_multiple <= MAX_SIZE_MULTIPLE
+            and (law == 0 or LAW_RANGE[0] <= law <= LAW_RANGE[1])
+            and 0 <= reach_px <= MAX_REACH_PX
+        ):
+            raise WeightsError(
+                f"{self.path} says size_multiple {size_multiple}, law {law:g}, reach_px "
+                f"{reach_px}: not what a separation can use; give other weights."
+            )
+        return replace(self, size_multiple=size_multiple, law=law, reach_px=reach_px)
 
 
 @dataclass(frozen=True)
@@ -112,7 +144,6 @@ class Weights:
             path,
             sha256,
             data,
-            self.card.get("size_multiple", _size_multiple(self.architecture)),
         )
 
 
@@ -176,11 +207,6 @@ def find_weights(
     )
 
 
-def _size_multiple(architecture: str | None) -> int:
-    """Where a card does not say it: cards of before, of any network, and those of the default's."""
-    return SIZE_MULTIPLE if architecture in (None, SEPARATION.weights) else 32
-
-
 def _read_card(card: Path) -> dict[str, Any]:
     try:
         fields = json.loads(card.read_text(encoding="utf-8"))
@@ -193,10 +219,4 @@ def _read_card(card: Path) -> dict[str, Any]:
     hashes = fields.get("sha256", {})
     if not isinstance(hashes, dict) or not all(isinstance(value, str) for value in hashes.values()):
         raise WeightsError(f"{card} gives no SHA-256 for each weights file; reinstall blsgan.")
-    multiple = fields.get("size_multiple", SIZE_MULTIPLE)
-    if type(multiple) is not int or not 1 <= multiple <= MAX_SIZE_MULTIPLE:
-        raise WeightsError(
-            f"{card} says size_multiple {multiple!r}, no whole number from 1 to "
-            f"{MAX_SIZE_MULTIPLE}; reinstall blsgan."
-        )
     return fields

@@ -96,11 +96,20 @@ class DataConfig(_Strict):
     protocol_share: Share = Field(
         default=0.5, description="of the synthetic pairs: the evaluation protocol's settings"
     )
+    composites: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="overlaps composed of real bones with their blurred edges in a step",
+    )
     visits: Annotated[int, Field(ge=0)] = Field(
         default=8, description="real overlaps with another visit's truth in a step; 0: none"
     )
     real: Annotated[int, Field(ge=0)] = Field(
         default=0, description="real overlaps without a truth in a step, for the supervisor"
+    )
+    redrawn_share: Share = Field(
+        default=0.5,
+        description="of the real overlaps: their masks are moved, grown, shrunk and smoothed, as "
+        "another reader or a network would draw them",
     )
     validation: Annotated[int, Field(ge=1)] = Field(
         default=192, description="synthetic pairs of validation joints in a validation"

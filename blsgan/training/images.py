@@ -100,7 +100,7 @@ class WholeImages:
         moved = (inner[:, 1 + count :] > 0.5).float()
         layers = inner[:, 1 : 1 + count] * moved
         image = inner[:, :1] * moved.amax(dim=1, keepdim=True)
-        return PairBatch(image, moved, layers, _overlapped(moved), pair.soft_tissue)
+        return PairBatch(image, moved, layers, _overlapped(moved).float(), pair.soft_tissue)
 
     def real(self, index: Tensor) -> PairBatch:
         """Real overlaps: no layer and no k is known, nothing is valid.
@@ -115,7 +115,7 @@ class WholeImages:
             image,
             masks,
             torch.zeros_like(masks),
-            torch.zeros_like(masks, dtype=torch.bool),
+            torch.zeros_like(masks),
             unknown,
         )
 

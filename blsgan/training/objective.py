@@ -24,19 +24,19 @@ from blsgan.training.trainer import Terms
 MIN_PX = 20  # an image with fewer pixels to compare says nothing
 
 
-def image_errors(layers: Tensor, batch: PairBatch) -> tuple[Tensor, Tensor]:
-    """Mean squared error of each image over its valid pixels.
+def layer_errors(layers: Tensor, batch: PairBatch) -> tuple[Tensor, Tensor]:
+    """Mean squared error of each layer over its known pixels, weighed by how sure they are.
 
     Args:
-        layers: [B,2,H,W], predicted.
+        layers: [B,N,H,W], predicted.
         batch: the truth.
 
     Returns:
-        errors [B] and usable, bool [B]: whether the image has at least 20 valid pixels.
+        errors [B,N] and usable, bool [B,N]: whether at least 20 sure pixels are known.
     """
-    pixels = batch.valid.sum(dim=(1, 2, 3))
-    squared = ((layers - batch.layers) ** 2 * batch.valid).sum(dim=(1, 2, 3))
-    return squared / pixels.clamp(min=1), pixels >= MIN_PX
+    weight = batch.weight.sum(dim=(2, 3))
+    squared = ((layers - batch.layers) ** 2 * batch.weight).sum(dim=(2, 3))
+    return squared / weight.clamp(min=1), weight >= MIN_PX
 
 
 def objective(
@@ -47,25 +47,29 @@ def objective(
     *,
     synthetic: int | None = None,
     verdict: Tensor | None = None,
+    supports: Tensor | None = None,
+    law: float = 0.0,
 ) -> Terms:
     """The generator's objective.
 
     Args:
         layers: [B,N,H,W], predicted.
-        soft_tissue: [B], predicted k.
+        soft_tissue: [B] or [B,1,H,W], predicted.
         batch: the truth; its synthetic pairs are those whose k is known.
         config: weights of the terms.
         synthetic: the number of synthetic pairs, which come first; all by default.
         verdict: the supervisor's logits [B,2N,H,W] for ``layers``, where it takes part.
+        supports: {0,1} [B,N,H,W], where layers may be more than 0; the masks by default.
+        law: between display and attenuation, by which layers compose.
 
     Returns:
-        ``synthetic_db`` and ``visits_db`` are an image's mean squared error in dB (minus its PSNR),
-        averaged over images; ``soft_tissue`` is the mean absolute error of k on synthetic pairs;
+        ``synthetic_db`` and ``visits_db`` are a layer's mean squared error in dB (minus its PSNR),
+        averaged over layers; ``soft_tissue`` is the mean absolute error of k on synthetic pairs;
         ``layer``, ``reconstruction`` and ``supervisor`` are the terms of those weights in the
         configuration, there where the weight is not 0.
     """
-    errors, usable = image_errors(layers, batch)
-    known = ~torch.isnan(batch.soft_tissue)
+    errors, usable = layer_errors(layers, batch)
+    known = ~torch.isnan(batch.soft_tissue)[:, None].expand_as(errors)
     floor = torch.full_like(errors, config.mse_floor)
     if config.visits_mse_floor is not None:
         floor = torch.where(known, floor, config.visits_mse_floor)
@@ -77,7 +81,8 @@ def objective(
 
     synthetic_db = mean(decibels, usable & known)
     visits_db = mean(decibels, usable & ~known)
-    tissue = mean((soft_tissue - torch.nan_to_num(batch.soft_tissue)).abs(), known)
+    of_image = soft_tissue.flatten(1).mean(dim=1) if soft_tissue.dim() > 1 else soft_tissue
+    tissue = mean((of_image - torch.nan_to_num(batch.soft_tissue)).abs(), known[:, 0])
     parts = {"synthetic_db": synthetic_db, "visits_db": visits_db, "soft_tissue": tissue}
     total = layers.new_zeros(())
     if config.decibel or config.soft_tissue:
@@ -88,7 +93,13 @@ def objective(
         parts["layer"] = layer_loss(layers[first], batch.layers[first], batch.masks[first])
         total = total + config.layer * parts["layer"]
     if config.reconstruction:
-        parts["reconstruction"] = reconstruction_loss(layers, batch.masks, soft_tissue, batch.image)
+        parts["reconstruction"] = reconstruction_loss(
+            layers,
+            batch.masks if supports is None else supports,
+            soft_tissue,
+            batch.image,
+            law=law,
+        )
         total = total + config.reconstruction * parts["reconstruction"]
     if verdict is not None:
         parts["supervisor"] = supervisor_loss(verdict, batch.masks)

@@ -10,7 +10,7 @@ overlap have something to learn, so a pair is a crop and no work is spent elsewh
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,8 @@ from blsgan.data.layout import (
 )
 from blsgan.data.visits import VisitTruth
 from blsgan.errors import InputError
+from blsgan.joint.geometry import bounding_box
+from blsgan.joint.zone import REACH_PX, grown
 from blsgan.ops import compose_layers
 from blsgan.synthesis.overlap import PROTOCOL_SHIFT_PX, dilate_by_one
 from blsgan.training.config import DataConfig
@@ -40,6 +42,8 @@ _PARTNER_SHARE = 0.3  # of the pairs without the protocol's settings
 _SMALLEST_PX, _REACH_PX = PROTOCOL_SHIFT_PX  # of each bone
 _TAPER_PX = 8  # depth inside a bone from which on a tapered rim has its whole attenuation
 _FADE_PX = 16  # beside the overlap: there a taper has faded away
+_LEAST_CORRELATION = 0.8  # of a registered visit that would count nothing
+_PENUMBRA_PX = 2  # beside the other bone's mask at another visit
 _FULL = 1 - 1e-4  # intensity taken for a saturated pixel: its attenuation stays finite
 
 
@@ -58,18 +62,23 @@ class PairBatch:
     """A batch of crops.
 
     Attributes:
-        image: float32 [B,1,H,W] in [0,1], 0 outside the bones.
+        image: float32 [B,1,H,W] in [0,1]; of synthetic pairs 0 outside the bones.
         masks: float32 [B,2,H,W] in {0,1}, upper and lower bone.
         layers: float32 [B,2,H,W], the truth; read it only where ``valid``.
-        valid: bool [B,2,H,W], pixels of the overlap where ``layers`` is known.
+        weight: float32 [B,2,H,W] in [0,1], how sure ``layers`` is; 0 where it is not known.
         soft_tissue: float32 [B], the k composed with; NaN where it is not known.
     """
 
     image: Tensor
     masks: Tensor
     layers: Tensor
-    valid: Tensor
+    weight: Tensor
     soft_tissue: Tensor
+
+    @property
+    def valid(self) -> Tensor:
+        """bool [B,2,H,W], where ``layers`` is known."""
+        return self.weight > 0
 
     @staticmethod
     def join(first: PairBatch, second: PairBatch) -> PairBatch:
@@ -106,7 +115,7 @@ def _chance(generator: torch.Generator, count: int, probability: float) -> Tenso
 
 
 @dataclass(frozen=True)
-class _Window:
+class Window:
     """Where the pixels of a crop lie in an image, in px as (x, y).
 
     Attributes:
@@ -124,7 +133,7 @@ class _Window:
     @staticmethod
     def around(
         centre: Tensor, size: tuple[int, int], shift: Tensor, degrees: Tensor, zoom: Tensor
-    ) -> _Window:
+    ) -> Window:
         """A crop around ``centre``; the content is moved by ``shift`` (both [B,2] row, column),
         turned by ``degrees`` and magnified by ``zoom`` about the centre."""
         cosine = torch.cos(torch.deg2rad(degrees)) / zoom
@@ -133,13 +142,13 @@ class _Window:
         down = torch.stack((sine, cosine), dim=1)
         origin = centre.flip(1)
         origin = origin - (size[0] // 2 + shift[:, :1]) * down
-        return _Window(origin - (size[1] // 2 + shift[:, 1:]) * across, across, down, size)
+        return Window(origin - (size[1] // 2 + shift[:, 1:]) * across, across, down, size)
 
-    def mirrored(self, where: Tensor) -> _Window:
+    def mirrored(self, where: Tensor) -> Window:
         """The crops read from right to left in those ``where`` [B] says so."""
         where = where[:, None]
         last = self.origin + (self.size[1] - 1) * self.across
-        return _Window(
+        return Window(
             torch.where(where, last, self.origin),
             torch.where(where, -self.across, self.across),
             self.down,
@@ -461,13 +470,13 @@ class SyntheticPairs:
         layers, masks, tissue = [], [], None
         for bone, (index, sign) in enumerate(((first, 1.0), (second, -1.0))):
             shift = torch.stack((sign * rows[:, bone] - follow, columns * sign / 2), dim=1)
-            window = _Window.around(self.centres[index], native, shift, turns[:, bone], one)
+            window = Window.around(self.centres[index], native, shift, turns[:, bone], one)
             stack = window.sample_of(self.planes, index, (0, 1 + bone))
             mask = (stack[:, 1:] > 0.5).float()
             layers.append(_toned(stack[:, :1].clamp(0, 1), tone) * mask)
             masks.append(mask)
             if bone == 0:
-                still = _Window.around(
+                still = Window.around(
                     self.centres[index], native, torch.stack((-follow, none), dim=1), none, one
                 )
                 tissue = _toned(still.sample_of(self.planes, index, (3,)), tone)
@@ -483,37 +492,124 @@ class SyntheticPairs:
         image = torch.where(rim(overlap) > 0, _blur3(image), image)
         image = image * (mask.amax(dim=1, keepdim=True))
 
-        window = _Window.around(middle, size, jitter, none, zoom).mirrored(flip)
+        window = Window.around(middle, size, jitter, none, zoom).mirrored(flip)
         out = window.sample(torch.cat((image, layer, mask), dim=1))
         image, layer, mask = out[:, :1], out[:, 1:3], (out[:, 3:] > 0.5).float()
         image = image * mask.amax(dim=1, keepdim=True)
         layer = layer * mask
-        valid = (mask[:, :1] * mask[:, 1:] > 0).expand(-1, 2, -1, -1)
-        return PairBatch(image, mask, layer, valid, k)
+        weight = (mask[:, :1] * mask[:, 1:]).expand(-1, 2, -1, -1)
+        return PairBatch(image, mask, layer, weight, k)
 
     def _send(self, *drawn: Tensor) -> list[Tensor]:
         return sent(self.planes.device, *drawn)
 
 
-def _variation(
-    records: int, generator: torch.Generator, count: int, data: DataConfig, device: torch.device
-) -> list[Tensor]:
-    """Which of ``records`` real overlaps are drawn, and how their crops are varied: record, shift
-    [B,2], degrees, zoom, tone and whether they are mirrored, each [B]."""
-    g, n = generator, count
-    record = torch.randint(records, (n,), generator=g)
-    still = _chance(g, n, 0.4)
-    turn = torch.where(still, torch.zeros(n), 4 * torch.randn(n, generator=g))
-    zoom = torch.where(still, torch.ones(n), _uniform(g, n, 0.92, 1.12))
-    shift = torch.stack(
-        (torch.round(_uniform(g, n, -8, 8)), torch.round(_uniform(g, n, -20, 20))), dim=1
-    )
-    tone = _tone(g, n, 0.5 if data.tone_curves else 0.0, 0.15)
-    return sent(device, record, shift, turn, zoom, tone, _chance(g, n, 0.5))
+@dataclass(frozen=True)
+class Variation:
+    """How crops of real overlaps differ from the radiographs that they are cut from, each [B,...].
+
+    Attributes:
+        shift: [B,2] rows and columns; degrees, zoom and mirrored [B]: of the crop.
+        gain, offset: [B], of the intensities.
+        moved: [B,2,2], rows and columns by which each mask lies beside its bone.
+        border: [B,2], share of a blurred mask from which on a pixel counts as the bone: below one
+            half the mask grows.
+        redrawn: bool [B], whose masks are changed so.
+    """
+
+    shift: Tensor
+    degrees: Tensor
+    zoom: Tensor
+    mirrored: Tensor
+    gain: Tensor
+    offset: Tensor
+    moved: Tensor
+    border: Tensor
+    redrawn: Tensor
+
+    @staticmethod
+    def drawn(g: torch.Generator, n: int, data: DataConfig, device: torch.device) -> Variation:
+        still = _chance(g, n, 0.3)
+        none, one = torch.zeros(n), torch.ones(n)
+        degrees = torch.where(still, none, 4 * torch.randn(n, generator=g))
+        zoom = torch.where(still, one, torch.exp(0.07 * torch.randn(n, generator=g)))
+        shift = torch.stack(
+            (torch.round(_uniform(g, n, -8, 8)), torch.round(_uniform(g, n, -8, 8))), dim=1
+        )
+        mirrored = _chance(g, n, 0.5)
+        gain, offset = 0.06 * torch.randn(n, generator=g), 0.02 * torch.randn(n, generator=g)
+        if not data.tone_curves:
+            gain, offset = none, none
+        moved = torch.randn(n, 2, 2, generator=g)
+        border = (0.5 + 0.15 * torch.randn(n, 2, generator=g)).clamp(0.2, 0.8)
+        redrawn = _chance(g, n, data.redrawn_share)
+        return Variation(
+            *sent(
+                device,
+                shift,
+                degrees,
+                zoom,
+                mirrored,
+                torch.exp(gain),
+                offset,
+                moved,
+                border,
+                redrawn,
+            )
+        )
+
+    def window(self, centres: Tensor, size: tuple[int, int]) -> Window:
+        window = Window.around(centres, size, self.shift, self.degrees, self.zoom)
+        return window.mirrored(self.mirrored)
+
+    def toned(self, images: Tensor) -> Tensor:
+        """``images`` [B,C,H,W] with gain and offset, in [0,1]."""
+        gain, offset = self.gain[:, None, None, None], self.offset[:, None, None, None]
+        return (images * gain + offset).clamp(0, 1)
+
+    def masks(self, planes: Tensor, index: Tensor, window: Window) -> Tensor:
+        """{0,1} [B,2,h,w]: both masks of ``planes[index]``, see :meth:`mask`."""
+        return torch.cat([self.mask(planes, index, window, bone) for bone in (0, 1)], dim=1)
+
+    def mask(self, planes: Tensor, index: Tensor, window: Window, bone: int) -> Tensor:
+        """{0,1} [B,1,h,w]: a mask of ``planes[index]`` as drawn, or as another reader, or a
+        network,
+        would draw it: moved, grown or shrunk by up to 2 px, and smoothed."""
+        redrawn = self.redrawn[:, None]
+        by = torch.where(redrawn, self.moved[:, bone], 0.0)
+        moved = Window(
+            window.origin - by[:, :1] * window.down - by[:, 1:] * window.across,
+            window.across,
+            window.down,
+            window.size,
+        )
+        drawn = moved.sample_of(planes, index, (1 + bone,))
+        smooth = drawn
+        for _ in range(2):
+            smooth = F.avg_pool2d(smooth, 3, stride=1, padding=1, count_include_pad=False)
+        other = smooth > self.border[:, bone, None, None, None]
+        return torch.where(redrawn[:, :, None, None], other, drawn > 0.5).float()
+
+
+def _averaged(truths: Sequence[VisitTruth], near: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The truth of one bone by all visits that show it, and its weight, float32 [H,W].
+
+    A visit counts by how well it was registered, and less where, there, the other bone's blurred
+    edge may reach; only pixels that are ``near`` [H,W] count.
+    """
+    total, weight = np.zeros(near.shape, np.float32), np.zeros(near.shape, np.float32)
+    for truth in truths:
+        sure = ((truth.correlation - _LEAST_CORRELATION) / (1 - _LEAST_CORRELATION)) ** 2
+        share = near * np.where(
+            truth.clear_px > _PENUMBRA_PX, sure, np.where(truth.valid, sure / 2, 0)
+        )
+        total += share * truth.truth
+        weight += share
+    return np.divide(total, weight, out=total, where=weight > 0), np.minimum(weight, 1)
 
 
 class VisitPairs:
-    """Real overlaps with the truth of another visit.
+    """Real overlaps with the truth of other visits, in the overlap and beside it.
 
     Args:
         truths: what :func:`blsgan.data.visits.visit_truths` found.
@@ -534,55 +630,70 @@ class VisitPairs:
             raise InputError("the split has no overlap that another visit of the joint shows free")
         listed = {image.name: image for image in images}
         names = sorted({truth.image for truth in truths})
-        position = {name: index for index, name in enumerate(names)}
-        self.planes = _planes([read_joint(listed[name]) for name in names]).to(device)
-        self.index = torch.tensor([position[truth.image] for truth in truths]).to(device)
-        self.bone = torch.tensor([truth.bone for truth in truths]).to(device)
-        # float16 [M,2,H,W]: the truth, and 1 where it holds.
-        self.truth = torch.from_numpy(
-            np.stack([np.stack((t.truth, t.valid)).astype(np.float16) for t in truths])
-        ).to(device)
-        self.centres = torch.tensor(
-            [[np.round(np.mean(where)) for where in np.nonzero(truth.valid)] for truth in truths],
-            dtype=torch.float32,
-        ).to(device)
+        arrays = [read_joint(listed[name]) for name in names]
+        self.planes = _planes(arrays).to(device)
+        known = []
+        for name, array in zip(names, arrays, strict=True):
+            near = grown(np.asarray(array.masks.all(axis=0)), REACH_PX)
+            bones = [
+                _averaged([t for t in truths if t.image == name and t.bone == bone], near)
+                for bone in (0, 1)
+            ]
+            known.append(np.stack([*(b[0] for b in bones), *(b[1] for b in bones)]))
+        # float16 [M,4,H,W]: the truth of both bones, and its weights.
+        self.known = torch.from_numpy(np.stack(known).astype(np.float16)).to(device)
+        self.centres = _overlap_centres(arrays).to(device)
+        # A joint of many visits would rule: its images are drawn less often.
+        joints = [listed[name].joint for name in names]
+        self.chances = torch.tensor([joints.count(joint) ** -0.5 for joint in joints])
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.planes)
 
     def draw(self, count: int, generator: torch.Generator, data: DataConfig = _DATA) -> PairBatch:
-        """Draws ``count`` pairs of size ``data.crop``, varied by shift, rotation, zoom, tone and
-        flip."""
-        record, shift, turn, zoom, tone, flip = _variation(
-            len(self), generator, count, data, self.planes.device
+        """Draws ``count`` pairs of size ``data.crop``, varied in place, tone and masks."""
+        device = self.planes.device
+        (record,) = sent(
+            device, torch.multinomial(self.chances, count, replacement=True, generator=generator)
         )
-        window = _Window.around(self.centres[record], data.crop, shift, turn, zoom)
-        return self._crops(record, window.mirrored(flip), tone)
+        varied = Variation.drawn(generator, count, data, device)
+        window = varied.window(self.centres[record], data.crop)
+        masks = varied.masks(self.planes, record, window)
+        return self._crops(record, window, masks, varied.toned)
 
     def all(self, *, size: tuple[int, int] = _DATA.crop) -> PairBatch:
         """Every pair once, its pixels as they are."""
         still = torch.zeros_like(self.centres)
-        one = still[:, 0] + 1
-        window = _Window.around(self.centres, size, still, still[:, 0], one)
-        return self._crops(torch.arange(len(self), device=one.device), window, one)
+        window = Window.around(self.centres, size, still, still[:, 0], still[:, 0] + 1)
+        record = torch.arange(len(self), device=still.device)
+        masks = (window.sample_of(self.planes, record, (1, 2)) > 0.5).float()
+        return self._crops(record, window, masks, lambda images: images)
 
-    def _crops(self, record: Tensor, window: _Window, tone: Tensor) -> PairBatch:
-        bone = self.bone[record]
-        seen = window.sample_of(self.planes, self.index[record], (0, 1, 2))
-        known = window.sample_of(self.truth, record, (0, 1))
-        image = _toned(seen[:, :1].clamp(0, 1), tone)
-        truth = _toned(known[:, :1].clamp(0, 1), tone)
-        mask, valid = (seen[:, 1:] > 0.5).float(), known[:, 1:] > 0.5
-        chosen = F.one_hot(bone, 2)[:, :, None, None].bool()
-        image = image * mask.amax(dim=1, keepdim=True)
-        overlap = mask[:, :1] * mask[:, 1:] > 0
+    def _crops(
+        self,
+        record: Tensor,
+        window: Window,
+        masks: Tensor,
+        toned: Callable[[Tensor], Tensor],
+    ) -> PairBatch:
+        image = toned(window.sample_of(self.planes, record, (0,)).clamp(0, 1))
+        known = window.sample_of(self.known, record, (0, 1, 2, 3))
+        # A truth next to where none is known was mixed with nothing.
+        whole = window.sample_of((self.known[:, 2:] > 0).half(), record, (0, 1)) > 0.999
         return PairBatch(
             image,
-            mask,
-            truth.expand(-1, 2, -1, -1),
-            valid & chosen & overlap,
+            masks,
+            toned(known[:, :2].clamp(0, 1)),
+            known[:, 2:] * whole,
             torch.full((len(record),), float("nan"), device=record.device),
         )
+
+
+def _overlap_centres(arrays: Sequence[JointArrays]) -> Tensor:
+    """The middles (row, column) of the overlaps' bounding boxes, float32 [M,2]."""
+    boxes = [bounding_box(np.asarray(a.masks.all(axis=0))) for a in arrays]
+    centres = [(math.floor((t + b) / 2), math.floor((le + r) / 2)) for t, le, b, r in boxes]
+    return torch.tensor(centres, dtype=torch.float32)
 
 
 class RealOverlaps:
@@ -602,30 +713,22 @@ class RealOverlaps:
         if not arrays:
             raise InputError("the split has no joint with an overlap; set data.real=0")
         self.planes = _planes(arrays).to(device)
-        self.centres = torch.tensor(
-            [
-                [np.round(np.mean(where)) for where in np.nonzero(a.masks.all(axis=0))]
-                for a in arrays
-            ],
-            dtype=torch.float32,
-        ).to(device)
+        self.centres = _overlap_centres(arrays).to(device)
 
     def __len__(self) -> int:
         return len(self.planes)
 
     def draw(self, count: int, generator: torch.Generator, data: DataConfig = _DATA) -> PairBatch:
         """Draws ``count`` overlaps, varied as visit pairs are; no pixel is valid."""
-        record, shift, turn, zoom, tone, flip = _variation(
-            len(self), generator, count, data, self.planes.device
-        )
-        window = _Window.around(self.centres[record], data.crop, shift, turn, zoom).mirrored(flip)
-        seen = window.sample_of(self.planes, record, (0, 1, 2))
-        masks = (seen[:, 1:] > 0.5).float()
-        image = _toned(seen[:, :1].clamp(0, 1), tone) * masks.amax(dim=1, keepdim=True)
+        device = self.planes.device
+        (record,) = sent(device, torch.randint(len(self), (count,), generator=generator))
+        varied = Variation.drawn(generator, count, data, device)
+        window = varied.window(self.centres[record], data.crop)
+        masks = varied.masks(self.planes, record, window)
         return PairBatch(
-            image,
+            varied.toned(window.sample_of(self.planes, record, (0,)).clamp(0, 1)),
             masks,
             torch.zeros_like(masks),
-            torch.zeros_like(masks, dtype=torch.bool),
-            torch.full((count,), float("nan"), device=record.device),
+            torch.zeros_like(masks),
+            torch.full((count,), float("nan"), device=device),
         )

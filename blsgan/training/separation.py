@@ -18,14 +18,14 @@ from blsgan.data.layout import JointImage
 from blsgan.errors import InputError, UsageError
 from blsgan.models import build_generator, load_generator
 from blsgan.models.backbones import BackboneGenerator
-from blsgan.models.generator import Generator, layers_from
+from blsgan.models.generator import Generator
 from blsgan.models.supervisor import Supervisor
 from blsgan.progress import Track
 from blsgan.tasks.task import SEPARATION
 from blsgan.training.config import Stage, SupervisorConfig, TrainingConfig, stages_of
 from blsgan.training.distributed import World
 from blsgan.training.objective import (
-    image_errors,
+    layer_errors,
     objective,
     supervisor_batch,
     supervisor_objective,
@@ -158,6 +158,8 @@ class SeparationTrainer(Trainer):
                 stage.loss,
                 synthetic=stage.data.synthetic,
                 verdict=verdict,
+                supports=self.generator.supports(batch.masks),
+                law=self.generator.law,
             )
             if not stage.data.visits:
                 del terms.parts["visits_db"]  # of nothing: 0
@@ -182,7 +184,7 @@ class SeparationTrainer(Trainer):
         rows = self.world.rows
         layers, soft_tissue = _separate(
             self._network,
-            self.generator.head,
+            self.generator,
             rows(batch.image),
             rows(batch.masks),
             self.precision,
@@ -231,16 +233,16 @@ class SeparationTrainer(Trainer):
         figures = {}
         batch = self._sources.validation
         layers, soft_tissue = self._separate_all(batch)
-        errors, usable = image_errors(layers, batch)
-        figures["synthetic_psnr_db"] = _mean_psnr(errors[usable])
-        figures["soft_tissue_error"] = float((soft_tissue - batch.soft_tissue).abs().mean())
+        errors, usable = layer_errors(layers, batch)
+        figures["synthetic_psnr_db"] = _mean_psnr(errors.mean(dim=1)[usable.all(dim=1)])
+        if soft_tissue.dim() == 1:
+            figures["soft_tissue_error"] = float((soft_tissue - batch.soft_tissue).abs().mean())
         batch_visits = self._sources.validation_visits
         if batch_visits is not None:
             layers, _ = self._separate_all(batch_visits)
-            errors, usable = image_errors(layers, batch_visits)
-            upper = batch_visits.valid[:, 0].flatten(1).any(dim=1)
-            figures["upper_psnr_db"] = _mean_psnr(errors[usable & upper])
-            figures["lower_psnr_db"] = _mean_psnr(errors[usable & ~upper])
+            errors, usable = layer_errors(layers, batch_visits)
+            figures["upper_psnr_db"] = _mean_psnr(errors[:, 0][usable[:, 0]])
+            figures["lower_psnr_db"] = _mean_psnr(errors[:, 1][usable[:, 1]])
         return figures
 
     def picture(self) -> Tensor:
@@ -257,7 +259,7 @@ class SeparationTrainer(Trainer):
             for start in range(0, len(batch.image), 32):
                 part = slice(start, start + 32)
                 image, masks = batch.image[part].to(self.device), batch.masks[part].to(self.device)
-                layers, k = _separate(self.average, self.average.head, image, masks, "float32")
+                layers, k = _separate(self.average, self.average, image, masks, "float32")
                 parts.append((layers.cpu(), k.cpu()))
         return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
@@ -317,13 +319,14 @@ def _load_first(generator: Generator, weights: Path, config: TrainingConfig) -> 
 
 
 def _separate(
-    network: nn.Module, head: str, image: Tensor, masks: Tensor, precision: str
+    network: nn.Module, generator: Generator, image: Tensor, masks: Tensor, precision: str
 ) -> tuple[Tensor, Tensor]:
+    """Layers and soft tissue of ``generator``, which runs as ``network``."""
     with autocast(image.device, precision):
         # Plain strides: channels-last ones make pooling of a single channel three times as slow on
         # a CPU, and the first convolution turns its input round by itself.
         logits, soft_tissue = network(image.contiguous(), masks.contiguous())
-    return layers_from(head, logits, image, masks, soft_tissue), soft_tissue.float()
+    return generator.layers_of(logits, image, masks, soft_tissue), soft_tissue.float()
 
 
 def _check_sizes(generator: Generator, stages: Sequence[Stage], config: SupervisorConfig) -> None:

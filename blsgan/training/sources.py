@@ -17,6 +17,7 @@ from blsgan.data.truths import cached_visit_truths
 from blsgan.data.visits import PROTOCOL, TRAINING, VisitTruth
 from blsgan.errors import InputError, UsageError
 from blsgan.progress import Track, silent
+from blsgan.training.composites import Composites
 from blsgan.training.config import DataConfig, Stage, TrainingConfig
 from blsgan.training.images import Deck, WholeImages, protocol_shifts
 from blsgan.training.pairs import (
@@ -159,6 +160,7 @@ class _Crops:
         if any(part.real for part in parts):
             self._real = RealOverlaps(training, device)
         self._synthetic = SyntheticPairs(training, device)
+        self._composites = Composites(self._synthetic)
 
     def epoch(self, data: DataConfig) -> int:
         counts = [(len(self._synthetic), data.synthetic)]
@@ -175,6 +177,9 @@ class _Crops:
             return source_random(self._own_draws, source, step)
 
         batch = self._synthetic.draw(data.synthetic, of("synthetic"), data)
+        if data.composites:
+            composed = self._composites.draw(data.composites, of("composites"), data)
+            batch = PairBatch.join(batch, composed)
         if data.visits and self._visits is not None:
             visits = self._visits.draw(data.visits, of("visits"), data)
             batch = PairBatch.join(batch, visits)

@@ -117,9 +117,9 @@ BLSGAN_INDEPENDENT
         for (int t = 0; t < count; ++t) {
           const bool shared = (m0[t] != 0) & (m1[t] != 0);
           const PairShares<T> share(logit0[t], logit1[t]);
-          const T amount = shared_attenuation(law.attenuation(image[t]), tissue[t], T(2));
-          const T inside0 = law.display(layer_attenuation(share.first, amount));
-          const T inside1 = law.display(layer_attenuation(share.second, amount));
+          const T bone = law.attenuation(image[t]) - tissue[t];
+          const T inside0 = law.display(layer_attenuation(share.first, bone, tissue[t]));
+          const T inside1 = law.display(layer_attenuation(share.second, bone, tissue[t]));
           layer0[t] = keep_if(m0[t] != 0, shared ? inside0 : image[t]);
           layer1[t] = keep_if(m1[t] != 0, shared ? inside1 : image[t]);
         }
@@ -185,23 +185,22 @@ BLSGAN_INDEPENDENT
           const bool shared = (m0[t] != 0) & (m1[t] != 0);
           const PairShares<T> share(logit0[t], logit1[t]);
           const T attenuation = law.attenuation(image[t]);
-          const T amount = shared_attenuation(attenuation, tissue[t], T(2));
+          const T bone = attenuation - tissue[t];
           // d layer_i / d A_i times the incoming gradient
           const T slope0 =
-              grad0[t] * law.display_slope(layer_attenuation(share.first, amount));
+              grad0[t] * law.display_slope(layer_attenuation(share.first, bone, tissue[t]));
           const T slope1 =
-              grad1[t] * law.display_slope(layer_attenuation(share.second, amount));
-          const T grad_logit = amount * share.first * share.second * (slope0 - slope1);
-          const T grad_amount = slope0 * share.first + slope1 * share.second;
-          const T grad_tissue = slope0 * soft_share(share.first, share.second, T(2)) +
-                                slope1 * soft_share(share.second, share.first, T(2));
+              grad1[t] * law.display_slope(layer_attenuation(share.second, bone, tissue[t]));
+          const T grad_logit = bone * share.first * share.second * (slope0 - slope1);
+          const T grad_bone = slope0 * share.first + slope1 * share.second;
+          const T grad_tissue = slope0 * share.second + slope1 * share.first;
           target0[t] = keep_if(shared, grad_logit);
           target1[t] = keep_if(shared, -grad_logit);
           on_soft[t] =
               keep_if(shared & (tissue_slope[t] != T(0)), grad_tissue * tissue_slope[t]);
           const T slope = law.attenuation_slope(image[t], attenuation);
           const T copied = keep_if(m0[t] != 0, grad0[t]) + keep_if(m1[t] != 0, grad1[t]);
-          result[t] = shared ? keep_if(slope != T(0), grad_amount * slope) : copied;
+          result[t] = shared ? keep_if(slope != T(0), grad_bone * slope) : copied;
         }
         grad_soft.finish(span.batch, p, count, on_soft);
         cpu::finish_tile<T>(a.grad_share_logits, span.batch, 0, p, count, target0, scratch[5]);
@@ -227,7 +226,8 @@ BLSGAN_HD void forward(const SplitAttenuation& a, const Law& law_in, int64_t beg
   Tiles<T> scratch(7 + 2 * layers);
   cpu::SoftTiles<T> soft(a.soft_tissue);
   T *coverage = scratch[0], *image_buffer = scratch[1], *result = scratch[2],
-    *amount = scratch[3], *largest = scratch[4], *inverse_sum = scratch[5], *buffer = scratch[6];
+    *bone = scratch[3], *largest = scratch[4], *inverse_sum = scratch[5], *buffer = scratch[6];
+  const T* const tissue = soft.value();
   const auto mask = [&](int64_t i) __attribute__((always_inline)) { return scratch[7 + 2 * i]; };
   const auto share = [&](int64_t i) __attribute__((always_inline)) { return scratch[8 + 2 * i]; };
   for (int64_t item = begin; item < end; ++item) {
@@ -248,11 +248,8 @@ BLSGAN_HD void forward(const SplitAttenuation& a, const Law& law_in, int64_t beg
         load_shares(a.share_logits, layers, span.batch, p, count, mask, share, largest,
                     inverse_sum, buffer);
         load_soft_tissue(soft, law, span.batch, p, count);
-        const T* __restrict tissue = soft.value();
 BLSGAN_INDEPENDENT
-        for (int t = 0; t < count; ++t) {
-          amount[t] = shared_attenuation(law.attenuation(image[t]), tissue[t], coverage[t]);
-        }
+        for (int t = 0; t < count; ++t) bone[t] = law.attenuation(image[t]) - tissue[t];
       }
       for (int64_t i = 0; i < layers; ++i) {
         const T *m = mask(i), *r = share(i);
@@ -260,7 +257,7 @@ BLSGAN_INDEPENDENT
         if (cover.shared) {
 BLSGAN_INDEPENDENT
           for (int t = 0; t < count; ++t) {
-            const T inside = law.display(layer_attenuation(r[t], amount[t]));
+            const T inside = law.display(layer_attenuation(r[t], bone[t], tissue[t]));
             const T value = coverage[t] > T(1) ? inside : image[t];
             target[t] = m[t] != T(0) ? value : T(0);
           }
@@ -284,9 +281,10 @@ BLSGAN_HD void backward(const SplitAttenuationBackward& a, const Law& law_in, in
   cpu::SoftTiles<T> soft(a.soft_tissue);
   cpu::SoftGradient<T> grad_soft(a.grad_soft_tissue);
   T *coverage = scratch[0], *image_buffer = scratch[1], *result = scratch[2],
-    *amount = scratch[3], *largest = scratch[4], *inverse_sum = scratch[5], *buffer = scratch[6],
-    *grad_amount = scratch[7], *copied = scratch[8], *grad_tissue = scratch[9],
+    *bone = scratch[3], *largest = scratch[4], *inverse_sum = scratch[5], *buffer = scratch[6],
+    *grad_bone = scratch[7], *copied = scratch[8], *grad_tissue = scratch[9],
     *others = scratch[10], *image_slope = scratch[11];
+  const T* const tissue = soft.value();
   const auto mask = [&](int64_t i) __attribute__((always_inline)) { return scratch[12 + 3 * i]; };
   const auto share = [&](int64_t i) __attribute__((always_inline)) { return scratch[13 + 3 * i]; };
   const auto slope = [&](int64_t i) __attribute__((always_inline)) { return scratch[14 + 3 * i]; };
@@ -304,7 +302,7 @@ BLSGAN_HD void backward(const SplitAttenuationBackward& a, const Law& law_in, in
         if (a.grad_image.data == nullptr) continue;
       }
       for (int t = 0; t < count; ++t) {
-        grad_amount[t] = T(0);
+        grad_bone[t] = T(0);
         grad_tissue[t] = T(0);
         copied[t] = T(0);
         others[t] = T(0);
@@ -315,11 +313,10 @@ BLSGAN_HD void backward(const SplitAttenuationBackward& a, const Law& law_in, in
         load_shares(a.share_logits, layers, span.batch, p, count, mask, share, largest,
                     inverse_sum, buffer);
         load_soft_tissue(soft, law, span.batch, p, count);
-        const T* __restrict tissue = soft.value();
 BLSGAN_INDEPENDENT
         for (int t = 0; t < count; ++t) {
           const T attenuation = law.attenuation(image[t]);
-          amount[t] = shared_attenuation(attenuation, tissue[t], coverage[t]);
+          bone[t] = attenuation - tissue[t];
           image_slope[t] = law.attenuation_slope(image[t], attenuation);
         }
       }
@@ -333,10 +330,10 @@ BLSGAN_INDEPENDENT
           for (int t = 0; t < count; ++t) {
             const bool covered = m[t] != T(0);
             // d layer_i / d A_i, times the incoming gradient
-            const T value = grad[t] * law.display_slope(layer_attenuation(r[t], amount[t]));
+            const T value = grad[t] * law.display_slope(layer_attenuation(r[t], bone[t], tissue[t]));
             s[t] = keep_if(covered, value);
-            grad_amount[t] += keep_if(covered, value * r[t]);
-            grad_tissue[t] += keep_if(covered, value * soft_share(r[t], T(1) - r[t], coverage[t]));
+            grad_bone[t] += keep_if(covered, value * r[t]);
+            grad_tissue[t] += keep_if(covered, value * (T(1) - r[t]));
             copied[t] += keep_if(covered, grad[t]);
           }
         } else {
@@ -350,7 +347,7 @@ BLSGAN_INDEPENDENT
 BLSGAN_INDEPENDENT
           for (int t = 0; t < count; ++t) {
             others[t] +=
-                keep_if(m[t] != T(0), other_logit_gradient(r[t], s[t], grad_amount[t]));
+                keep_if(m[t] != T(0), other_logit_gradient(r[t], s[t], grad_bone[t]));
           }
         }
         for (int64_t i = 0; i < layers; ++i) {
@@ -359,7 +356,7 @@ BLSGAN_INDEPENDENT
               cpu::output_tile(a.grad_share_logits, span.batch, i, p, result);
 BLSGAN_INDEPENDENT
           for (int t = 0; t < count; ++t) {
-            const T value = amount[t] * logit_gradient(r[t], s[t], grad_amount[t], others[t]);
+            const T value = bone[t] * logit_gradient(r[t], s[t], grad_bone[t], others[t]);
             target[t] = coverage[t] > T(1) && m[t] != T(0) ? value : T(0);
           }
           cpu::finish_tile<T>(a.grad_share_logits, span.batch, i, p, count, target, result);
@@ -377,7 +374,7 @@ BLSGAN_INDEPENDENT
         T* __restrict target = cpu::output_tile(a.grad_image, span.batch, 0, p, result);
 BLSGAN_INDEPENDENT
         for (int t = 0; t < count; ++t) {
-          const T inside = keep_if(image_slope[t] != T(0), grad_amount[t] * image_slope[t]);
+          const T inside = keep_if(image_slope[t] != T(0), grad_bone[t] * image_slope[t]);
           target[t] = coverage[t] > T(1) ? inside : copied[t];
         }
         cpu::finish_tile<T>(a.grad_image, span.batch, 0, p, count, target, result);

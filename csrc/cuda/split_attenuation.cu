@@ -13,13 +13,6 @@ constexpr const char* kOp = "split_attenuation";
 template <typename T, int N>
 constexpr int kBlocks = sizeof(T) == 8 || N != 2 ? 1 : 2;
 
-// What the bones share of each pixel's attenuation, for `count` covering bones.
-template <typename T, typename Law>
-__device__ __forceinline__ T shared_attenuation_of(const Law& law, T image, T k, int count) {
-  return shared_attenuation(law.attenuation(image), soft_attenuation(law, k).value,
-                            static_cast<T>(count));
-}
-
 // Two layers in registers. Most pixels of a radiograph are not shared and need neither logits nor
 // logarithms.
 template <typename T, typename Law>
@@ -38,9 +31,10 @@ __device__ __forceinline__ void split_pair(const SplitAttenuation& a, const Law&
     for (int t = 0; t < kLanes; ++t) {
       if (!is_set(shared, t)) continue;
       const PairShares<T> share(layer0[t], layer1[t]);
-      const T amount = shared_attenuation_of(law, image[t], k[t], 2);
-      layer0[t] = law.display(layer_attenuation(share.first, amount));
-      layer1[t] = law.display(layer_attenuation(share.second, amount));
+      const T soft = soft_attenuation(law, k[t]).value;
+      const T bone = law.attenuation(image[t]) - soft;
+      layer0[t] = law.display(layer_attenuation(share.first, bone, soft));
+      layer1[t] = law.display(layer_attenuation(share.second, bone, soft));
     }
   }
 #pragma unroll
@@ -80,17 +74,18 @@ __device__ __forceinline__ T differentiate_pair(const SplitAttenuationBackward& 
         const PairShares<T> share(logits0[t], logits1[t]);
         const T attenuation = law.attenuation(image[t]);
         const Sloped<T> soft = soft_attenuation(law, k[t]);
-        const T amount = shared_attenuation(attenuation, soft.value, T(2));
+        const T bone = attenuation - soft.value;
         // d layer_i / d A_i times the incoming gradient
-        const T slope0 = grad0[t] * law.display_slope(layer_attenuation(share.first, amount));
-        const T slope1 = grad1[t] * law.display_slope(layer_attenuation(share.second, amount));
-        on_logits[t] = amount * share.first * share.second * (slope0 - slope1);
-        const T grad_soft = slope0 * soft_share(share.first, share.second, T(2)) +
-                            slope1 * soft_share(share.second, share.first, T(2));
+        const T slope0 =
+            grad0[t] * law.display_slope(layer_attenuation(share.first, bone, soft.value));
+        const T slope1 =
+            grad1[t] * law.display_slope(layer_attenuation(share.second, bone, soft.value));
+        on_logits[t] = bone * share.first * share.second * (slope0 - slope1);
+        const T grad_soft = slope0 * share.second + slope1 * share.first;
         on_soft[t] = soft.slope != T(0) ? grad_soft * soft.slope : T(0);
         const T slope = law.attenuation_slope(image[t], attenuation);
-        const T grad_amount = slope0 * share.first + slope1 * share.second;
-        on_image[t] = slope != T(0) ? grad_amount * slope : T(0);
+        const T grad_bone = slope0 * share.first + slope1 * share.second;
+        on_image[t] = slope != T(0) ? grad_bone * slope : T(0);
       }
     }
   }
@@ -105,15 +100,12 @@ __device__ __forceinline__ T differentiate_pair(const SplitAttenuationBackward& 
 // The bones over a thread's pixels.
 struct Cover {
   uint32_t any = 0, shared = 0;
-  int count[kLanes] = {};
 
   __device__ __forceinline__ Cover(const View& masks, const Pixels& at, int64_t layers) {
     for (int64_t i = 0; i < layers; ++i) {
       const uint32_t mask = load_mask(masks, at, i);
       shared |= any & mask;
       any |= mask;
-#pragma unroll
-      for (int t = 0; t < kLanes; ++t) count[t] += is_set(mask, t) ? 1 : 0;
     }
   }
 };
@@ -165,15 +157,16 @@ __device__ __forceinline__ void split_any(const SplitAttenuation& a, const Law& 
                                           const Pixels& at) {
   const int64_t layers = a.shape.layers;
   const Cover cover(a.masks, at, layers);
-  T image[kLanes] = {}, amount[kLanes] = {};
+  T image[kLanes] = {}, bone[kLanes] = {}, soft[kLanes] = {};
   if (cover.any) load(a.image, at, 0, image);
   Softmax<T> softmax;
   if (cover.shared) {
     softmax.prepare(a.share_logits, a.masks, at, layers);
-    load_soft_tissue(a.soft_tissue, at, amount);
+    load_soft_tissue(a.soft_tissue, at, soft);
 #pragma unroll
     for (int t = 0; t < kLanes; ++t) {
-      amount[t] = shared_attenuation_of(law, image[t], amount[t], cover.count[t]);
+      soft[t] = soft_attenuation(law, soft[t]).value;
+      bone[t] = law.attenuation(image[t]) - soft[t];
     }
   }
 #pragma unroll 1
@@ -186,7 +179,7 @@ __device__ __forceinline__ void split_any(const SplitAttenuation& a, const Law& 
       if (!is_set(mask, t)) {
         layer[t] = T(0);
       } else if (is_set(cover.shared, t)) {
-        layer[t] = law.display(layer_attenuation(softmax.share(layer[t], t), amount[t]));
+        layer[t] = law.display(layer_attenuation(softmax.share(layer[t], t), bone[t], soft[t]));
       } else {
         layer[t] = image[t];
       }
@@ -199,17 +192,18 @@ __device__ __forceinline__ void split_any(const SplitAttenuation& a, const Law& 
 // shares; both 0 elsewhere.
 template <typename T, typename Law>
 __device__ __forceinline__ void slopes_of(const SplitAttenuationBackward& a, const Law& law,
-                                          const Softmax<T>& softmax, const T (&amount)[kLanes],
-                                          const Pixels& at, int64_t layer, uint32_t where,
-                                          T (&slope)[kLanes], T (&share)[kLanes]) {
+                                          const Softmax<T>& softmax, const T (&bone)[kLanes],
+                                          const T (&soft)[kLanes], const Pixels& at,
+                                          int64_t layer, uint32_t where, T (&slope)[kLanes],
+                                          T (&share)[kLanes]) {
   load(a.grad_layers, at, layer, slope);
   load(a.share_logits, at, layer, share);
 #pragma unroll
   for (int t = 0; t < kLanes; ++t) {
     const bool inside = is_set(where, t);
     share[t] = inside ? softmax.share(share[t], t) : T(0);
-    slope[t] =
-        inside ? slope[t] * law.display_slope(layer_attenuation(share[t], amount[t])) : T(0);
+    const T slope_here = law.display_slope(layer_attenuation(share[t], bone[t], soft[t]));
+    slope[t] = inside ? slope[t] * slope_here : T(0);
   }
 }
 
@@ -218,29 +212,30 @@ __device__ __forceinline__ T differentiate_any(const SplitAttenuationBackward& a
                                                const Pixels& at) {
   const int64_t layers = a.shape.layers;
   const Cover cover(a.masks, at, layers);
-  T on_soft[kLanes] = {}, on_amount[kLanes] = {}, others[kLanes] = {}, amount[kLanes] = {};
+  T on_soft[kLanes] = {}, on_bone[kLanes] = {}, others[kLanes] = {};
+  T bone[kLanes] = {}, soft[kLanes] = {};
   Softmax<T> softmax;
   if (cover.shared) {
     T image[kLanes];
     load(a.image, at, 0, image);
     softmax.prepare(a.share_logits, a.masks, at, layers);
-    load_soft_tissue(a.soft_tissue, at, amount);
+    load_soft_tissue(a.soft_tissue, at, soft);
 #pragma unroll
     for (int t = 0; t < kLanes; ++t) {
-      amount[t] = shared_attenuation_of(law, image[t], amount[t], cover.count[t]);
+      soft[t] = soft_attenuation(law, soft[t]).value;
+      bone[t] = law.attenuation(image[t]) - soft[t];
     }
 #pragma unroll 1
     for (int64_t i = 0; i < layers; ++i) {
       const uint32_t where = load_mask(a.masks, at, i) & cover.shared;
       if (where == 0) continue;
       T slope[kLanes], share[kLanes];
-      slopes_of(a, law, softmax, amount, at, i, where, slope, share);
+      slopes_of(a, law, softmax, bone, soft, at, i, where, slope, share);
 #pragma unroll
       for (int t = 0; t < kLanes; ++t) {
         if (!is_set(where, t)) continue;
-        on_amount[t] += slope[t] * share[t];
-        on_soft[t] += slope[t] * soft_share(share[t], T(1) - share[t],
-                                            static_cast<T>(cover.count[t]));
+        on_bone[t] += slope[t] * share[t];
+        on_soft[t] += slope[t] * (T(1) - share[t]);
       }
     }
 #pragma unroll 1
@@ -248,10 +243,10 @@ __device__ __forceinline__ T differentiate_any(const SplitAttenuationBackward& a
       const uint32_t where = load_mask(a.masks, at, i) & cover.shared;
       if (where == 0) continue;
       T slope[kLanes], share[kLanes];
-      slopes_of(a, law, softmax, amount, at, i, where, slope, share);
+      slopes_of(a, law, softmax, bone, soft, at, i, where, slope, share);
 #pragma unroll
       for (int t = 0; t < kLanes; ++t) {
-        if (is_set(where, t)) others[t] += other_logit_gradient(share[t], slope[t], on_amount[t]);
+        if (is_set(where, t)) others[t] += other_logit_gradient(share[t], slope[t], on_bone[t]);
       }
     }
   }
@@ -260,10 +255,10 @@ __device__ __forceinline__ T differentiate_any(const SplitAttenuationBackward& a
     const uint32_t where = load_mask(a.masks, at, i) & cover.shared;
     T slope[kLanes] = {}, share[kLanes];
     if (where != 0) {
-      slopes_of(a, law, softmax, amount, at, i, where, slope, share);
+      slopes_of(a, law, softmax, bone, soft, at, i, where, slope, share);
 #pragma unroll
       for (int t = 0; t < kLanes; ++t) {
-        slope[t] = is_set(where, t) ? amount[t] * logit_gradient(share[t], slope[t], on_amount[t],
+        slope[t] = is_set(where, t) ? bone[t] * logit_gradient(share[t], slope[t], on_bone[t],
                                                                  others[t])
                                     : T(0);
       }
@@ -287,7 +282,7 @@ __device__ __forceinline__ T differentiate_any(const SplitAttenuationBackward& a
     for (int t = 0; t < kLanes; ++t) {
       const T slope = law.attenuation_slope(image[t], law.attenuation(image[t]));
       const bool counts = is_set(cover.shared, t) && slope != T(0);
-      on_amount[t] = counts ? on_amount[t] * slope : T(0);
+      on_bone[t] = counts ? on_bone[t] * slope : T(0);
     }
 #pragma unroll 1
     for (int64_t i = 0; i < layers; ++i) {
@@ -296,9 +291,9 @@ __device__ __forceinline__ T differentiate_any(const SplitAttenuationBackward& a
       T grad[kLanes];
       load(a.grad_layers, at, i, grad);
 #pragma unroll
-      for (int t = 0; t < kLanes; ++t) on_amount[t] += is_set(alone, t) ? grad[t] : T(0);
+      for (int t = 0; t < kLanes; ++t) on_bone[t] += is_set(alone, t) ? grad[t] : T(0);
     }
-    store(a.grad_image, at, 0, on_amount);
+    store(a.grad_image, at, 0, on_bone);
   }
   return store_soft_gradient(a.grad_soft_tissue, at, on_soft);
 }

@@ -99,9 +99,46 @@ double working_scale(const Mask& upper, const Mask& lower, int64_t height, int64
   return std::min(1.0 / ratio, kMaxScale);
 }
 
-int64_t crop_size(int64_t extent_px, double scale) {
-  const double wanted = static_cast<double>(extent_px) * scale + 2 * kContextPx;
-  return static_cast<int64_t>(std::ceil(wanted / kCropMultiple)) * kCropMultiple;
+int64_t crop_size(int64_t extent_px, int64_t context_px, double scale) {
+  const double wanted =
+      static_cast<double>(extent_px) * scale + 2 * static_cast<double>(context_px);
+  const auto steps = static_cast<int64_t>(std::ceil(wanted / kCropMultiple));
+  return std::max<int64_t>(steps, 2) * kCropMultiple;
+}
+
+// `mask` dilated by `reach_px`: squares and crosses in turn, which is nearly round.
+Mask grown(Mask mask, int64_t height, int64_t width, int64_t reach_px) {
+  for (int64_t step = 0; step < reach_px; ++step) {
+    const Mask before = mask;
+    const auto at = [&](int64_t y, int64_t x) {
+      return y >= 0 && x >= 0 && y < height && x < width && before[index(y, x, width)] != 0;
+    };
+    for (int64_t y = 0; y < height; ++y) {
+      for (int64_t x = 0; x < width; ++x) {
+        bool any = at(y, x) || at(y - 1, x) || at(y + 1, x) || at(y, x - 1) || at(y, x + 1);
+        if (step % 2 == 0) {
+          any = any || at(y - 1, x - 1) || at(y - 1, x + 1) || at(y + 1, x - 1) || at(y + 1, x + 1);
+        }
+        mask[index(y, x, width)] = any ? 1 : 0;
+      }
+    }
+  }
+  return mask;
+}
+
+// Where both bones' pictures may reach (blsgan/joint/zone.py).
+Mask zone_of(const Mask& upper, const Mask& lower, int64_t height, int64_t width,
+             int64_t reach_px) {
+  Mask zone = grown(upper, height, width, reach_px);
+  const Mask other = grown(lower, height, width, reach_px);
+  for (size_t p = 0; p < zone.size(); ++p) zone[p] &= other[p] & (upper[p] | lower[p]);
+  return zone;
+}
+
+float median(std::vector<float> values) {
+  std::sort(values.begin(), values.end());
+  const size_t half = values.size() / 2;
+  return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
 }
 
 // First pixel of a crop of `size` around start..stop, inside the image where it fits.
@@ -114,15 +151,13 @@ double origin(int64_t start, int64_t stop, double size, int64_t limit, bool whol
 
 Crop plan(const Window& box, double scale, int64_t height, int64_t width) {
   Crop crop;
-  crop.box = box;
   crop.scale = scale;
-  crop.height = crop_size(box.height(), scale);
-  crop.width = crop_size(box.width(), scale);
-  while (crop.height * crop.width > kMaxCropAreaPx) {
-    crop.scale *= 0.9;
-    crop.height = crop_size(box.height(), crop.scale);
-    crop.width = crop_size(box.width(), crop.scale);
-  }
+  const auto measure = [&] {
+    crop.height = crop_size(box.height(), kContextRowsPx, crop.scale);
+    crop.width = crop_size(box.width(), kContextColumnsPx, crop.scale);
+    return crop.height * crop.width;
+  };
+  while (measure() > kMaxCropAreaPx) crop.scale *= 0.9;
   const bool whole = crop.scale == 1.0;
   crop.top = origin(box.top, box.bottom, static_cast<double>(crop.height) / crop.scale, height, whole);
   crop.left = origin(box.left, box.right, static_cast<double>(crop.width) / crop.scale, width, whole);
@@ -159,7 +194,7 @@ Plane sum_3x3(const Plane& plane) {
 }
 
 // Carries values four pixels outwards from where `weight` is 1; 0 beyond. The network answers for the
-// overlap only, and interpolation must not take in what lies outside.
+// zone only, and interpolation must not take in what lies outside.
 Plane extend(Plane values, Plane weight) {
   for (size_t p = 0; p < values.values.size(); ++p) values.values[p] *= weight.values[p];
   for (int reach = 0; reach < 4; ++reach) {
@@ -292,29 +327,38 @@ NetworkInput Joint::network_input() const {
   return input;
 }
 
-std::vector<float> Joint::at_full_resolution(const Prediction& prediction,
-                                             const NetworkInput& input) const {
+std::vector<float> Joint::at_full_resolution(const Prediction& prediction, const NetworkInput& input,
+                                             const Window& box) const {
   const Crop& crop = planned();
-  const Window& box = crop.box;
   const size_t pixels = static_cast<size_t>(input.height * input.width);
-  std::vector<float> logits;
-  logits.reserve(static_cast<size_t>(2 * box.height() * box.width()));
-  for (size_t bone = 0; bone < 2; ++bone) {
+  Plane known(input.height, input.width);
+  if (crop.scale != 1.0) {
+    const auto mask = [&](size_t bone) {
+      Mask drawn(pixels);
+      for (size_t p = 0; p < pixels; ++p) drawn[p] = input.masks[bone * pixels + p] > 0 ? 1 : 0;
+      return drawn;
+    };
+    const Mask zone =
+        zone_of(mask(0), mask(1), input.height, input.width, prediction.physics.reach_px);
+    std::copy(zone.begin(), zone.end(), known.values.begin());
+  }
+  std::vector<float> answers;
+  answers.reserve(static_cast<size_t>(3 * box.height() * box.width()));
+  for (size_t channel = 0; channel < 3; ++channel) {
     Plane plane(input.height, input.width);
-    std::copy_n(prediction.share_logits.begin() + static_cast<int64_t>(bone * pixels), pixels,
-                plane.values.begin());
+    const float* values = channel < 2 ? prediction.share_logits.data() + channel * pixels
+                                      : prediction.soft_tissue.data();
+    std::copy_n(values, pixels, plane.values.begin());
     if (crop.scale == 1.0) {
       const int64_t y = box.top - static_cast<int64_t>(crop.top);
       const int64_t x = box.left - static_cast<int64_t>(crop.left);
       for (int64_t row = y; row < y + box.height(); ++row) {
         for (int64_t column = x; column < x + box.width(); ++column) {
-          logits.push_back(plane.at(row, column));
+          answers.push_back(plane.at(row, column));
         }
       }
       continue;
     }
-    Plane known(input.height, input.width);
-    for (size_t p = 0; p < pixels; ++p) known.values[p] = input.masks[p] * input.masks[pixels + p];
     const auto at = [&](int64_t edge, double first, double least, double most) {
       return static_cast<float>(
           std::min(std::max((static_cast<double>(edge) - first) * crop.scale, least), most));
@@ -323,11 +367,32 @@ std::vector<float> Joint::at_full_resolution(const Prediction& prediction,
     const Box part{at(box.left, crop.left, 0, all), at(box.top, crop.top, 0, all),
                    at(box.right, crop.left, none, static_cast<double>(crop.width)),
                    at(box.bottom, crop.top, none, static_cast<double>(crop.height))};
-    const Plane resized =
-        resize(extend(std::move(plane), std::move(known)), box.height(), box.width(), part);
-    logits.insert(logits.end(), resized.values.begin(), resized.values.end());
+    const Plane resized = resize(extend(std::move(plane), known), box.height(), box.width(), part);
+    answers.insert(answers.end(), resized.values.begin(), resized.values.end());
   }
-  return logits;
+  return answers;
+}
+
+std::vector<std::string> Joint::doubts_of_soft_tissue(const NetworkInput& input) const {
+  const size_t pixels = input.image.size();
+  Mask bones(pixels);
+  std::vector<float> beside, alone;
+  for (size_t p = 0; p < pixels; ++p) {
+    bones[p] = input.masks[p] > 0 || input.masks[pixels + p] > 0 ? 1 : 0;
+  }
+  const Mask near = grown(bones, input.height, input.width, kSoftTissueNearPx);
+  const Mask far = grown(bones, input.height, input.width, kSoftTissueFarPx);
+  for (size_t p = 0; p < pixels; ++p) {
+    if (far[p] && !near[p] && input.image[p] > kBlack) beside.push_back(input.image[p]);
+    if ((input.masks[p] > 0) != (input.masks[pixels + p] > 0)) alone.push_back(input.image[p]);
+  }
+  if (beside.size() < static_cast<size_t>(kSoftTissueLeastPx)) {
+    return {"no soft tissue is seen beside the bones near the overlap: a typical one was assumed"};
+  }
+  if (!alone.empty() && median(std::move(beside)) >= median(std::move(alone))) {
+    return {"what lies beside the bones is as bright as they are: do the masks miss the bones?"};
+  }
+  return {};
 }
 
 Layers Joint::without_overlap() const {
@@ -343,7 +408,12 @@ Layers Joint::without_overlap() const {
 }
 
 Layers Joint::split(const Prediction& prediction, const NetworkInput& input) const {
-  const Window& box = planned().box;
+  const Physics& physics = prediction.physics;
+  const double wide = static_cast<double>(physics.reach_px) / planned().scale;
+  const int64_t reach_px =
+      physics.reach_px > 0 ? std::max<int64_t>(1, std::llrint(wide)) : 0;  // as round() of Python
+  const Mask zone = zone_of(masks_[0], masks_[1], height_, width_, reach_px);
+  const Window box = bounding_box(zone, zone, true, height_, width_);
   const int64_t pixels = box.height() * box.width();
   const auto cut = [&](const auto& plane, auto& target) {
     for (int64_t y = box.top; y < box.bottom; ++y) {
@@ -353,7 +423,7 @@ Layers Joint::split(const Prediction& prediction, const NetworkInput& input) con
   };
   std::vector<float> image, separated(static_cast<size_t>(2 * pixels)),
       composed(static_cast<size_t>(pixels));
-  Mask masks;
+  Mask masks, inside;
   cut(image_, image);
   cut(masks_[0], masks);
   cut(masks_[1], masks);
@@ -364,11 +434,12 @@ Layers Joint::split(const Prediction& prediction, const NetworkInput& input) con
 
   SplitAttenuation split;
   split.shape = shape;
-  split.share_logits = view(logits.data(), 2, pixels, DType::kFloat32);
+  split.share_logits = view(answers.data(), 2, pixels, DType::kFloat32);
   split.image = view(image.data(), 1, pixels, DType::kFloat32);
   split.masks = view(masks.data(), 2, pixels, DType::kUInt8);
   split.soft_tissue = soft_tissue;
   split.layers = output(separated, 2, pixels);
+  split.law = physics.law;
   run_cpu(split, context);
 
   ComposeLayers compose;
@@ -377,20 +448,26 @@ Layers Joint::split(const Prediction& prediction, const NetworkInput& input) con
   compose.masks = split.masks;
   compose.soft_tissue = soft_tissue;
   compose.composed = output(composed, 1, pixels);
+  compose.law = physics.law;
   run_cpu(compose, context);
 
   Layers layers = without_overlap();
+  int64_t counted = 0;
   for (int64_t y = 0; y < box.height(); ++y) {
     for (int64_t x = 0; x < box.width(); ++x) {
       const size_t target = index(box.top + y, box.left + x, width_);
-      if (!overlap_[target]) continue;
+      if (!zone[target]) continue;
       const size_t source = index(y, x, box.width());
       layers.upper[target] = separated[source];
       layers.lower[target] = separated[source + static_cast<size_t>(pixels)];
       layers.reconstruction[target] = composed[source];
       layers.residual[target] = image_[target] - composed[source];
+      layers.soft_tissue += static_cast<double>(tissue[source]);
+      ++counted;
     }
   }
+  layers.soft_tissue /= static_cast<double>(counted);
+  layers.notes = doubts_of_soft_tissue(input);
   return layers;
 }
 

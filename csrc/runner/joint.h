@@ -21,9 +21,8 @@ struct Window {
 };
 
 // Where the network looks: `top` and `left` in image pixels (whole where scale is 1, may be negative),
-// `height` and `width` in working pixels; `box` bounds the overlap.
+// `height` and `width` in working pixels.
 struct Crop {
-  Window box;
   double scale = 1;
   double top = 0, left = 0;
   int64_t height = 0, width = 0;
@@ -35,24 +34,38 @@ struct NetworkInput {
   std::vector<float> image, masks;
 };
 
-// share_logits [2,h,w] and k.
-struct Prediction {
-  std::vector<float> share_logits;
-  float soft_tissue = 0;
+// What a model says of the separation it is for: H and W are multiples of size_multiple, layers
+// compose by the law, and a bone's picture reaches so many working pixels beyond its mask.
+struct Physics {
+  int64_t size_multiple = 8;
+  double law = 0;
+  int64_t reach_px = 0;
 };
 
-// float32 [H,W] each, as blsgan.Separation has them.
+// share_logits [2,h,w] and soft_tissue [1,h,w].
+struct Prediction {
+  std::vector<float> share_logits, soft_tissue;
+  Physics physics;
+};
+
+// float32 [H,W] each, as blsgan.Separation has them, the mean soft tissue in the zone, and what is
+// doubtful about it.
 struct Layers {
   std::vector<float> upper, lower, reconstruction, residual;
+  double soft_tissue = 0;
+  std::vector<std::string> notes;
 };
 
 // Median width of the bones in blsgan's training images and what else blsgan/joint/window.py names.
 constexpr double kTypicalBoneWidthPx = 165.0;
 constexpr double kSameScaleLow = 0.70, kSameScaleHigh = 1.45;
 constexpr double kMaxScale = 4.0;
-constexpr int64_t kContextPx = 12;
+constexpr int64_t kContextRowsPx = 24, kContextColumnsPx = 32;
 constexpr int64_t kCropMultiple = 8;
 constexpr int64_t kMaxCropAreaPx = int64_t{512} * 512;
+// blsgan/joint/zone.py
+constexpr int64_t kSoftTissueNearPx = 3, kSoftTissueFarPx = 14, kSoftTissueLeastPx = 20;
+constexpr float kBlack = 0.02F;
 
 class Joint {
  public:
@@ -70,7 +83,8 @@ class Joint {
 
   NetworkInput network_input() const;
 
-  // The layers where bones overlap, from what the network said about network_input().
+  // The layers in the zone that both bones' pictures reach, from what the network said about
+  // network_input().
   Layers split(const Prediction& prediction, const NetworkInput& input) const;
 
   // The layers of bones that do not overlap: the image inside each mask.
@@ -80,8 +94,9 @@ class Joint {
   const Crop& planned() const;
   template <typename T>
   Plane resample(const std::vector<T>& plane) const;
-  std::vector<float> at_full_resolution(const Prediction& prediction,
-                                        const NetworkInput& input) const;
+  std::vector<float> at_full_resolution(const Prediction& prediction, const NetworkInput& input,
+                                        const Window& box) const;
+  std::vector<std::string> doubts_of_soft_tissue(const NetworkInput& input) const;
 
   int64_t height_, width_;
   std::vector<float> image_;

@@ -207,13 +207,12 @@ void run(const Options& options) {
   }
 
   Layers layers;
-  float soft_tissue = 0;
   if (joint.crop()) {
     const std::unique_ptr<Network> network = load_network(options);
     const NetworkInput input = joint.network_input();
     const Prediction prediction = network->run(input);
-    soft_tissue = prediction.soft_tissue;
     layers = joint.split(prediction, input);
+    notes.insert(notes.end(), layers.notes.begin(), layers.notes.end());
   } else {
     layers = joint.without_overlap();
   }
@@ -231,8 +230,8 @@ void run(const Options& options) {
   if (joint.crop()) {
     double squares = 0;
     for (float value : layers.residual) squares += static_cast<double>(value) * value;
-    std::printf("overlap %lld px, soft tissue k %.3f, reconstruction MSE %.1e\n",
-                static_cast<long long>(joint.overlap_px()), static_cast<double>(soft_tissue),
+    std::printf("overlap %lld px, soft tissue %.3f, reconstruction MSE %.1e\n",
+                static_cast<long long>(joint.overlap_px()), layers.soft_tissue,
                 squares / static_cast<double>(joint.covered_px()));
   } else {
     std::puts("no overlap: each layer is the image inside its mask");

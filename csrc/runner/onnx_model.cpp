@@ -1,5 +1,6 @@
 #include "onnx_model.h"
 
+#include <cstdlib>
 #include <optional>
 
 #include "failure.h"
@@ -62,6 +63,30 @@ std::optional<uint64_t> varint(const Bytes& data, size_t& at, size_t end) {
   return std::nullopt;
 }
 
+// One field of a message: its number, wire type, and the bytes that it holds (or its value).
+struct Field {
+  uint64_t number = 0, wire = 0;
+  size_t begin = 0, end = 0;
+};
+
+// The next field of data[at, end), or nothing.
+std::optional<Field> next_field(const Bytes& data, size_t& at, size_t end) {
+  const auto tag = varint(data, at, end);
+  if (!tag) return std::nullopt;
+  Field field{*tag >> 3, *tag & 7, at, at};
+  uint64_t size = field.wire == 1 ? 8 : field.wire == 5 ? 4 : 0;
+  if (field.wire == 0 || field.wire == 2) {
+    const auto number = varint(data, at, end);
+    if (!number) return std::nullopt;
+    if (field.wire == 2) size = *number;
+  }
+  if (size > end - at) return std::nullopt;
+  field.begin = at;
+  at += static_cast<size_t>(size);
+  field.end = at;
+  return field;
+}
+
 enum class Verdict { kWhole, kExternal, kNoModel };
 
 Verdict look(const Bytes& data) {
@@ -115,6 +140,55 @@ void refuse_external_data(const File& model) {
                          " is not a network that can be run (it is no ONNX model, or a damaged one); "
                          "give another one.");
   }
+}
+
+Physics physics_of(const File& model) {
+  constexpr uint64_t kMetadata = 14, kKey = 1, kValue = 2, kBytes = 2;
+  const std::string prefix = "blsgan.";
+  const auto words = [&](const Field& field) {
+    return std::string(model.data.begin() + static_cast<std::ptrdiff_t>(field.begin),
+                       model.data.begin() + static_cast<std::ptrdiff_t>(field.end));
+  };
+  std::map<std::string, std::string> described;
+  for (size_t at = 0; at < model.data.size();) {
+    const auto entry = next_field(model.data, at, model.data.size());
+    if (!entry) break;
+    if (entry->number != kMetadata || entry->wire != kBytes) continue;
+    std::string key, value;
+    for (size_t part = entry->begin; part < entry->end;) {
+      const auto field = next_field(model.data, part, entry->end);
+      if (!field) break;
+      if (field->number == kKey) key = words(*field);
+      if (field->number == kValue) value = words(*field);
+    }
+    if (key.rfind(prefix, 0) == 0) described[key.substr(prefix.size())] = value;
+  }
+  return physics_of(described, model.path);
+}
+
+Physics physics_of(const std::map<std::string, std::string>& described, const std::string& path) {
+  constexpr double kLeastLaw = 1, kGreatestLaw = 20;
+  const auto number = [&](const char* name) {
+    const auto found = described.find(name);
+    char* end = nullptr;
+    const double value =
+        found == described.end() ? 0 : std::strtod(found->second.c_str(), &end);
+    if (found == described.end() || end == found->second.c_str() || *end != 0) {
+      throw data_failure(path +
+                         " was written by an earlier blsgan, whose shares meant something else; "
+                         "export it again from its weights, or use the shipped ones.");
+    }
+    return value;
+  };
+  const double multiple = number("size_multiple"), law = number("law"), reach = number("reach_px");
+  const bool usable = multiple == static_cast<double>(kCropMultiple) && reach >= 0 && reach <= 16 &&
+                      (law == 0 || (law >= kLeastLaw && law <= kGreatestLaw));
+  if (!usable) {
+    throw data_failure(text("%s says size_multiple %g, law %g, reach_px %g: not what blsgan-infer can "
+                            "use; give other weights.",
+                            path.c_str(), multiple, law, reach));
+  }
+  return {static_cast<int64_t>(multiple), law, static_cast<int64_t>(reach)};
 }
 
 }  // namespace blsgan::runner

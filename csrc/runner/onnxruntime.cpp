@@ -113,6 +113,7 @@ class OnnxRuntime final : public Network {
         session_(library_),
         memory_(library_) {
     refuse_external_data(weights_);
+    physics_ = physics_of(weights_);
     Owned<SessionOptions, ReleaseSessionOptions> options(library_);
     try {
       library_.check<CreateEnv>(kFatal, "blsgan-infer", env_.out());
@@ -176,7 +177,8 @@ class OnnxRuntime final : public Network {
     *soft_tissue.out() = results[1];
     Prediction prediction;
     prediction.share_logits = floats(logits.get(), {1, 2, input.height, input.width});
-    prediction.soft_tissue = floats(soft_tissue.get(), {1}).at(0);
+    prediction.soft_tissue = floats(soft_tissue.get(), {1, 1, input.height, input.width});
+    prediction.physics = physics_;
     return prediction;
   }
 
@@ -188,7 +190,7 @@ class OnnxRuntime final : public Network {
     if (type != kFloat || shape_of(info.get()) != wanted) {
       throw data_failure(weights_.path +
                          " is of another architecture: it gave another shape or type than float32 "
-                         "[1,2,H,W] and [1]; use other weights.");
+                         "[1,2,H,W] and [1,1,H,W]; use other weights.");
     }
     void* data = nullptr;
     library_.check<GetTensorMutableData>(value, &data);
@@ -257,6 +259,7 @@ class OnnxRuntime final : public Network {
   }
 
   File weights_;
+  Physics physics_;
   Library library_;
   Owned<Env, ReleaseEnv> env_;
   Owned<Session, ReleaseSession> session_;
@@ -270,14 +273,15 @@ std::unique_ptr<Network> load_onnxruntime(File weights, const std::string& libra
 }
 
 Prediction checked(Prediction prediction, const NetworkInput& input, const std::string& weights) {
-  if (prediction.share_logits.size() != input.masks.size()) {
+  if (prediction.share_logits.size() != input.masks.size() ||
+      prediction.soft_tissue.size() != input.image.size()) {
     throw data_failure(weights + " is of another architecture: it gave another shape than the masks "
                                  "have; use other weights.");
   }
-  const bool finite = std::isfinite(prediction.soft_tissue) &&
-                      std::all_of(prediction.share_logits.begin(), prediction.share_logits.end(),
-                                  [](float logit) { return std::isfinite(logit); });
-  if (!finite) {
+  const auto finite = [](const std::vector<float>& values) {
+    return std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); });
+  };
+  if (!finite(prediction.share_logits) || !finite(prediction.soft_tissue)) {
     throw data_failure(weights + " gave NaN or infinite values; use other weights.");
   }
   return prediction;

@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "onnx_model.h"
 #include "sha256.h"
 
 // Written against TensorRT 10 and 11; compiled only where their headers are, which was nowhere yet.
@@ -97,7 +98,7 @@ std::string library_version() {
 
 // Everything that decides whether the plan can run is held against this machine first: a runtime that
 // is given another's plan may crash instead of refusing it.
-void check_manifest(const File& plan) {
+Physics check_manifest(const File& plan) {
   const std::string path = plan.path + ".json";
   const File file = read_file(path, "manifest");
   const json manifest = json::parse(file.data.begin(), file.data.end(), nullptr, false);
@@ -138,12 +139,18 @@ void check_manifest(const File& plan) {
     throw data_failure(cannot + "it was built on " + words("gpu") + ", and here is " + gpu.name +
                        "; build it here again.");
   }
+  std::map<std::string, std::string> described;
+  const json model = field("model");
+  for (const char* name : {"size_multiple", "law", "reach_px"}) {
+    if (model.is_object() && model.contains(name)) described[name] = model[name].dump();
+  }
+  return physics_of(described, path);
 }
 
 class TensorRt final : public Network {
  public:
   explicit TensorRt(const File& plan) : path_(plan.path) {
-    check_manifest(plan);
+    physics_ = check_manifest(plan);
     runtime_.reset(nvinfer1::createInferRuntime(logger_));
     if (runtime_) {
       engine_.reset(runtime_->deserializeCudaEngine(plan.data.data(), plan.data.size()));
@@ -183,7 +190,9 @@ class TensorRt final : public Network {
     Prediction prediction;
     prediction.share_logits.resize(count("share_logits"));
     fetch("share_logits", prediction.share_logits.data(), prediction.share_logits.size());
-    fetch("soft_tissue", &prediction.soft_tissue, 1);
+    prediction.soft_tissue.resize(count("soft_tissue"));
+    fetch("soft_tissue", prediction.soft_tissue.data(), prediction.soft_tissue.size());
+    prediction.physics = physics_;
     check(cudaStreamSynchronize(stream_), "running the engine");
     return checked(std::move(prediction), input, path_);
   }
@@ -231,6 +240,7 @@ class TensorRt final : public Network {
 
   // Destroyed from the last to the first: the context before its engine before its runtime.
   std::string path_;
+  Physics physics_;
   Logger logger_;
   std::unique_ptr<nvinfer1::IRuntime> runtime_;
   std::unique_ptr<nvinfer1::ICudaEngine> engine_;

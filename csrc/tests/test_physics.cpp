@@ -101,8 +101,8 @@ void check_values(int64_t layer_count, double law, bool map, double limit) {
           CHECK(got == problem.image.at(b, 0, p));
         } else {
           const double share = std::exp(static_cast<double>(problem.logits.at(b, i, p))) / weights;
-          const double total = attenuation(image, law) + (n - 1) * soft;
-          CHECK_NEAR(got, display(share * total, law), limit);
+          const double bone = attenuation(image, law) - soft;
+          CHECK_NEAR(got, display(soft + share * bone, law), limit);
         }
       }
       if (failures > 20) return;

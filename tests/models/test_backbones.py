@@ -5,7 +5,6 @@ import torch
 
 from blsgan.errors import BackendError, WeightsError
 from blsgan.models import backbones
-from blsgan.models.generator import layers_from
 from blsgan.models.reconstructor import Reconstructor
 from blsgan.models.registry import BACKBONES, GENERATORS, architectures, build_generator
 from blsgan.models.supervisor import Supervisor
@@ -56,9 +55,10 @@ def test_three_bones_with_the_exact_head_recompose_to_the_image(name, three_bone
         layers, k = generator.separate(image, masks)
     assert layers.shape == masks.shape
     union = masks.amax(dim=1, keepdim=True)
-    recomposed = compose_layers(layers, masks, k)
+    supports = generator.supports(masks)
+    recomposed = compose_layers(layers, supports, k, law=generator.law)
     assert float(((recomposed - image) * union).abs().max()) < 1e-5
-    assert not layers[masks == 0].any()
+    assert not layers[supports == 0].any()
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -69,14 +69,15 @@ def test_weights_with_the_free_head_come_back_as_such(name, three_bones, tmp_pat
     with torch.no_grad():
         layers, _ = generator.separate(image, masks)
         logits, _ = generator(image, masks)
-    assert torch.equal(layers, torch.sigmoid(logits) * masks)
+    assert torch.equal(layers, torch.sigmoid(logits) * generator.supports(masks))
     again = load_generator(tmp_path / "x.safetensors", safetensors_bytes(generator))
     assert again.head == "free"
     with torch.no_grad():
         assert torch.equal(again.separate(image, masks)[0], layers)
 
 
-@pytest.mark.parametrize("name", SMALL)
+# lite reads the soft tissue there.
+@pytest.mark.parametrize("name", [name for name in SMALL if name != "lite"])
 def test_what_lies_outside_the_bones_is_ignored(name, three_bones):
     image, masks = three_bones[0], three_bones[1][:, :2].contiguous()
     outside = masks.amax(dim=1, keepdim=True) == 0
@@ -87,7 +88,7 @@ def test_what_lies_outside_the_bones_is_ignored(name, three_bones):
     assert torch.equal(before, after)
 
 
-@pytest.mark.parametrize("name", ["lite", "transunet", "unet"])
+@pytest.mark.parametrize("name", ["transunet", "unet"])
 def test_the_reconstructor_learns_from_the_layers(name, three_bones):
     image, masks = three_bones
     generator = build(name, layers=3, soft_tissue="reconstructor").train()
@@ -170,7 +171,8 @@ def test_monai_missing_is_one_sentence(monkeypatch):
 def test_an_unknown_head_is_never_taken_for_the_exact_one():
     logits, masks = torch.zeros(1, 2, 4, 4), torch.ones(1, 2, 4, 4)
     image, k = torch.full((1, 1, 4, 4), 0.5), torch.zeros(1)
-    free = layers_from("free", logits, image, masks, k)
-    exact = layers_from("exact", logits, image, masks, k)
+    free, exact = (
+        build("unet", head=head).layers_of(logits, image, masks, k) for head in ("free", "exact")
+    )
     assert torch.allclose(free, torch.full_like(free, 0.5))
     assert torch.allclose(1 - (1 - exact).prod(dim=1), image[:, 0], atol=1e-6)

@@ -59,6 +59,24 @@ def test_composing_a_split_gives_the_image_back_under_the_exponential_law(
     assert torch.equal(composed[single], image[single])
 
 
+@pytest.mark.parametrize("layers", [2, 3, 5])
+@pytest.mark.parametrize("law", [0.0, 7.4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_an_image_darker_than_soft_tissue_is_split_as_exactly(layers, law, dtype):
+    joint = Joint((2, layers, 64, 48), dtype=dtype, masks_kind="all")
+    k = joint.soft_tissue_map
+    image = k * joint.image
+    layered = ops.split_attenuation(joint.share_logits, image, joint.masks, k, law=law)
+    # Each layer shows something between the image and soft tissue.
+    step = 8 * torch.finfo(dtype).eps
+    assert (layered >= image - step).all()
+    assert (layered <= k + step).all()
+    composed = ops.compose_layers(layered, joint.masks, k, law=law)
+    # What float rounds of the soft tissue counts in a display as much darker as the image is.
+    ratio = torch.exp(law * (k - image)) if law else (1 - image) / (1 - k) ** (layers - 1)
+    assert ((composed - image).abs() / (layers * ratio)).max() < step
+
+
 @pytest.mark.parametrize("law", [0.0, 7.4])
 def test_a_map_of_one_value_is_that_value(law):
     joint = Joint((2, 2, 40, 30))
@@ -138,7 +156,7 @@ def test_gradients_of_saturated_shares_element_by_element(layers, law, dtype):
     difference = torch.linspace(0, 30, 31, dtype=torch.float64).to(dtype)
     logits = (0.1 * joint.share_logits).clone()
     logits[:, layers - 1] += difference
-    image = joint.image.clamp(0.02, 0.98)
+    image = 0.65 + 0.3 * joint.image  # brighter than soft tissue: A - a does not cancel
     weights = 0.5 + joint.true_layers.double()
 
     def gradients(function, *args):
@@ -158,7 +176,8 @@ def test_gradients_of_saturated_shares_element_by_element(layers, law, dtype):
     slope = weights * (1 / (law * (1 + attenuation)) if law else 1 - layered)
     share = torch.softmax(exact[0], 1)
     pairs = share.unsqueeze(1) * share.unsqueeze(2) * (slope.unsqueeze(2) - slope.unsqueeze(1))
-    want[0] = attenuation.sum(1, keepdim=True) * pairs.sum(2)
+    soft = reference._attenuation(exact[2], law)
+    want[0] = (attenuation.sum(1, keepdim=True) - layers * soft) * pairs.sum(2)
 
     rounding = {torch.float64: 1e-14, torch.float32: 2e-6}.get(dtype, torch.finfo(dtype).eps)
     subnormal = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
@@ -179,16 +198,16 @@ def test_outside_the_overlap_layers_are_the_image_bit_for_bit_even_off_range():
     assert torch.isfinite(layered).all()
 
 
-def test_one_covering_bone_takes_the_whole_attenuation_at_extreme_logits():
+def test_at_extreme_logits_one_bone_is_the_image_and_the_other_soft_tissue():
     joint = Joint((1, 2, 16, 16), masks_kind="all", soft_tissue_value=0.3)
     logits = torch.stack([torch.full((1, 16, 16), 100.0), torch.full((1, 16, 16), -100.0)], 1)
     for dtype in (torch.float32, *HALVES):
         layered = ops.split_attenuation(
             logits.to(dtype), joint.image, joint.masks, joint.soft_tissue
         )
-        expected = 1 - (1 - joint.image) * 0.7
-        torch.testing.assert_close(layered[:, :1], expected, rtol=0, atol=3e-7)
-        assert layered[:, 1].abs().max() == 0
+        torch.testing.assert_close(layered[:, :1], joint.image, rtol=0, atol=3e-7)
+        soft = torch.full_like(joint.image, 0.3)
+        torch.testing.assert_close(layered[:, 1:], soft, rtol=0, atol=3e-7)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, *HALVES], ids=str)

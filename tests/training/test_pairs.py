@@ -1,5 +1,7 @@
 """Training pairs obey the physics and the evaluation protocol."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,12 +10,14 @@ from blsgan.data.dataset import load_root
 from blsgan.data.layout import read_joint
 from blsgan.data.visits import TRAINING, visit_truths
 from blsgan.errors import InputError
+from blsgan.joint.zone import REACH_PX
+from blsgan.models.priors import grown
 from blsgan.training.config import DataConfig
 from blsgan.training.pairs import (
     RealOverlaps,
     SyntheticPairs,
     VisitPairs,
-    _Window,
+    Window,
     rim,
     taper_rims,
 )
@@ -168,17 +172,46 @@ def test_pairs_are_made_on_the_device_and_the_host_never_waits_for_it(everything
 
 def test_visit_pairs_as_they_are_hold_the_radiograph_s_own_pixels(visits, everything):
     batch = visits.all(size=(256, 256))
+    truths = list(visit_truths(everything, TRAINING))
+    names = sorted({t.image for t in truths})
+    assert len(batch.image) == len(visits) == len(names)
     listed = {joint.name: joint for joint in everything}
-    names = sorted({t.image for t in visit_truths(everything, TRAINING)})
-    arrays = read_joint(listed[names[int(visits.index[0])]])
+    arrays = read_joint(listed[names[0]])
     row, column = (int(value) for value in visits.centres[0])
-    shown = batch.image[0, 0, 128, 128]
-    assert arrays.masks[:, row, column].any()
-    assert shown == pytest.approx(arrays.image[row, column] / 255, abs=1e-6)
+    assert batch.image[0, 0, 128, 128] == pytest.approx(arrays.image[row, column] / 255, abs=1e-6)
     assert torch.isnan(batch.soft_tissue).all()
-    # Each pair knows one bone, and only where both bones lie.
-    assert (batch.valid.flatten(2).any(dim=2).sum(dim=1) == 1).all()
-    assert not (batch.valid & (batch.masks.amin(dim=1, keepdim=True) == 0)).any()
+    for index, name in enumerate(names):
+        known = {t.bone for t in truths if t.image == name}
+        assert {bone for bone in (0, 1) if batch.valid[index, bone].any()} <= known
+    # A truth is used in the overlap and as far beside it as the other bone's picture reaches.
+    overlap = batch.masks.amin(dim=1, keepdim=True)
+    assert (batch.valid & (overlap == 0)).any()
+    assert not (batch.valid & (grown(overlap, REACH_PX) == 0)).any()
+    assert ((batch.weight >= 0) & (batch.weight <= 1)).all()
+
+
+def test_truths_of_several_visits_are_averaged(everything):
+    truths = [t for t in visit_truths(everything, TRAINING) if t.bone == 0]
+    one = truths[0]
+    brighter = replace(one, truth=one.truth + 0.1)
+    alone, together = (
+        VisitPairs(given, everything).all(size=(256, 256)) for given in ([one], [one, brighter])
+    )
+    where = alone.valid[0, 0]
+    assert where.any()
+    difference = (together.layers - alone.layers)[0, 0][where]
+    assert difference.min() >= 0.04
+    assert difference.max() <= 0.06
+    assert (together.weight >= alone.weight - 1e-3).all()
+
+
+def test_redrawn_masks_differ_from_the_drawn_ones_by_a_few_pixels(visits):
+    drawn = draw(visits, data=DataConfig(redrawn_share=0))
+    redrawn = draw(visits, data=DataConfig(redrawn_share=1))
+    assert torch.equal(drawn.image, redrawn.image)
+    assert 0.001 < (drawn.masks != redrawn.masks).float().mean() < 0.1
+    near = torch.nn.functional.max_pool2d(drawn.masks, 13, 1, 6)
+    assert (redrawn.masks <= near).float().mean() > 0.999
 
 
 def test_every_fourth_step_has_large_crops():
@@ -195,7 +228,7 @@ def test_a_window_reads_what_whole_images_show():
     centre = torch.tensor([[32.0, 30.0], [2.0, 60.0], [70.0, -5.0], [31.5, 32.25]])
     shift = torch.tensor([[0.0, 0.0], [3.0, -2.0], [1.0, 1.0], [0.5, -0.25]])
     degrees, zoom = torch.tensor([0.0, 12.0, -40.0, 90.0]), torch.tensor([1.0, 0.9, 1.2, 2.0])
-    window = _Window.around(centre, (20, 40), shift, degrees, zoom)
+    window = Window.around(centre, (20, 40), shift, degrees, zoom)
     window = window.mirrored(torch.tensor([False, True, False, True]))
     index = torch.tensor([2, 0, 1, 2])
     read = window.sample_of(planes, index, (1, 0))
@@ -209,7 +242,7 @@ def test_a_window_reads_what_whole_images_show():
 def test_a_turned_window_turns_what_it_shows():
     image = torch.zeros(1, 1, 41, 41)
     image[0, 0, 20, 30] = 1  # 10 px to the right of the middle
-    window = _Window.around(
+    window = Window.around(
         torch.tensor([[20.0, 20.0]]),
         (41, 41),
         torch.zeros(1, 2),

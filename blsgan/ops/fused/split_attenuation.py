@@ -23,11 +23,13 @@ def split_attenuation(
     """Split a radiograph into one layer for each bone.
 
     Where one bone covers a pixel its layer is the image bit for bit. Where n bones overlap, with
-    shares r the softmax of their logits, layer i shows the attenuation ``r_i (A + (n-1) a)``, A
-    that of the image and a that of soft tissue, so that ``compose_layers`` of the result is the
-    image again whatever the shares and k are (to rounding; an overlapping pixel outside
-    [0, 1 - 2^-24], under the exponential law [0, 1], counts as the nearest end of that range). Zero
-    outside the masks.
+    shares r of bone, the softmax of their logits, layer i shows the attenuation
+    ``a + r_i (A - a)``,
+    A that of the image and a that of soft tissue: a bone without a share shows soft tissue alone.
+    ``compose_layers`` of the result is the image again whatever the shares and k are, where the
+    image is darker than soft tissue too (to rounding; an overlapping pixel outside [0, 1 - 2^-24],
+    under the exponential law [0, 1], counts as the nearest end of that range). Zero outside the
+    masks.
 
     Args:
         share_logits: [B,N,H,W], N >= 2, floating point; read only where bones overlap. An infinite
