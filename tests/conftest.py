@@ -234,9 +234,7 @@ def small_weights(tmp_path_factory):
         torch.manual_seed(0)
         generator = build_generator("lite", _SMALL)
         with torch.no_grad():
-            generator.share_head.weight.normal_(std=0.15)
-            for parameter in generator.k_head[-1].parameters():
-                parameter.normal_(std=0.05)
+            generator.head_convolution.weight.normal_(std=0.15)
     path = tmp_path_factory.mktemp("small") / "small.safetensors"
     path.write_bytes(safetensors_bytes(generator))
     return path

@@ -19,7 +19,7 @@ from blsgan.data.visits import PROTOCOL, Thresholds, VisitTruth, visit_truths
 from blsgan.io.atomic import atomic_path
 from blsgan.progress import Track, silent
 
-_FORMAT = 4
+_FORMAT = 5
 _MARGIN_PX = 3
 
 
@@ -50,7 +50,7 @@ def cached_visit_truths(
     start that was stopped goes on; the whole replaces it. ``progress`` counts joints.
 
     The file's name holds the digest of its inputs, so it cannot belong to other images or another
-    protocol; a damaged file is made again. Of ``truth`` only pixels where ``clear_px`` is positive
+    protocol; a damaged file is made again. Of ``truth`` only pixels where ``clear_px`` is not 0
     or in ``guide``, and within 3 px of them, are kept; the others are 0.
 
     Raises:
@@ -93,7 +93,7 @@ def _load_kept(path: Path) -> list[VisitTruth] | None:
 def _near_used_pixels(truth: VisitTruth) -> VisitTruth:
     # Training turns and zooms a truth, which reads the neighbours of the pixels that it compares.
     size = 2 * _MARGIN_PX + 1
-    used = (truth.clear_px > 0) | truth.guide
+    used = (truth.clear_px != 0) | truth.guide
     near = cv2.dilate(used.astype(np.uint8), np.ones((size, size), np.uint8))
     kept = np.where(near > 0, truth.truth, np.float32(0))
     return VisitTruth(**{**vars(truth), "truth": kept})

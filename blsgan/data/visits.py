@@ -56,9 +56,10 @@ class VisitTruth:
         bone: 0 upper, 1 lower.
         truth: float32 [H,W] in [0,1], B's bone registered onto A with A's intensities.
         valid: bool [H,W], the pixels of A's overlap where ``truth`` holds (at least 40).
-        clear_px: uint8 [H,W], in A's overlap and within 8 px of it: how far the other bone's mask
-            is at B, rounded up; 0 where B does not show this bone free. ``valid`` is where it is
-            positive in the overlap. Within some 4 px the other bone's blurred edge may show at B.
+        clear_px: int16 [H,W], in A's overlap and within 8 px of it: how far the other bone's mask
+            is at B, rounded up; negative where B shows neither bone, 0 where it does not show this
+            bone free. ``valid`` is where it is positive in the overlap. Within some 4 px the other
+            bone's blurred edge may show at B.
         guide: bool [H,W], the free pixels of the bone at A that guided the registration.
         correlation: Pearson correlation of A and registered B on ``guide``.
         floor_mse: mean squared error of ``truth`` against A on ``guide``: what no method can beat.
@@ -219,8 +220,8 @@ def match(
     floor_mse = float(np.mean((truth[guide] - image_a[guide]) ** 2))
     near = cv2.distanceTransform((~overlap).astype(np.uint8), cv2.DIST_L2, 5) <= RING_PX
     away = cv2.distanceTransform((~b.masks[1 - bone]).astype(np.uint8), cv2.DIST_L2, 5)
-    away = np.clip(np.ceil(_warp(away, matrix, cv2.INTER_LINEAR)), 1, 255).astype(np.uint8)
-    clear_px = np.where(near & own & ~other, away, np.uint8(0))
+    away = np.clip(np.ceil(_warp(away, matrix, cv2.INTER_LINEAR)), 1, 255).astype(np.int16)
+    clear_px = np.where(near & ~other, np.where(own, away, -away), np.int16(0))
     return VisitTruth(
         name_a,
         name_b,

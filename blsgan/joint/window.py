@@ -66,6 +66,16 @@ class Window:
         """Whether its pixels are the image's, so that nothing is resampled."""
         return self.scale == 1.0 and float(self.top).is_integer() and float(self.left).is_integer()
 
+    def inside(self, mask: Bool) -> Bool:
+        """``mask`` [H,W] without the pixels that do not lie wholly inside the window."""
+        rows, columns = (
+            (first <= np.arange(count)) & (np.arange(count) + 1 <= first + size / self.scale)
+            for first, size, count in zip(
+                (self.top, self.left), (self.height, self.width), mask.shape, strict=True
+            )
+        )
+        return mask & rows[:, None] & columns
+
     def resample(self, plane: NDArray[Any]) -> Float32:
         """Float32 [height,width] of ``plane`` [H,W]; 0 outside the image."""
         # Rounded: what the division adds to a whole number must not add a row.

@@ -99,7 +99,7 @@ class Generator(nn.Module):
         return self.head == "exact" and self.layers == 2 and self.any_size
 
     def separate(self, image: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Layers [B,N,H,W] in [0,1], 0 outside their masks, and k [B], both float32.
+        """Layers [B,N,H,W] in [0,1], 0 outside their supports, and soft tissue, both float32.
 
         Args:
             image: float [B,1,H,W] in [0,1].
@@ -107,6 +107,11 @@ class Generator(nn.Module):
         """
         logits, soft_tissue = self(image, masks)
         return self.layers_of(logits, image, masks, soft_tissue), soft_tissue.float()
+
+    def learnt(self, image: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Layers and soft tissue that a loss is taken of; what :meth:`separate` gives, unless a
+        network learns better from others."""
+        return self.separate(image, masks)
 
     def supports(self, masks: Tensor) -> Tensor:
         """Where each layer may be more than 0, [B,N,H,W]: its mask and the zone."""
@@ -145,6 +150,17 @@ class Generator(nn.Module):
             k: Tensor = self.reconstructor(image)
             return k
         return image.new_zeros(image.shape[0], dtype=torch.float32)
+
+
+class Learner(nn.Module):
+    """A generator as it is trained: its :meth:`~Generator.learnt` is what ``forward`` gives."""
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, image: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        return self.generator.learnt(image, masks)
 
 
 class _Answers(nn.Module):

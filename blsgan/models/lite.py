@@ -22,7 +22,7 @@ from blsgan.models.generator import Generator, Head
 from blsgan.models.priors import Priors, attenuation, display, slope
 from blsgan.ops import K_MAX
 
-EXPONENTIAL_LAW = 5.0
+EXPONENTIAL_LAW = 6.0
 """Exponent b of the display law by which layers compose. Levels are the network's; the law decides
 how the radiograph's texture is divided among the layers, and with this one their texture is nearest
 to that of free bones."""
@@ -32,9 +32,8 @@ PRIOR_LAW = 8.0
 (docs/explanation/physics.md): of the even split that the network starts from."""
 
 _LARGEST_MOVE = 0.5  # of a layer away from its prior, in display intensity
-_SMOOTHING_PX = 5  # side of the window that smooths the soft tissue
+_SMOOTHING_PX = 3  # side of the window that smooths the soft tissue
 _SMOOTHINGS = 2
-_SHARPNESS = 64.0  # of the bend at a share of 0
 _LEAST_SHARE = 1e-4  # that even an absent bone keeps, so that its logarithm is finite
 _LEAST_ATTENUATION = 1e-2  # of bones above soft tissue, below which shares mean nothing
 
@@ -138,6 +137,35 @@ class LiteGenerator(Generator):
             zone alone.
         """
         image = image.clamp(0.0, 1.0).float()
+        priors, layers = self._free_layers(image, masks)
+        bones, whole = attenuation(layers, self.law), attenuation(image, self.law)
+        bones = bones * priors.supports
+        # The soft tissue that these layers need to compose to the radiograph, smoothed.
+        extra = (priors.supports.sum(dim=1, keepdim=True) - 1).clamp(min=1.0)
+        needed = (bones.sum(dim=1, keepdim=True) - whole) / extra
+        needed = _smoothed(needed, priors.zone, self.soft_tissue_map)
+        soft_tissue = display(needed, self.law).clamp(0.0, K_MAX)
+        soft = attenuation(soft_tissue, self.law)
+        # What smoothing has left unexplained moves every layer's display intensity alike.
+        weight = slope(bones, self.law) * priors.supports
+        weight = weight / weight.sum(dim=1, keepdim=True).clamp(min=1e-6)
+        bones = bones + weight * (whole + extra * soft - bones.sum(dim=1, keepdim=True))
+        shares = (bones - soft) / (whole - soft).clamp(min=_LEAST_ATTENUATION)
+        return torch.log(shares.clamp(min=_LEAST_SHARE)), soft_tissue
+
+    def learnt(self, image: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """The layers before they are made exact, and the soft tissue beside the bones.
+
+        A loss through the exact split would learn that soft tissue is none: where layers are so
+        dark that it would have to be negative, their common level has no gradient any more.
+        """
+        image = image.clamp(0.0, 1.0).float()
+        priors, layers = self._free_layers(image, masks)
+        return torch.where(priors.zone > 0, layers, image) * priors.supports, priors.soft_tissue
+
+    def _free_layers(self, image: Tensor, masks: Tensor) -> tuple[Priors, Tensor]:
+        """The priors and the layers that the network makes of them, [B,N,H,W] in [0,1], of which
+        nothing says that they compose to the image."""
         priors = Priors(
             image,
             masks.float(),
@@ -148,25 +176,7 @@ class LiteGenerator(Generator):
         if not self.continued:
             priors.without_continuation()
         moves = self._moves(priors.planes(image, masks))
-        layers = (priors.layers + _LARGEST_MOVE * torch.tanh(moves.float())).clamp(0.0, 1.0)
-        bones, whole = attenuation(layers, self.law), attenuation(image, self.law)
-        bones = bones * priors.supports
-        # The soft tissue that these layers need to compose to the radiograph, smoothed.
-        extra = (priors.supports.sum(dim=1, keepdim=True) - 1).clamp(min=1.0)
-        needed = (bones.sum(dim=1, keepdim=True) - whole) / extra
-        # In training it is not: the noise of one layer's truth would be the other layer's error.
-        if not (self.training and self.soft_tissue_map):
-            needed = _smoothed(needed, priors.zone, self.soft_tissue_map)
-        soft_tissue = display(needed, self.law).clamp(0.0, K_MAX)
-        soft = attenuation(soft_tissue, self.law)
-        # What smoothing has left unexplained moves every layer's display intensity alike.
-        weight = slope(bones, self.law) * priors.supports
-        weight = weight / weight.sum(dim=1, keepdim=True).clamp(min=1e-6)
-        bones = bones + weight * (whole + extra * soft - bones.sum(dim=1, keepdim=True))
-        shares = (bones - soft) / (whole - soft).clamp(min=_LEAST_ATTENUATION)
-        # Of a share below 0 a trace is left, and its gradient.
-        logits = torch.log(F.softplus(_SHARPNESS * shares) / _SHARPNESS + _LEAST_SHARE)
-        return logits, soft_tissue
+        return priors, (priors.layers + _LARGEST_MOVE * torch.tanh(moves.float())).clamp(0.0, 1.0)
 
     def _moves(self, planes: Tensor) -> Tensor:
         x = self.stem(planes)

@@ -305,8 +305,9 @@ class _Joint:
         window = around_overlap(masks, weights.size_multiple)
         reached = np.zeros_like(overlap)
         if window is not None:
-            reached = zone(
-                masks, weights.reach_px and max(1, round(weights.reach_px / window.scale))
+            # Bones that only touch far beside their overlap stay as they are.
+            reached = window.inside(
+                zone(masks, weights.reach_px and max(1, round(weights.reach_px / window.scale)))
             )
         return cls(
             image,

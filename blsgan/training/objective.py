@@ -24,18 +24,21 @@ from blsgan.training.trainer import Terms
 MIN_PX = 20  # an image with fewer pixels to compare says nothing
 
 
-def layer_errors(layers: Tensor, batch: PairBatch) -> tuple[Tensor, Tensor]:
+def layer_errors(layers: Tensor, batch: PairBatch, supports: Tensor) -> tuple[Tensor, Tensor]:
     """Mean squared error of each layer over its known pixels, weighed by how sure they are.
 
     Args:
         layers: [B,N,H,W], predicted.
         batch: the truth.
+        supports: {0,1} [B,N,H,W], where layers may be more than 0. A truth may be known beyond,
+            where nothing can be learnt.
 
     Returns:
         errors [B,N] and usable, bool [B,N]: whether at least 20 sure pixels are known.
     """
-    weight = batch.weight.sum(dim=(2, 3))
-    squared = ((layers - batch.layers) ** 2 * batch.weight).sum(dim=(2, 3))
+    known = batch.weight * supports
+    weight = known.sum(dim=(2, 3))
+    squared = ((layers - batch.layers) ** 2 * known).sum(dim=(2, 3))
     return squared / weight.clamp(min=1), weight >= MIN_PX
 
 
@@ -68,7 +71,8 @@ def objective(
         ``layer``, ``reconstruction`` and ``supervisor`` are the terms of those weights in the
         configuration, there where the weight is not 0.
     """
-    errors, usable = layer_errors(layers, batch)
+    supports = batch.masks if supports is None else supports
+    errors, usable = layer_errors(layers, batch, supports)
     known = ~torch.isnan(batch.soft_tissue)[:, None].expand_as(errors)
     floor = torch.full_like(errors, config.mse_floor)
     if config.visits_mse_floor is not None:
@@ -95,7 +99,7 @@ def objective(
     if config.reconstruction:
         parts["reconstruction"] = reconstruction_loss(
             layers,
-            batch.masks if supports is None else supports,
+            supports,
             soft_tissue,
             batch.image,
             law=law,

@@ -44,6 +44,7 @@ _TAPER_PX = 8  # depth inside a bone from which on a tapered rim has its whole a
 _FADE_PX = 16  # beside the overlap: there a taper has faded away
 _LEAST_CORRELATION = 0.8  # of a registered visit that would count nothing
 _PENUMBRA_PX = 2  # beside the other bone's mask at another visit
+_BESIDE = 0.5  # what a pixel beside the overlap counts: those are more, and easier
 _FULL = 1 - 1e-4  # intensity taken for a saturated pixel: its attenuation stays finite
 
 
@@ -591,18 +592,23 @@ class Variation:
         return torch.where(redrawn[:, :, None, None], other, drawn > 0.5).float()
 
 
-def _averaged(truths: Sequence[VisitTruth], near: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _averaged(
+    truths: Sequence[VisitTruth], overlap: np.ndarray, near: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """The truth of one bone by all visits that show it, and its weight, float32 [H,W].
 
     A visit counts by how well it was registered, and less where, there, the other bone's blurred
-    edge may reach; only pixels that are ``near`` [H,W] count.
+    edge may reach or the bone itself ends, or beside the ``overlap`` [H,W]; only pixels that are
+    ``near`` it [H,W] count.
     """
     total, weight = np.zeros(near.shape, np.float32), np.zeros(near.shape, np.float32)
     for truth in truths:
         sure = ((truth.correlation - _LEAST_CORRELATION) / (1 - _LEAST_CORRELATION)) ** 2
-        share = near * np.where(
-            truth.clear_px > _PENUMBRA_PX, sure, np.where(truth.valid, sure / 2, 0)
-        )
+        clear, doubted = np.abs(truth.clear_px) > _PENUMBRA_PX, np.float32(sure / 2)
+        beyond = (truth.clear_px < 0) & clear
+        share = near * np.where(beyond | truth.valid, doubted, np.float32(0))
+        share = np.where(near & clear & ~beyond, np.float32(sure), share)
+        share = np.where(overlap, share, _BESIDE * share)
         total += share * truth.truth
         weight += share
     return np.divide(total, weight, out=total, where=weight > 0), np.minimum(weight, 1)
@@ -634,9 +640,10 @@ class VisitPairs:
         self.planes = _planes(arrays).to(device)
         known = []
         for name, array in zip(names, arrays, strict=True):
-            near = grown(np.asarray(array.masks.all(axis=0)), REACH_PX)
+            overlap = np.asarray(array.masks.all(axis=0))
+            near = grown(overlap, REACH_PX)
             bones = [
-                _averaged([t for t in truths if t.image == name and t.bone == bone], near)
+                _averaged([t for t in truths if t.image == name and t.bone == bone], overlap, near)
                 for bone in (0, 1)
             ]
             known.append(np.stack([*(b[0] for b in bones), *(b[1] for b in bones)]))

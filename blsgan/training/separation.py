@@ -18,7 +18,7 @@ from blsgan.data.layout import JointImage
 from blsgan.errors import InputError, UsageError
 from blsgan.models import build_generator, load_generator
 from blsgan.models.backbones import BackboneGenerator
-from blsgan.models.generator import Generator
+from blsgan.models.generator import Generator, Learner
 from blsgan.models.supervisor import Supervisor
 from blsgan.progress import Track
 from blsgan.tasks.task import SEPARATION
@@ -39,7 +39,7 @@ from blsgan.training.optimisers import (
 )
 from blsgan.training.pairs import PairBatch
 from blsgan.training.sources import Sources, check_sources, load_sources
-from blsgan.training.trainer import Recipe, Terms, Trainer, autocast, placed
+from blsgan.training.trainer import Recipe, Terms, Trainer, placed
 
 
 class SeparationTrainer(Trainer):
@@ -110,7 +110,7 @@ class SeparationTrainer(Trainer):
         self._optimisers = Optimisers(self.generator, stage.optimiser, bfloat16=self._bfloat16)
         # A free head does not need k for its layers; MONAI's networks have heads for other uses.
         unused = self.generator.head == "free" or isinstance(self.generator, BackboneGenerator)
-        self._network = self._as_run(self.world.wrap(self.generator, unused=unused))
+        self._network = self._as_run(self.world.wrap(Learner(self.generator), unused=unused))
         if self.supervisor is not None and self.supervised:
             self._supervisor_optimiser = torch.optim.Adam(
                 self.supervisor.parameters(),
@@ -182,13 +182,12 @@ class SeparationTrainer(Trainer):
     def _separate(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         """Layers and k of the whole batch, of which this process computes its rows."""
         rows = self.world.rows
-        layers, soft_tissue = _separate(
-            self._network,
-            self.generator,
-            rows(batch.image),
-            rows(batch.masks),
-            self.precision,
-        )
+        with self.autocast():
+            # Plain strides: channels-last ones make pooling of a single channel three times as slow
+            # on a CPU, and the first convolution turns its input round by itself.
+            layers, soft_tissue = self._network(
+                rows(batch.image).contiguous(), rows(batch.masks).contiguous()
+            )
         count = len(batch.image)
         return self.world.gather(layers, count), self.world.gather(soft_tissue, count)
 
@@ -233,14 +232,15 @@ class SeparationTrainer(Trainer):
         figures = {}
         batch = self._sources.validation
         layers, soft_tissue = self._separate_all(batch)
-        errors, usable = layer_errors(layers, batch)
+        errors, usable = layer_errors(layers, batch, self.average.supports(batch.masks))
         figures["synthetic_psnr_db"] = _mean_psnr(errors.mean(dim=1)[usable.all(dim=1)])
         if soft_tissue.dim() == 1:
             figures["soft_tissue_error"] = float((soft_tissue - batch.soft_tissue).abs().mean())
         batch_visits = self._sources.validation_visits
         if batch_visits is not None:
             layers, _ = self._separate_all(batch_visits)
-            errors, usable = layer_errors(layers, batch_visits)
+            supports = self.average.supports(batch_visits.masks)
+            errors, usable = layer_errors(layers, batch_visits, supports)
             figures["upper_psnr_db"] = _mean_psnr(errors[:, 0][usable[:, 0]])
             figures["lower_psnr_db"] = _mean_psnr(errors[:, 1][usable[:, 1]])
         return figures
@@ -259,7 +259,7 @@ class SeparationTrainer(Trainer):
             for start in range(0, len(batch.image), 32):
                 part = slice(start, start + 32)
                 image, masks = batch.image[part].to(self.device), batch.masks[part].to(self.device)
-                layers, k = _separate(self.average, self.average, image, masks, "float32")
+                layers, k = self.average.separate(image, masks)
                 parts.append((layers.cpu(), k.cpu()))
         return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
@@ -316,17 +316,6 @@ def _load_first(generator: Generator, weights: Path, config: TrainingConfig) -> 
             "weights or set model.configuration to theirs (blocks of a lite may be "
             "more)"
         ) from error
-
-
-def _separate(
-    network: nn.Module, generator: Generator, image: Tensor, masks: Tensor, precision: str
-) -> tuple[Tensor, Tensor]:
-    """Layers and soft tissue of ``generator``, which runs as ``network``."""
-    with autocast(image.device, precision):
-        # Plain strides: channels-last ones make pooling of a single channel three times as slow on
-        # a CPU, and the first convolution turns its input round by itself.
-        logits, soft_tissue = network(image.contiguous(), masks.contiguous())
-    return generator.layers_of(logits, image, masks, soft_tissue), soft_tissue.float()
 
 
 def _check_sizes(generator: Generator, stages: Sequence[Stage], config: SupervisorConfig) -> None:

@@ -276,6 +276,23 @@ int64_t Joint::covered_px() const {
   return count;
 }
 
+// What of a zone lies inside the window: bones that only touch far beside their overlap stay as they
+// are.
+std::vector<uint8_t> Joint::seen(std::vector<uint8_t> zone) const {
+  const Crop& crop = planned();
+  const double bottom = crop.top + static_cast<double>(crop.height) / crop.scale;
+  const double right = crop.left + static_cast<double>(crop.width) / crop.scale;
+  for (int64_t y = 0; y < height_; ++y) {
+    for (int64_t x = 0; x < width_; ++x) {
+      const double row = static_cast<double>(y), column = static_cast<double>(x);
+      if (row < crop.top || column < crop.left || row + 1 > bottom || column + 1 > right) {
+        zone[index(y, x, width_)] = 0;
+      }
+    }
+  }
+  return zone;
+}
+
 const Crop& Joint::planned() const {
   if (!crop_) throw std::logic_error("only joints with an overlap go through the network");
   return *crop_;
@@ -412,7 +429,7 @@ Layers Joint::split(const Prediction& prediction, const NetworkInput& input) con
   const double wide = static_cast<double>(physics.reach_px) / planned().scale;
   const int64_t reach_px =
       physics.reach_px > 0 ? std::max<int64_t>(1, std::llrint(wide)) : 0;  // as round() of Python
-  const Mask zone = zone_of(masks_[0], masks_[1], height_, width_, reach_px);
+  const Mask zone = seen(zone_of(masks_[0], masks_[1], height_, width_, reach_px));
   const Window box = bounding_box(zone, zone, true, height_, width_);
   const int64_t pixels = box.height() * box.width();
   const auto cut = [&](const auto& plane, auto& target) {
@@ -423,12 +440,15 @@ Layers Joint::split(const Prediction& prediction, const NetworkInput& input) con
   };
   std::vector<float> image, separated(static_cast<size_t>(2 * pixels)),
       composed(static_cast<size_t>(pixels));
-  Mask masks, inside;
+  Mask supports, inside;
   cut(image_, image);
-  cut(masks_[0], masks);
-  cut(masks_[1], masks);
-  const std::vector<float> logits = at_full_resolution(prediction, input);
-  const View soft_tissue{&prediction.soft_tissue, 1, 0, 0, DType::kFloat32};
+  cut(masks_[0], supports);
+  cut(masks_[1], supports);
+  cut(zone, inside);
+  for (size_t p = 0; p < supports.size(); ++p) supports[p] |= inside[p % inside.size()];
+  const std::vector<float> answers = at_full_resolution(prediction, input, box);
+  const float* tissue = answers.data() + 2 * pixels;
+  const View soft_tissue = view(tissue, 1, pixels, DType::kFloat32);
   const Shape shape{1, 2, box.height(), box.width()};
   const CpuContext context;
 
@@ -436,7 +456,7 @@ Layers Joint::split(const Prediction& prediction, const NetworkInput& input) con
   split.shape = shape;
   split.share_logits = view(answers.data(), 2, pixels, DType::kFloat32);
   split.image = view(image.data(), 1, pixels, DType::kFloat32);
-  split.masks = view(masks.data(), 2, pixels, DType::kUInt8);
+  split.masks = view(supports.data(), 2, pixels, DType::kUInt8);
   split.soft_tissue = soft_tissue;
   split.layers = output(separated, 2, pixels);
   split.law = physics.law;

@@ -92,6 +92,7 @@ class Joint {
 
  private:
   const Crop& planned() const;
+  std::vector<uint8_t> seen(std::vector<uint8_t> zone) const;
   template <typename T>
   Plane resample(const std::vector<T>& plane) const;
   std::vector<float> at_full_resolution(const Prediction& prediction, const NetworkInput& input,

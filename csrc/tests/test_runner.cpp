@@ -132,7 +132,7 @@ Joint joint_of(Picture p) {
   return {p.height, p.width, std::move(p.image), std::move(p.upper), std::move(p.lower)};
 }
 
-// Whatever the network says, the layers are the image outside the overlap and compose to it inside.
+// Whatever the network says, the layers are the image outside the zone and compose to it inside.
 void layers_keep_their_promises() {
   Random chance;
   for (const auto& [height, width, bone, overlap] :
@@ -151,20 +151,29 @@ void layers_keep_their_promises() {
     CHECK(crop.height * crop.width <= kMaxCropAreaPx);
     const NetworkInput input = joint.network_input();
     CHECK(input.image.size() * 2 == input.masks.size());
-    Prediction prediction;
-    for (size_t p = 0; p < input.masks.size(); ++p) {
-      prediction.share_logits.push_back(static_cast<float>(chance(-6, 6)));
-    }
-    prediction.soft_tissue = 0.4F;
-    const Layers layers = joint.split(prediction, input);
-    for (size_t p = 0; p < picture.image.size(); ++p) {
-      const bool up = picture.upper[p], low = picture.lower[p];
-      if (!up) CHECK(layers.upper[p] == 0);
-      if (!low) CHECK(layers.lower[p] == 0);
-      if (up && !low) CHECK(layers.upper[p] == picture.image[p]);
-      if (low && !up) CHECK(layers.lower[p] == picture.image[p]);
-      if (up || low) CHECK_NEAR(layers.reconstruction[p], picture.image[p], 2e-6);
-      CHECK(layers.upper[p] >= 0 && layers.upper[p] <= 1);
+    for (const Physics& physics : {Physics{8, 0, 0}, Physics{8, 6, 0}, Physics{8, 6, 4}}) {
+      Prediction prediction;
+      prediction.physics = physics;
+      for (size_t p = 0; p < input.masks.size(); ++p) {
+        prediction.share_logits.push_back(static_cast<float>(chance(-6, 6)));
+      }
+      for (size_t p = 0; p < input.image.size(); ++p) {
+        prediction.soft_tissue.push_back(static_cast<float>(chance(0, 0.9)));
+      }
+      const Layers layers = joint.split(prediction, input);
+      CHECK(layers.soft_tissue > 0 && layers.soft_tissue < 0.9);
+      for (size_t p = 0; p < picture.image.size(); ++p) {
+        const bool up = picture.upper[p], low = picture.lower[p];
+        if (!up && !low) CHECK(layers.upper[p] == 0 && layers.lower[p] == 0);
+        if (physics.reach_px == 0) {  // the zone is the overlap
+          if (!up) CHECK(layers.upper[p] == 0);
+          if (!low) CHECK(layers.lower[p] == 0);
+          if (up && !low) CHECK(layers.upper[p] == picture.image[p]);
+          if (low && !up) CHECK(layers.lower[p] == picture.image[p]);
+        }
+        if (up || low) CHECK_NEAR(layers.reconstruction[p], picture.image[p], 1e-5);
+        CHECK(layers.upper[p] >= 0 && layers.upper[p] <= 1);
+      }
     }
   }
 }

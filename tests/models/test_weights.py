@@ -19,7 +19,7 @@ SMALL = {"widths": [4, 6, 6, 8], "blocks": [1, 1, 1, 1]}
 def generator():
     torch.manual_seed(0)
     generator = build_generator("lite", SMALL)
-    torch.nn.init.normal_(generator.share_head.weight, std=0.3)
+    torch.nn.init.normal_(generator.head_convolution.weight, std=0.3)
     return generator
 
 
@@ -141,7 +141,7 @@ def test_checking_the_size_draws_no_random_number():
 def test_a_switch_survives_a_round_trip(tmp_path):
     from blsgan.models import build_generator
 
-    small = {"widths": [4, 4, 4, 4], "blocks": [1, 1, 1, 1], "ring": False}
+    small = {"widths": [4, 4, 4, 4], "blocks": [1, 1, 1, 1], "continued": False}
     path = tmp_path / "small.safetensors"
     path.write_bytes(safetensors_bytes(build_generator("lite", small)))
     assert load_generator(path).configuration() == small

@@ -56,7 +56,7 @@ def test_what_the_first_version_lacked_has_a_value():
 
 
 def test_a_field_of_a_later_version_stays():
-    record = {**content("separation"), "zone": {"area_px": 7}}
+    record = {**content("separation"), "lesion": {"area_px": 7}}
     assert SeparationRecord.parse(record).fields() == record
 
 

@@ -495,7 +495,7 @@ def test_a_run_can_start_from_given_weights(dataset, tiny, tmp_path, registered,
 def arithmetic_of(trainer):
     """What the generator's last layer gave in a step."""
     seen = []
-    hook = trainer.generator.share_head.register_forward_hook(
+    hook = trainer.generator.head_convolution.register_forward_hook(
         lambda module, inputs, output: seen.append(output.dtype)
     )
     trainer.train_step()
