@@ -25,7 +25,14 @@ MAX_DELAY_US = 2000
 """How long a request waits for others: far less than a joint takes on a CPU."""
 
 _VERSION = "1"
-_CHANNELS = {"image": 1, "masks": 2, "layers": 2, "reconstruction": 1, "share_logits": 2}
+_CHANNELS = {
+    "image": 1,
+    "masks": 2,
+    "layers": 2,
+    "reconstruction": 1,
+    "soft_tissue": 1,
+    "share_logits": 2,
+}
 _TYPES = {"float32": "TYPE_FP32", "float16": "TYPE_FP16"}
 
 Shape = tuple[int, ...]
@@ -207,8 +214,7 @@ def _describe_plan(path: Path) -> tuple[Served, bytes]:
     )
 
     def port(name: str) -> Port:
-        shape = (batch,) if name == "soft_tissue" else (batch, _CHANNELS[name], height, width)
-        return Port(name, "float32", shape)
+        return Port(name, "float32", (batch, _CHANNELS[name], height, width))
 
     known = {
         "blsgan.weights": manifest.model.weights,

@@ -67,7 +67,6 @@ def common_changes(steps: int) -> tuple[str, ...]:
         f"stages.0.steps={first}",
         f"stages.1.steps={steps - first}",
         "data.synthetic=1",
-        "data.composites=2",
         "data.visits=5",
         "stages.1.data.real=2",
         "data.validation=32",
@@ -111,9 +110,14 @@ def rows(steps: int = DEFAULT_STEPS) -> list[Row]:
         ),
         Row("masks-as-drawn", "masks that are never redrawn", ("data.redrawn_share=0",)),
         Row(
-            "no-composites",
-            "without overlaps composed of bones with their blurred edges: published pairs instead",
-            ("data.composites=0", "data.synthetic=3"),
+            "composites",
+            "overlaps composed of bones with their blurred edges as well",
+            ("data.composites=2",),
+        ),
+        Row(
+            "synthetic-counts",
+            "published pairs with a fifth of the weight, where they have a hundredth",
+            ("loss.decibel=0.2", "loss.visits=4"),
         ),
         Row("no-visits", "without the truth of other visits", ("data.visits=0",)),
         Row(

@@ -6,6 +6,7 @@ Drawn with Pillow and NumPy alone; a plotting library would cost more than the s
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,7 @@ def draw_panel(
     reconstruction: NDArray[np.float32],
     residual: NDArray[np.float32],
     *,
+    zone: NDArray[np.bool_] | None = None,
     pixel_mm: float | None = None,
     caption: str = "",
 ) -> Image.Image:
@@ -90,7 +92,8 @@ def draw_panel(
     First row: the joint (the whole picture if the bones fill it). Second row: the overlap,
     enlarged; left out where there is none. Grey is one scale for all pictures of the panel: black
     is 0, white the brightest pixel of the bones, so a layer can be compared with the input by eye.
-    With ``pixel_mm`` (along a row) the input carries scale bars.
+    With ``pixel_mm`` (along a row) the input carries scale bars; the ``zone`` bool [H,W] in which
+    both layers are estimated is outlined faintly in the enlargement.
     """
     from PIL import Image, ImageDraw
 
@@ -122,6 +125,8 @@ def draw_panel(
             _grey_tile(plane, view, white) for plane in (image, upper, lower, reconstruction)
         ]
         _outline(tiles[0], masks, view)
+        if zone is not None and view is zoom:
+            _outline(tiles[0], zone[None], view, (_MUTED,), 0.5)
         tiles.append(_residual_tile(residual, covered, view, reach))
         if zoom is not None and view is not zoom:
             for tile in tiles:
@@ -210,7 +215,13 @@ def _nearest(start: int, stop: int, count: int) -> NDArray[np.intp]:
     return start + ((np.arange(count) + 0.5) * ((stop - start) / count)).astype(np.intp)
 
 
-def _outline(tile: Image.Image, masks: NDArray[np.bool_], view: _View) -> None:
+def _outline(
+    tile: Image.Image,
+    masks: NDArray[np.bool_],
+    view: _View,
+    colours: Sequence[tuple[int, int, int]] = (UPPER_COLOUR, LOWER_COLOUR),
+    opacity: float = 1.0,
+) -> None:
     """Draw the masks' contours, one screen pixel and a half wide, on ``tile``."""
     from PIL import Image, ImageFilter
 
@@ -218,9 +229,10 @@ def _outline(tile: Image.Image, masks: NDArray[np.bool_], view: _View) -> None:
     # from the border in pixels of the screen.
     ramp_px = max(1.0, view.width / (view.right - view.left)) + 2 * _BLUR_PX
     distance_px = (np.arange(256) / 255 - 0.5) * ramp_px
-    strength = np.rint(255 * np.clip(1.25 - np.abs(distance_px), 0, 1)).astype(int).tolist()
+    line = np.clip(1.25 - np.abs(distance_px), 0, 1)
+    strength = np.rint(255 * opacity * line).astype(int).tolist()
     blur = ImageFilter.BoxBlur(_BLUR_PX)
-    for mask, colour in zip(masks, (UPPER_COLOUR, LOWER_COLOUR), strict=True):
+    for mask, colour in zip(masks, colours, strict=True):
         grey = Image.fromarray(view.cut(mask).view(np.uint8) * np.uint8(255))
         ramp = grey.resize((view.width, view.height), Image.Resampling.BILINEAR).filter(blur)
         tile.paste(colour, (0, 0), ramp.point(strength))

@@ -66,15 +66,15 @@ class Window:
         """Whether its pixels are the image's, so that nothing is resampled."""
         return self.scale == 1.0 and float(self.top).is_integer() and float(self.left).is_integer()
 
-    def inside(self, mask: Bool) -> Bool:
-        """``mask`` [H,W] without the pixels that do not lie wholly inside the window."""
-        rows, columns = (
-            (first <= np.arange(count)) & (np.arange(count) + 1 <= first + size / self.scale)
-            for first, size, count in zip(
-                (self.top, self.left), (self.height, self.width), mask.shape, strict=True
+    def box(self, shape: tuple[int, ...]) -> Box:
+        """The pixels of a picture of ``shape`` that lie wholly inside the window."""
+        (top, bottom), (left, right) = (
+            (max(math.ceil(first), 0), min(math.floor(first + extent / self.scale), count))
+            for first, extent, count in zip(
+                (self.top, self.left), (self.height, self.width), shape, strict=True
             )
         )
-        return mask & rows[:, None] & columns
+        return top, left, bottom, right
 
     def resample(self, plane: NDArray[Any]) -> Float32:
         """Float32 [height,width] of ``plane`` [H,W]; 0 outside the image."""

@@ -126,6 +126,7 @@ class Joint(Separation):
             self.lower,
             self.reconstruction,
             self.residual,
+            zone=self.zone,
             pixel_mm=None if spacing is None else spacing.column_mm,
             caption=self._caption(),
         )
@@ -139,13 +140,15 @@ class Joint(Separation):
     def __repr__(self) -> str:
         height, width = self.overlap.shape
         area = self.record.overlap.area_px
-        k = "" if self.record.soft_tissue is None else f", soft tissue k {self.soft_tissue:.3f}"
-        return f"<Joint {self.record.name}: {width}x{height} px, overlap {area} px{k}>"
+        k = self.record.soft_tissue
+        tissue = "" if k is None else f", soft tissue {k:.3f}"
+        return f"<Joint {self.record.name}: {width}x{height} px, overlap {area} px{tissue}>"
 
     def _arrays(self) -> dict[str, Any]:
         arrays: dict[str, Any] = {
             "overlap": self.overlap,
-            "soft_tissue": np.float32(self.soft_tissue),
+            "zone": self.zone,
+            "soft_tissue": self.soft_tissue,
         }
         spacing = self.radiograph.pixel_spacing
         if spacing is not None:
@@ -160,7 +163,7 @@ class Joint(Separation):
             area = "" if overlap.area_mm2 is None else f" = {overlap.area_mm2:.2f} sq mm"
             said = [
                 f"overlap {overlap.area_px} px{area}",
-                f"soft tissue k = {self.soft_tissue:.3f}",
+                f"soft tissue {self.record.soft_tissue:.3f}",
                 f"reconstruction MSE {self.record.reconstruction_error.mse:.1e}",
             ]
         if prediction is not None:

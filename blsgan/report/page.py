@@ -369,7 +369,16 @@ def _facts(record: SeparationRecord) -> list[tuple[str, str]]:
     weights, image = record.weights, record.image
     facts = [("Overlap", _area(record))]
     if k is not None:
-        facts.append(("Soft tissue k", f"{k:.3f}"))
+        zone = record.zone
+        spread = (
+            ""
+            if zone is None
+            else (
+                f" ({zone.soft_tissue_least:.3f} to {zone.soft_tissue_greatest:.3f} "
+                f"over {zone.area_px:,} px)"
+            )
+        )
+        facts.append(("Soft tissue", f"{k:.3f}{spread}"))
     facts.append(("Reconstruction MSE", f"{record.reconstruction_error.mse:.1e}"))
     facts.append(
         (

@@ -126,19 +126,27 @@ def _load_again(name: str, path: Path, sha256: str, threads: int | None, task_na
 def _onnx(weights: Weights, threads: int | None, task: Task) -> Backend:
     from blsgan.runtimes.onnx import OnnxSession
 
-    file = _described(weights.load(_onnx_file(weights)), task)
-    session = OnnxSession(file.data, str(file.path), threads=threads)
-    _check_signature(task, file, session)
-    return Backend("onnx", file, task, session, threads)
+    return _of_onnx_file("onnx", OnnxSession, weights, threads, task)
 
 
 def _openvino(weights: Weights, threads: int | None, task: Task) -> Backend:
     from blsgan.runtimes.openvino import OpenVinoSession
 
-    file = _described(weights.load(_onnx_file(weights)), task)
-    session = OpenVinoSession(file.data, str(file.path), threads=threads)
+    return _of_onnx_file("openvino", OpenVinoSession, weights, threads, task)
+
+
+def _of_onnx_file(
+    name: str, session_of: Callable[..., Session], weights: Weights, threads: int | None, task: Task
+) -> Backend:
+    from blsgan.runtimes.onnx_model import metadata, refuse_external_data
+
+    file = weights.load(_onnx_file(weights))
+    refuse_external_data(file.path, file.data)
+    session = session_of(file.data, str(file.path), threads=threads)
     _check_signature(task, file, session)
-    return Backend("openvino", file, task, session, threads)
+    if task is SEPARATION:
+        file = file.separating(metadata(file.data))
+    return Backend(name, file, task, session, threads)
 
 
 def _torch(weights: Weights, threads: int | None, task: Task) -> Backend:
@@ -175,14 +183,6 @@ _LOADERS: dict[str, Callable[[Weights, int | None, Task], Backend]] = {
     "torch": _torch,
 }
 """In the order "auto" tries them, see :data:`NAMES`."""
-
-
-def _described(file: WeightsFile, task: Task) -> WeightsFile:
-    """An ONNX file with what it says of itself, where the task needs that."""
-    from blsgan.runtimes.onnx_model import metadata, refuse_external_data
-
-    refuse_external_data(file.path, file.data)
-    return file.separating(metadata(file.data)) if task is SEPARATION else file
 
 
 def _engine(weights: Weights, task: Task) -> Backend:

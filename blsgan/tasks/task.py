@@ -1,10 +1,10 @@
 """What a network is for, and which weights it runs with: found once, by name or path, and by hash.
 
 There are three tasks. Separation maps ``image`` float32 [B,1,H,W] in [0,1] and ``masks`` float32
-[B,2,H,W] in {0,1} to ``share_logits`` float32 [B,2,H,W] and ``soft_tissue`` float32
-[B,1,H,W]; H and W are multiples of the network's own, 8 by default. Segmentation maps ``image`` float32 [B,1,256,256]
-to ``mask_logits`` float32 [B,2,256,256]. Location maps ``image`` float32 [B,1,192,192] to
-``landmark_logits`` float32 [B,L,96,96].
+[B,2,H,W] in {0,1} to ``share_logits`` float32 [B,2,H,W] and ``soft_tissue`` float32 [B,1,H,W]; H
+and W are multiples of the network's own, 8 by default. Segmentation maps ``image`` float32
+[B,1,256,256] to ``mask_logits`` float32 [B,2,256,256]. Location maps ``image`` float32
+[B,1,192,192] to ``landmark_logits`` float32 [B,L,96,96].
 """
 
 from __future__ import annotations

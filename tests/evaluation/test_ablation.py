@@ -71,29 +71,29 @@ def test_rows_that_drop_a_part_really_drop_it():
     configs = {row.name: config_of(row) for row in rows(60)}
     assert configs["complete"].has_supervisor()
     assert not configs["no-supervisor"].has_supervisor()
-    assert configs["k-zero"].model.configuration["soft_tissue"] == "zero"
+    assert configs["paper-law"].model.configuration["law"] == 0
+    assert configs["no-zone"].model.configuration["reach_px"] == 0
     assert configs["free-head"].model.configuration["head"] == "free"
     assert [s.name for s in stages_of(configs["no-pre-training"], unused)] == ["supervised"]
     assert all(stage.data.visits == 0 for stage in configs["no-visits"].stages)
-    assert all(stage.data.protocol_share == 1 for stage in configs["protocol-pairs"].stages)
+    assert all(stage.data.redrawn_share == 0 for stage in configs["masks-as-drawn"].stages)
     assert configs["no-real-for-supervisor"].has_supervisor()
     assert configs["no-real-for-supervisor"].stages[1].data.real == 0
     assert configs["transunet"].model.architecture == "transunet"
     assert configs["unet"].model.configuration == {"soft_tissue": "reconstructor"}
 
 
-def test_every_idea_that_closes_the_gap_of_real_overlaps_has_a_row():
+def test_every_prior_has_a_row():
     configs = {row.name: config_of(row) for row in rows(60)}
-
-    def of(name, key):
-        return {getattr(stage.data, key) for stage in configs[name].stages}
-
-    assert of("k-of-background", "soft_tissue_share") == {0}
-    assert of("wide-k", "soft_tissue_share") == {1}
-    assert of("tapered-rims", "rim_taper") == {0.7}
-    assert of("complete", "rim_taper") == {0}
-    assert of("no-tone-curves", "tone_curves") == {False}
-    assert configs["no-ring-k"].model.configuration["ring"] is False
+    for name, switch in (
+        ("one-k", "soft_tissue_map"),
+        ("no-continuation", "continued"),
+        ("soft-tissue-unseen", "soft_tissue_seen"),
+    ):
+        assert configs[name].model.configuration[switch] is False
+        assert switch not in configs["complete"].model.configuration
+    assert {stage.data.composites for stage in configs["composites"].stages} == {2}
+    assert {stage.data.composites for stage in configs["complete"].stages} == {0}
 
 
 def test_rows_share_the_draws_of_every_source_they_have_in_common(dataset):
@@ -107,8 +107,7 @@ def test_rows_share_the_draws_of_every_source_they_have_in_common(dataset):
             "no-supervisor",
             "no-real-for-supervisor",
             "no-pre-training",
-            "protocol-pairs",
-            "tapered-rims",
+            "composites",
         ):
             continue
         config = config_of(row)
@@ -116,19 +115,19 @@ def test_rows_share_the_draws_of_every_source_they_have_in_common(dataset):
         stage = stages_of(config, unused)[-1]
         # Another stream for each: by this step rows without a source have drawn fewer numbers.
         batch, data = sources.draw(stage, step, torch.Generator().manual_seed(number)), stage.data
-        drawn[row.name] = batch.image.split([data.synthetic, data.visits, data.real])
+        parts = batch.image.split([data.synthetic, data.composites, data.visits, data.real])
+        drawn[row.name] = [parts[0], *parts[2:]]
     reference = drawn.pop("complete")
-    assert [len(part) for part in reference] == [4, 2, 2]
+    assert [len(part) for part in reference] == [1, 5, 2]
     for name, parts in drawn.items():
         for source, (mine, theirs) in enumerate(zip(reference, parts, strict=True)):
-            changed = source == 0 and name in ("protocol-pairs", "tapered-rims")
             if len(theirs):
-                assert torch.equal(mine, theirs) != changed, (name, source)
+                assert torch.equal(mine, theirs), (name, source)
 
 
 def test_rows_are_chosen_by_name_beside_the_complete_method():
-    chosen = choose(["unet", "k-zero"], 60)
-    assert [row.name for row in chosen] == ["complete", "k-zero", "unet"]
+    chosen = choose(["unet", "no-zone"], 60)
+    assert [row.name for row in chosen] == ["complete", "no-zone", "unet"]
     assert choose([], 60) == rows(60)
     with pytest.raises(UsageError, match="'k-one' is no row of the ablation; choose from complete"):
         choose(["k-one"], 60)

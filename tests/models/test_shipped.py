@@ -45,7 +45,7 @@ def test_layers_compose_to_the_image_exactly():
         result = separator(phantom.image, phantom.masks)
         union = phantom.masks.any(axis=0)
         assert np.mean(result.residual[union] ** 2) <= 1e-6
-        alone = union & ~result.overlap
+        alone = union & ~result.zone
         np.testing.assert_array_equal(
             (result.upper + result.lower)[alone], phantom.image.astype(np.float32)[alone]
         )

@@ -54,7 +54,7 @@ def test_onnx_holds_no_path_of_the_machine_that_wrote_it(card):
 def test_the_card_names_what_it_binds(card):
     fields = json.loads(card.read_text())
     assert fields["architecture"] == "lite"
-    assert fields["configuration"] == SMALL
+    assert fields["configuration"] == {**SMALL, "law": 6.0, "reach_px": 4}
     assert set(fields["sha256"]) == {"small.safetensors", "small.onnx"}
     assert fields["note"] == "a test"
 
@@ -144,7 +144,7 @@ def test_a_switch_survives_a_round_trip(tmp_path):
     small = {"widths": [4, 4, 4, 4], "blocks": [1, 1, 1, 1], "continued": False}
     path = tmp_path / "small.safetensors"
     path.write_bytes(safetensors_bytes(build_generator("lite", small)))
-    assert load_generator(path).configuration() == small
+    assert load_generator(path).configuration() == {**small, "law": 6.0, "reach_px": 4}
     with pytest.raises(WeightsError, match="'widths' is True and no switch"):
         build_generator("lite", {"widths": True})
 

@@ -66,13 +66,13 @@ def test_files_that_are_no_presets(tmp_path):
 
 def test_a_change_that_every_stage_overrules_is_refused():
     with pytest.raises(UsageError, match=r"stages\.0\.optimiser\.learning_rate"):
-        load_config("lite", ["optimiser.learning_rate=1e-4"])
-    assert load_config("lite", ["data.validation=8"]).stages[1].data.validation == 8
+        load_config("paper", ["optimiser.learning_rate=1e-4"])
+    assert load_config("lite-gan", ["data.validation=8"]).stages[1].data.validation == 8
 
 
 def test_stages_share_what_is_drawn_once():
     with pytest.raises(UsageError, match="differs between stages"):
-        load_config("lite", ["stages.1.data.validation=8"])
+        load_config("lite-gan", ["stages.1.data.validation=8"])
 
 
 def test_a_supervisor_of_no_step_is_none():
