@@ -3,7 +3,7 @@
 >>> import blsgan
 >>> joint = blsgan.separate("joint.png")
 >>> joint
-<Joint joint: 128x128 px, overlap ... px, soft tissue k 0...>
+<Joint joint: 128x128 px, overlap ... px, soft tissue 0...>
 >>> files = joint.save("out")
 
 ``separate`` takes a file or an array, one or many, with or without masks; ``joint.upper`` and

@@ -209,7 +209,11 @@ void an_answer(Chance& chance, Count& count) {
       prediction.share_logits.push_back(odd ? kOdd[chance(std::size(kOdd))]
                                             : static_cast<float>(chance(1200)) / 100.0F - 6.0F);
     }
-    prediction.soft_tissue = odd ? kOdd[chance(std::size(kOdd))] : 0.4F;
+    prediction.physics = Physics{8, chance.often() ? 6.0 : 0.0, static_cast<int64_t>(chance(6))};
+    for (size_t p = 0; p < input.image.size(); ++p) {
+      prediction.soft_tissue.push_back(odd ? kOdd[chance(std::size(kOdd))]
+                                           : static_cast<float>(chance(95)) / 100.0F);
+    }
     const Layers layers = joint.split(prediction, input);
     CHECK(layers.upper.size() == pixels && layers.residual.size() == pixels);
     for (size_t p = 0; p < pixels && !odd; ++p) CHECK(layers.upper[p] >= 0 && layers.upper[p] <= 1);

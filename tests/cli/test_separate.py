@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from blsgan.cli import main
+from blsgan.joint.zone import REACH_PX, zone
 from blsgan.synthesis.phantoms import joint_phantom
 from blsgan.tasks.separation import Separator
 
@@ -60,9 +61,9 @@ def test_one_file(separate, write_joint, network, tmp_path):
             pixels[plane] = np.asarray(picture)
         assert pixels[plane].dtype == np.uint16
     for bone, mask in zip(("upper", "lower"), joint.masks, strict=True):
-        free = mask & ~joint.masks.all(axis=0)
+        free = mask & ~zone(joint.masks, REACH_PX)
         np.testing.assert_array_equal(pixels[bone][free], joint.pixels[free])
-        assert not pixels[bone][~mask].any()
+        assert not pixels[bone][~(mask | zone(joint.masks, REACH_PX))].any()
     union = joint.masks.any(axis=0)
     np.testing.assert_array_equal(pixels["reconstruction"], np.where(union, joint.pixels, 0))
     assert (pixels["residual"] == 32768).all()
@@ -520,7 +521,7 @@ class TestDicom:
         assert f"{path} became {out / record['name']}_panel.png" in stdout
         assert record["pixel_spacing_mm"] == {"row": 0.1, "column": 0.1, "source": "PixelSpacing"}
         upper = np.asarray(Image.open(out / f"{record['name']}_upper.png")).astype(int)
-        free = joint.masks[0] & ~joint.masks[1]
+        free = joint.masks[0] & ~zone(joint.masks, REACH_PX)
         assert np.abs(upper - joint.pixels)[free].max() <= 1
         self.check_no_patient(out)
 
