@@ -34,7 +34,7 @@ PRIOR_LAW = 8.0
 _LARGEST_MOVE = 0.5  # of a layer away from its prior, in display intensity
 _SMOOTHING_PX = 3  # side of the window that smooths the soft tissue
 _SMOOTHINGS = 2
-_LEAST_SHARE = 1e-4  # that even an absent bone keeps, so that its logarithm is finite
+_LEAST_SHARE = 1e-3  # that even an absent bone keeps, so that its logarithm is finite
 _LEAST_ATTENUATION = 1e-2  # of bones above soft tissue, below which shares mean nothing
 
 

@@ -103,6 +103,7 @@ def write_engine(path, *, backend="tensorrt", batch=(1, 4, 16), height=(32, 96, 
     model = {
         "file": "lite.onnx", "sha256": "a", "converted_sha256": "b", "weights": "lite",
         "weights_sha256": "c", "architecture": "lite", "size_multiple": 8,
+        "law": 6.0, "reach_px": 4,
     }  # fmt: skip
     text = manifest.Manifest(
         schema=1, blsgan="0", engine=path.name, sha256=hashlib.sha256(b"plan").hexdigest(), bytes=4,
@@ -124,7 +125,7 @@ def test_an_engine(parse, tmp_path):
     assert (parsed.platform, parsed.max_batch_size) == ("tensorrt_plan", 16)  # the profile's
     assert {port.name: list(port.dims) for port in (*parsed.input, *parsed.output)} == {
         "image": [1, -1, 64], "masks": [2, -1, 64], "layers": [2, -1, 64],
-        "reconstruction": [1, -1, 64], "share_logits": [2, -1, 64], "soft_tissue": [1],
+        "reconstruction": [1, -1, 64], "share_logits": [2, -1, 64], "soft_tissue": [1, -1, 64],
     }  # fmt: skip
     assert parsed.parameters["blsgan.precision"].string_value == "fp16"
 
