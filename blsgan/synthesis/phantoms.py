@@ -341,9 +341,10 @@ def joint_phantom(
     soft_tissue = float(-np.expm1(-at_joint))
     background = -np.expm1(-tissue)
     if law:
-        alone = -np.expm1(-tissue - [field.blur(part.attenuation, 0.9) for part in parts])
-        bones = np.exp(law * alone) - np.exp(law * background)
-        image = np.log(np.exp(law * background) + bones.sum(axis=0)) / law + grain()
+        edges = np.stack([field.blur(part.attenuation, 0.9) for part in parts])
+        soft = np.exp(law * background)
+        bones: np.ndarray = np.exp(-law * np.expm1(-tissue - edges)) - soft
+        image = np.log(soft + bones.sum(axis=0)) / law + grain()
     else:
         free = -np.expm1(-np.maximum(tissue + grain(), 0))
         image = np.where(masks.any(axis=0), compose_image(layers, masks, soft_tissue), free)
