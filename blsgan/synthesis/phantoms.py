@@ -343,8 +343,8 @@ def joint_phantom(
     if law:
         edges = np.stack([field.blur(part.attenuation, 0.9) for part in parts])
         soft = np.exp(law * background)
-        bones: np.ndarray = np.exp(-law * np.expm1(-tissue - edges)) - soft
-        image = np.log(soft + bones.sum(axis=0)) / law + grain()
+        above = np.exp(-law * np.expm1(-tissue - edges)) - soft
+        image = np.log(soft + above.sum(axis=0)) / law + grain()
     else:
         free = -np.expm1(-np.maximum(tissue + grain(), 0))
         image = np.where(masks.any(axis=0), compose_image(layers, masks, soft_tissue), free)
