@@ -166,14 +166,22 @@ Physics physics_of(const File& model) {
   return physics_of(described, model.path);
 }
 
+// The number that `said` begins with and how many of its characters it takes, 0 where there is none.
+static double strict_number(const std::string& said, size_t& read) {
+  char* end = nullptr;
+  const double value = std::strtod(said.c_str(), &end);
+  read = end == nullptr ? 0 : static_cast<size_t>(end - said.c_str());
+  return value;
+}
+
 Physics physics_of(const std::map<std::string, std::string>& described, const std::string& path) {
   constexpr double kLeastLaw = 1, kGreatestLaw = 20;
   const auto number = [&](const char* name) {
     const auto found = described.find(name);
-    char* end = nullptr;
-    const double value =
-        found == described.end() ? 0 : std::strtod(found->second.c_str(), &end);
-    if (found == described.end() || end == found->second.c_str() || *end != 0) {
+    const std::string said = found == described.end() ? "" : found->second;
+    size_t read = 0;
+    const double value = said.empty() ? 0 : strict_number(said, read);
+    if (said.empty() || read != said.size()) {
       throw data_failure(path +
                          " was written by an earlier blsgan, whose shares meant something else; "
                          "export it again from its weights, or use the shipped ones.");
