@@ -238,7 +238,8 @@ def test_a_script_with_strict_types_passes(tmp_path):
     script.write_text(
         "import numpy as np\nimport blsgan\n\n"
         "joint = blsgan.separate('a.dcm', output='out', progress=True)\n"
-        "k: float = joint.soft_tissue\n"
+        "k: float | None = joint.record.soft_tissue\n"
+            "most = float(joint.soft_tissue[joint.zone].max())\n"
         "paths = joint.save('out')\n"
         "names: list[str] = [path.name for path in paths]\n"
         "many = blsgan.separate([np.zeros((4, 4)), 'b.png'])\n"

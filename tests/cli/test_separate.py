@@ -76,7 +76,11 @@ def test_one_file(separate, write_joint, network, tmp_path):
     overlap = int(joint.masks.all(axis=0).sum())
     assert record["overlap"]["area_px"] == overlap
     assert record["overlap"]["area_mm2"] is None
-    assert record["soft_tissue"] == pytest.approx(direct.soft_tissue)
+    tissue = direct.soft_tissue[direct.zone]
+    assert record["soft_tissue"] == pytest.approx(tissue.mean(dtype=np.float64))
+    assert record["zone"]["area_px"] == int(direct.zone.sum())
+    assert record["zone"]["soft_tissue_least"] == pytest.approx(tissue.min())
+    assert record["zone"]["soft_tissue_greatest"] == pytest.approx(tissue.max())
     assert record["reconstruction_error"]["mse"] < 1e-12
     assert record["image"] == {
         "file": "joint.png", "format": "PNG", "bit_depth": 16, "height_px": 256, "width_px": 256,

@@ -31,6 +31,7 @@ def fields(**changes):
         "model": {
             "file": "m.onnx", "sha256": "a" * 64, "converted_sha256": "b" * 64, "weights": "lite",
             "weights_sha256": "c" * 64, "architecture": "lite", "size_multiple": 8,
+            "law": 6.0, "reach_px": 4,
         },
         "precision": "fp16", "converter": "blsgan 0.1.0", "calibration": None,
         "layers": {"conv": "fp16"},

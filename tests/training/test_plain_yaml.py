@@ -66,7 +66,7 @@ def test_what_is_no_configuration_is_refused_at_once(text, said):
         ("seed=&a [*a]", "is not YAML that can be used"),
         ("name=" + "x" * 400, "key 'name'"),
         ("data.crop=[1600000, 16]", "up to 4096"),
-        ("stages.².steps=1", "'²' is not one of 0 to 3"),
+        ("stages.².steps=1", "'²' is not one of 0 to 0"),
     ],
 )
 def test_a_change_of_an_odd_type(change, said):

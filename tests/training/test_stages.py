@@ -75,7 +75,7 @@ def test_free_heads_are_not_for_the_separator(finished):
 def test_one_forward_pass_of_the_generator_serves_both_players(sources, staged):
     trainer = SeparationTrainer(staged, sources, CPU)
     passes = []
-    trainer.generator.register_forward_hook(lambda *call: passes.append(len(call[1][0])))
+    trainer._network.register_forward_hook(lambda *call: passes.append(len(call[1][0])))
     trainer.train_step()
     assert passes == [2]
 
@@ -140,7 +140,8 @@ def test_parts_are_switched_off_by_one_key(change, gone):
 
 
 def test_k_is_nought_without_the_correction():
-    config = load_config("paper", [*staged_like(), "model.configuration.soft_tissue=zero"])
+    network = ("model.architecture=unet", "model.configuration={soft_tissue: zero, widths: [4, 8]}")
+    config = load_config("paper", [*staged_like(), *network])
     trainer = SeparationTrainer(config, MadeUp(lambda data: 1, CPU), CPU)
     _, soft_tissue = trainer._separate(trainer.draw())
     assert not soft_tissue.any()
@@ -339,7 +340,6 @@ def test_dry_run_counts_epochs_of_crops_as_the_run_does(dataset, tiny):
                 for key, value in (
                     ("stages.0.epochs", 3),
                     ("stages.0.data.visits", 1),
-                    *((f"stages.{later}.steps", 0) for later in (1, 2, 3)),
                     ("model.configuration.widths", "[4, 6, 6, 8]"),
                     ("data.synthetic", 2),
                     ("model.configuration.blocks", "[1, 1, 1, 1]"),
@@ -373,15 +373,15 @@ def test_dry_run_counts_the_large_crops_of_every_fourth_step(dataset):
     from blsgan.training.estimate import estimate
 
     small = [
-        *(f"stages.{other}.steps=0" for other in (0, 1, 3)),
-        "stages.2.data.synthetic=2",
+        "data.synthetic=2",
+        "data.visits=0",
         "model.configuration.widths=[4, 6, 6, 8]",
         "model.configuration.blocks=[1, 1, 1, 1]",
         "data.crop=[32, 64]",
         "precision=float32",
     ]
     even, found = (
-        estimate(load_config("lite", [*small, f"stages.2.data.large_crop={large}"]), dataset)
+        estimate(load_config("lite", [*small, f"data.large_crop={large}"]), dataset)
         for large in ("null", "[64, 64]")
     )
     (cost,) = found.stages
