@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,12 @@ from blsgan.data.visits import PROTOCOL, Thresholds, VisitTruth, visit_truths
 from blsgan.io.atomic import atomic_path
 from blsgan.progress import Track, silent
 
-_FORMAT = 5
+_FORMAT = 6
 _MARGIN_PX = 3
+
+
+FOLDER = "registration"
+"""Name of the folder, below a run's or an evaluation's, that holds a file for each joint."""
 
 
 def registration_key(images: Sequence[JointImage], thresholds: Thresholds = PROTOCOL) -> str:
@@ -44,12 +47,13 @@ def cached_visit_truths(
     thresholds: Thresholds = PROTOCOL,
     progress: Track = silent,
 ) -> list[VisitTruth]:
-    """What ``visit_truths`` finds among ``images``, read from ``folder`` where it was found before.
+    """What ``visit_truths`` finds among ``images``, read where it was found before.
 
-    Without a folder nothing is read or kept. What is found of a joint is kept at once, so that a
-    start that was stopped goes on; the whole replaces it. ``progress`` counts joints.
+    What is found of a joint is kept at once, in ``registration/`` below ``folder``, so that a start
+    that was stopped goes on, and another split of the same joints finds them there; without a
+    folder nothing is read or kept. ``progress`` counts joints.
 
-    The file's name holds the digest of its inputs, so it cannot belong to other images or another
+    A file's name holds the digest of its inputs, so it cannot belong to other images or another
     protocol; a damaged file is made again. Of ``truth`` only pixels where ``clear_px`` is not 0
     or in ``guide``, and within 3 px of them, are kept; the others are 0.
 
@@ -57,25 +61,18 @@ def cached_visit_truths(
         InputError: a listed file is missing or damaged.
         OutputError: the file cannot be written.
     """
-    path = parts = None
-    if folder is not None:
-        path = folder / f"registration-{registration_key(images, thresholds)[:16]}.npz"
-        parts = path.with_suffix(".parts")
-        if (kept := _load_kept(path)) is not None:
-            return kept
     joints = list(by_joint(images).values())
     found: list[VisitTruth] = []
-    for index, visits_of_joint in enumerate(progress(joints, "registering visits", len(joints))):
-        part = None if parts is None else parts / f"{index}.npz"
-        kept = None if part is None else _load_kept(part)
+    for of_joint in progress(joints, "registering visits", len(joints)):
+        path = None
+        if folder is not None and len(of_joint) > 1:
+            path = folder / FOLDER / f"{registration_key(of_joint, thresholds)[:16]}.npz"
+        kept = None if path is None else _load_kept(path)
         if kept is None:
-            kept = [_near_used_pixels(truth) for truth in visit_truths(visits_of_joint, thresholds)]
-            if part is not None and len(visits_of_joint) > 1:
-                _save(part, kept)
+            kept = [_near_used_pixels(truth) for truth in visit_truths(of_joint, thresholds)]
+            if path is not None:
+                _save(path, kept)
         found += kept
-    if path is not None and parts is not None:
-        _save(path, found)
-        shutil.rmtree(parts, ignore_errors=True)
     return found
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from blsgan.data.dataset import load_root
 from blsgan.data.layout import JointImage, check_complete, content_digest
 from blsgan.data.splits import select
+from blsgan.data.truths import FOLDER as REGISTRATION
 from blsgan.data.truths import cached_visit_truths
 from blsgan.data.visits import PROTOCOL, TRAINING
 from blsgan.errors import InputError, UsageError
@@ -365,8 +366,8 @@ def _train(
     card = folder / WEIGHTS / f"{row.name}.json"
     if not card.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        for visits in output.glob("registration-*.npz"):
-            _lend(visits, folder / visits.name)
+        for visits in (output / REGISTRATION).glob("*.npz"):
+            _lend(visits, folder / REGISTRATION / visits.name)
 
         def show(progress: TrainingProgress) -> None:
             report(row, progress.step)
@@ -379,6 +380,7 @@ def _train(
 def _lend(source: Path, target: Path) -> None:
     if target.exists():
         return
+    target.parent.mkdir(exist_ok=True)
     try:
         os.link(source, target)
     except OSError:  # another file system, or one without links

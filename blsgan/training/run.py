@@ -1,7 +1,7 @@
 """One run: a configuration in, weights out, resumable at any moment, whatever the task.
 
 A run folder holds ``config.yaml`` (resolved), ``environment.json``, ``metrics.jsonl`` (a line for
-each validation), ``checkpoints/``, what its task keeps (``registration-*.npz``: visits, found once)
+each validation), ``checkpoints/``, what its task keeps (``registration/``: visits, found once)
 and at the end ``weights/NAME.{safetensors,onnx,json}``. A run that was killed and resumed ends with
 the same bytes on the same CPU: all randomness depends on the seed and the step, or its state is in
 the checkpoint.

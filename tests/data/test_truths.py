@@ -49,7 +49,7 @@ def test_without_a_folder_the_result_is_the_same(cached, joint):
 
 @pytest.mark.parametrize("damage", [b"", b"no archive", None])
 def test_a_damaged_file_is_made_again(cached, joint, tmp_path, damage):
-    (path,) = tmp_path.iterdir()
+    (path,) = tmp_path.glob("registration/*.npz")
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2] if damage is None else damage)
     again = cached_visit_truths(joint, tmp_path)
@@ -115,7 +115,8 @@ def test_a_start_that_was_killed_loses_no_joint(images, tmp_path, monkeypatch):
 
     again = cached_visit_truths(images, tmp_path, progress=progress)
     assert counted == [("registering visits", len(joints))] * len(joints)
-    assert [path.suffix for path in tmp_path.iterdir()] == [".npz"]
+    several = [j for j in joints if len(j) > 1]
+    assert len(list(tmp_path.glob("registration/*.npz"))) == len(several)
     assert [(t.image, t.other, t.bone) for t in again] == [
         (t.image, t.other, t.bone) for t in whole
     ]

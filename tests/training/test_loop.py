@@ -69,9 +69,7 @@ def registered(finished):
     """Makes a run's folder that has the registered visits of ``finished`` already."""
 
     def make(folder):
-        folder.mkdir(parents=True)
-        for path in finished[0].glob("registration-*.npz"):
-            shutil.copy(path, folder)
+        shutil.copytree(finished[0] / "registration", folder / "registration")
         return folder
 
     return make
@@ -304,7 +302,7 @@ def test_a_run_whose_checkpoints_are_gone_is_refused_before_visits_are_registere
     (run / "config.yaml").write_text(tiny.dump())
     with pytest.raises(InputError, match=r"no checkpoint.*without --resume in another folder"):
         train(dataset, run, tiny, resume=True)
-    assert not list(run.glob("registration-*"))
+    assert not (run / "registration").exists()
 
 
 def test_a_run_killed_before_its_first_step_starts_again(
