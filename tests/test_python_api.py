@@ -239,7 +239,7 @@ def test_a_script_with_strict_types_passes(tmp_path):
         "import numpy as np\nimport blsgan\n\n"
         "joint = blsgan.separate('a.dcm', output='out', progress=True)\n"
         "k: float | None = joint.record.soft_tissue\n"
-            "most = float(joint.soft_tissue[joint.zone].max())\n"
+        "most = float(joint.soft_tissue[joint.zone].max())\n"
         "paths = joint.save('out')\n"
         "names: list[str] = [path.name for path in paths]\n"
         "many = blsgan.separate([np.zeros((4, 4)), 'b.png'])\n"

@@ -108,10 +108,12 @@ class Generator(nn.Module):
         logits, soft_tissue = self(image, masks)
         return self.layers_of(logits, image, masks, soft_tissue), soft_tissue.float()
 
-    def learnt(self, image: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Layers and soft tissue that a loss is taken of; what :meth:`separate` gives, unless a
-        network learns better from others."""
-        return self.separate(image, masks)
+    def learnt(self, image: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What losses are taken of: layers whose errors are learnt from, and the layers and the
+        soft tissue of :meth:`separate`, which are the same layers unless a network learns better
+        from others."""
+        layers, soft_tissue = self.separate(image, masks)
+        return layers, layers, soft_tissue
 
     def supports(self, masks: Tensor) -> Tensor:
         """Where each layer may be more than 0, [B,N,H,W]: its mask and the zone."""
@@ -159,7 +161,7 @@ class Learner(nn.Module):
         super().__init__()
         self.generator = generator
 
-    def forward(self, image: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.generator.learnt(image, masks)
 
 

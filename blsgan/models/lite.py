@@ -138,6 +138,22 @@ class LiteGenerator(Generator):
         """
         image = image.clamp(0.0, 1.0).float()
         priors, layers = self._free_layers(image, masks)
+        return self._exact(image, priors, layers)
+
+    def learnt(self, image: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The layers before they are made exact, and what :meth:`separate` makes of them.
+
+        An error through the exact split would teach that soft tissue is none: where layers are so
+        dark that it would have to be negative, their common level has no gradient any more.
+        """
+        image = image.clamp(0.0, 1.0).float()
+        priors, layers = self._free_layers(image, masks)
+        logits, soft_tissue = self._exact(image, priors, layers)
+        free = torch.where(priors.zone > 0, layers, image) * priors.supports
+        return free, self.layers_of(logits, image, masks, soft_tissue), soft_tissue
+
+    def _exact(self, image: Tensor, priors: Priors, layers: Tensor) -> tuple[Tensor, Tensor]:
+        """Share logits and soft tissue of layers [B,N,H,W] that need not compose to the image."""
         bones, whole = attenuation(layers, self.law), attenuation(image, self.law)
         bones = bones * priors.supports
         # The soft tissue that these layers need to compose to the radiograph, smoothed.
@@ -152,16 +168,6 @@ class LiteGenerator(Generator):
         bones = bones + weight * (whole + extra * soft - bones.sum(dim=1, keepdim=True))
         shares = (bones - soft) / (whole - soft).clamp(min=_LEAST_ATTENUATION)
         return torch.log(shares.clamp(min=_LEAST_SHARE)), soft_tissue
-
-    def learnt(self, image: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """The layers before they are made exact, and the soft tissue beside the bones.
-
-        A loss through the exact split would learn that soft tissue is none: where layers are so
-        dark that it would have to be negative, their common level has no gradient any more.
-        """
-        image = image.clamp(0.0, 1.0).float()
-        priors, layers = self._free_layers(image, masks)
-        return torch.where(priors.zone > 0, layers, image) * priors.supports, priors.soft_tissue
 
     def _free_layers(self, image: Tensor, masks: Tensor) -> tuple[Priors, Tensor]:
         """The priors and the layers that the network makes of them, [B,N,H,W] in [0,1], of which

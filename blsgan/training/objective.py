@@ -44,6 +44,7 @@ def layer_errors(layers: Tensor, batch: PairBatch, supports: Tensor) -> tuple[Te
 
 def objective(
     layers: Tensor,
+    separated: Tensor,
     soft_tissue: Tensor,
     batch: PairBatch,
     config: LossConfig,
@@ -56,12 +57,13 @@ def objective(
     """The generator's objective.
 
     Args:
-        layers: [B,N,H,W], predicted.
+        layers: [B,N,H,W], predicted, whose errors are learnt from.
+        separated: [B,N,H,W], the same as a user gets them; they may be those of ``layers``.
         soft_tissue: [B] or [B,1,H,W], predicted.
         batch: the truth; its synthetic pairs are those whose k is known.
         config: weights of the terms.
         synthetic: the number of synthetic pairs, which come first; all by default.
-        verdict: the supervisor's logits [B,2N,H,W] for ``layers``, where it takes part.
+        verdict: the supervisor's logits [B,2N,H,W] for ``separated``, where it takes part.
         supports: {0,1} [B,N,H,W], where layers may be more than 0; the masks by default.
         law: between display and attenuation, by which layers compose.
 
@@ -98,7 +100,7 @@ def objective(
         total = total + config.layer * parts["layer"]
     if config.reconstruction:
         parts["reconstruction"] = reconstruction_loss(
-            layers,
+            separated,
             supports,
             soft_tissue,
             batch.image,

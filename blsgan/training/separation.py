@@ -149,10 +149,11 @@ class SeparationTrainer(Trainer):
             with self.phase("data"):
                 batch = self.draw()
         with self.phase("generator"):
-            layers, soft_tissue = self._separate(batch)
-            verdict = self._judge(layers) if self.supervised else None
+            layers, separated, soft_tissue = self._separate(batch)
+            verdict = self._judge(separated) if self.supervised else None
             terms = objective(
                 layers,
+                separated,
                 soft_tissue,
                 batch,
                 stage.loss,
@@ -173,23 +174,21 @@ class SeparationTrainer(Trainer):
             )
             self._update_average(stage)
         if self.supervised:
-            terms.parts["supervisor_own"] = self._teach(layers, batch, stage)
+            terms.parts["supervisor_own"] = self._teach(separated, batch, stage)
         self.step += 1
         if self.step == stage.last and self.step < self.steps:
             self._begin_stage()
         return terms
 
-    def _separate(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
-        """Layers and k of the whole batch, of which this process computes its rows."""
+    def _separate(self, batch: PairBatch) -> tuple[Tensor, ...]:
+        """What the generator has learnt of the whole batch (:meth:`Generator.learnt`), of which
+        this process computes its rows."""
         rows = self.world.rows
         with self.autocast():
             # Plain strides: channels-last ones make pooling of a single channel three times as slow
             # on a CPU, and the first convolution turns its input round by itself.
-            layers, soft_tissue = self._network(
-                rows(batch.image).contiguous(), rows(batch.masks).contiguous()
-            )
-        count = len(batch.image)
-        return self.world.gather(layers, count), self.world.gather(soft_tissue, count)
+            learnt = self._network(rows(batch.image).contiguous(), rows(batch.masks).contiguous())
+        return tuple(self.world.gather(values, len(batch.image)) for values in learnt)
 
     def _judge(self, layers: Tensor) -> Tensor:
         """The supervisor's logits for layers, through which gradients flow to the generator."""

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
+from scipy.special import softmax
 
 from blsgan import cli
 from blsgan.cli.export import command
@@ -18,6 +19,8 @@ from blsgan.deploy.export import OUTPUTS, export, report_path
 from blsgan.deploy.parity import OnnxRuntime
 from blsgan.deploy.samples import phantom_sample, random_sample
 from blsgan.errors import ParityError, UsageError, WeightsError
+from blsgan.joint.zone import REACH_PX, zone
+from blsgan.models.lite import EXPONENTIAL_LAW
 from blsgan.ops import native
 from blsgan.tasks.separation import Separator
 
@@ -70,7 +73,10 @@ def test_openvino_agrees_with_onnx_runtime_in_batches(exported, runtime, batch):
     expected = runtime.run(sample)
     answer = model({"image": sample.image, "masks": sample.masks})
     for name in OUTPUTS:
-        np.testing.assert_allclose(answer[name], expected[name], atol=1e-5, err_msg=name)
+        given, wanted = answer[name], expected[name]
+        if name == "share_logits":  # the logarithm of next to nothing is sharper than any layer
+            given, wanted = (softmax(logits, axis=1) for logits in (given, wanted))
+        np.testing.assert_allclose(given, wanted, atol=1e-5, err_msg=name)
 
 
 def test_any_size_and_batch_recomposes_and_agrees_with_the_kernels(runtime):
@@ -79,13 +85,18 @@ def test_any_size_and_batch_recomposes_and_agrees_with_the_kernels(runtime):
         masks = sample.masks.astype(bool)
         inside = masks.any(axis=1, keepdims=True)
         np.testing.assert_allclose(
-            answer["reconstruction"], np.where(inside, sample.image, 0), atol=2e-6
+            answer["reconstruction"], np.where(inside, sample.image, 0), atol=5e-6
         )
+        supports = np.stack([each | zone(each, REACH_PX) for each in masks])
         layers = native.split_attenuation(
-            answer["share_logits"], sample.image, masks, answer["soft_tissue"]
+            answer["share_logits"],
+            sample.image,
+            supports,
+            answer["soft_tissue"],
+            law=EXPONENTIAL_LAW,
         )
-        np.testing.assert_allclose(answer["layers"], layers, atol=2e-6)
-        single = masks & ~sample.overlap[:, None]
+        np.testing.assert_allclose(answer["layers"], layers, atol=5e-6)
+        single = supports & (supports.sum(axis=1, keepdims=True) == 1)
         expected = np.broadcast_to(sample.image, layers.shape)
         np.testing.assert_array_equal(answer["layers"][single], expected[single])
 

@@ -54,10 +54,8 @@ def test_the_precision_is_in_the_graph(converted, model, name):
     products = [node for node in graph.node if node.op_type in precisions.PRODUCTS]
     assert len(products) == len(layer_precisions(model.proto)) > 15
     kinds = Counter(layer_precisions(converted[name].model).values())
-    if name == "fp16":
-        assert kinds == {"fp16": len(products)}
-    elif name == "bf16":  # transposed convolutions stay float32, see precision.body
-        assert kinds == {"bf16": len(products) - 3, "fp32": 3}
+    if name in ("fp16", "bf16"):
+        assert kinds == {name: len(products)}
     else:  # the first one and the last one stay float32
         assert kinds == {name: len(products) - 2, "fp32": 2}
         assert layer_precisions(converted[name].model)[products[0].name] == "fp32"

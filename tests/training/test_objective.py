@@ -20,7 +20,7 @@ def batch():
 def terms_of(batch, error, **options):
     layers = (batch.layers + torch.tensor(error)[:, None, None, None]).requires_grad_()
     config = LossConfig(mse_floor=1e-5, **options)
-    return layers, objective(layers, torch.tensor([0.2, 0.2]), batch, config)
+    return layers, objective(layers, layers, torch.tensor([0.2, 0.2]), batch, config)
 
 
 @pytest.mark.parametrize(("floor", "expected"), [(None, 1e-5), (1e-3, 1e-3)])

@@ -143,7 +143,7 @@ def test_k_is_nought_without_the_correction():
     network = ("model.architecture=unet", "model.configuration={soft_tissue: zero, widths: [4, 8]}")
     config = load_config("paper", [*staged_like(), *network])
     trainer = SeparationTrainer(config, MadeUp(lambda data: 1, CPU), CPU)
-    _, soft_tissue = trainer._separate(trainer.draw())
+    *_, soft_tissue = trainer._separate(trainer.draw())
     assert not soft_tissue.any()
 
 
