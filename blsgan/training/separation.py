@@ -149,6 +149,8 @@ class SeparationTrainer(Trainer):
             with self.phase("data"):
                 batch = self.draw()
         with self.phase("generator"):
+            # Dropout's draws hang on the step alone: a resumed run goes on as it would have.
+            torch.manual_seed(self.config.seed + self.step * self.world.size + self.world.rank)
             layers, separated, soft_tissue = self._separate(batch)
             verdict = self._judge(separated) if self.supervised else None
             terms = objective(

@@ -280,8 +280,8 @@ def test_without_second_visits_the_way_out_is_said(dataset, tiny, tmp_path):
     with pytest.raises(InputError, match=r"none of the 1 training.*without: --set data\.visits=0"):
         train(root, tmp_path / "run", tiny)
     assert not (tmp_path / "run").exists()
-    staged = load_config("lite", ["stages.1.data.visits=0"])
-    with pytest.raises(InputError, match=r"0\.data\.visits=0 --set stages\.2\.data\.visits=0"):
+    staged = load_config("lite-gan", [])
+    with pytest.raises(InputError, match=r"0\.data\.visits=0 --set stages\.1\.data\.visits=0"):
         check_sources(staged, load_root(root))
     # Two visits, neither of which has an overlap.
     twice = edited(root, tmp_path / "twice", lambda entries: entries * 2)
@@ -466,8 +466,8 @@ def test_dry_run_prints_the_configuration_and_touches_nothing(dataset, tmp_path)
         ],
     )
     assert result.exit_code == 0, result.output
-    assert "learning_rate: 0.001" in result.output
-    assert "1,623,651 parameters" in result.output
+    assert "learning_rate: 0.0005" in result.output
+    assert "325,314 parameters" in result.output
     assert not (tmp_path / "run").exists()
 
 
