@@ -169,8 +169,8 @@ def fake_tensorrt(generation: str, cuda: FakeCuda | None = None, name: str = "te
 
         def get_tensor_shape(self, name):
             batch, _, height, width = self.shapes["masks"]
-            channels = {"layers": 2, "reconstruction": 1, "share_logits": 2}
-            return (batch, channels[name], height, width) if name in channels else (batch,)
+            channels = {"layers": 2, "reconstruction": 1, "share_logits": 2, "soft_tissue": 1}
+            return (batch, channels[name], height, width)
 
         def execute_async_v3(self, stream):
             shapes, addresses = dict(self.shapes), dict(self.addresses)

@@ -11,6 +11,7 @@ import blsgan
 from blsgan.cli import main
 from blsgan.errors import UsageError
 from blsgan.evaluation.segmentation import dice
+from blsgan.joint.zone import REACH_PX, zone
 from blsgan.synthesis.hand import hand_phantom
 from blsgan.synthesis.phantoms import joint_phantom
 
@@ -127,8 +128,9 @@ class TestSeparateWithoutMasks:
         assert record["masks"]["weights"]["name"] == "segmenter"
         assert record["masks"]["confidence"]["score"] > 0.5
         assert record["masks"]["doubtful"] is False
-        upper = read(out / "joint_mask_upper.png") > 0
-        assert not read(out / "joint_upper.png")[~upper].any()
+        masks = np.stack([read(out / f"joint_mask_{bone}.png") > 0 for bone in ("upper", "lower")])
+        reached = masks | zone(masks, REACH_PX)
+        assert not read(out / "joint_upper.png")[~reached[0]].any()
         before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
         assert "up to date" in run("separate", joint.image, "-o", out)[1]
         assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
