@@ -85,14 +85,6 @@ class Generator(nn.Module):
     def forward(self, image: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Share logits and soft tissue, see the class."""
 
-    def begin_with(self, other: Generator) -> None:
-        """Takes over the weights of ``other``.
-
-        Raises:
-            RuntimeError: it is of another architecture or size.
-        """
-        self.load_state_dict(other.state_dict())
-
     @property
     def exports(self) -> bool:
         """Whether it is written as ONNX: what ``Separator`` runs has two exact layers."""

@@ -128,8 +128,7 @@ class SeparationTrainer(Trainer):
 
         Raises:
             WeightsError: the file cannot be read.
-            InputError: it is of another architecture or size than the configuration's model; a
-                ``lite`` may have fewer blocks.
+            InputError: it is of another architecture or size than the configuration's model.
         """
         for module in (self.generator, self.average):
             _load_first(module, weights, self.config)
@@ -309,13 +308,12 @@ def first_generator(config: TrainingConfig, weights: Path | None = None) -> Gene
 def _load_first(generator: Generator, weights: Path, config: TrainingConfig) -> None:
     given = load_generator(weights)
     try:
-        generator.begin_with(given)
+        generator.load_state_dict(given.state_dict())
     except RuntimeError as error:
         raise InputError(
             f"{weights}: is not of the configuration's model "
             f"({config.model.architecture}, {config.model.configuration}); give other "
-            "weights or set model.configuration to theirs (blocks of a lite may be "
-            "more)"
+            "weights or set model.configuration to theirs"
         ) from error
 
 

@@ -79,7 +79,14 @@ def test_seed_changes_the_composites(synthetic, images):
 def test_a_model_goes_through_the_same_path(images):
     def separate(image, masks):
         layers = image * masks
-        return SimpleNamespace(upper=layers[0], lower=layers[1], soft_tissue=0.3)
+        both = masks.all(axis=0)
+        return SimpleNamespace(
+            upper=layers[0],
+            lower=layers[1],
+            soft_tissue=np.where(both, np.float32(0.3), np.float32(np.nan)),
+            reconstruction=None,
+            zone=both,
+        )
 
     part = evaluate_synthetic(images, from_callable("mine", separate))
     methods = part.summary["methods"]

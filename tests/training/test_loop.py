@@ -568,23 +568,3 @@ def test_bfloat16_is_there_where_the_processor_lists_it():
         pytest.skip("the processor's instructions are listed for x86-64 on Linux alone")
     flags = set(re.search(r"^flags\s*: (.*)$", listed.read_text(), re.M)[1].split())
     assert precision.has_bfloat16(torch.device("cpu")) == bool(flags & {"avx512_bf16", "amx_bf16"})
-
-
-def test_a_run_may_start_from_a_smaller_network(dataset, tiny, finished):
-    blocks = {"widths": tiny.model.configuration["widths"], "blocks": [1, 2, 1, 2]}
-    model = tiny.model.model_copy(update={"configuration": blocks})
-    config = tiny.model_copy(update={"model": model})
-    sources = load_sources(config, load_root(dataset), None, torch.device("cpu"))
-    trainer = SeparationTrainer(config, sources, torch.device("cpu"))
-    trainer.start_from(finished[1].with_suffix(".safetensors"))
-    smaller = load_generator(finished[1].with_suffix(".safetensors"))
-    batch = trainer.draw()
-    with torch.no_grad():
-        expected = smaller(batch.image, batch.masks)
-        for network in (trainer.generator, trainer.average):
-            for one, other in zip(network(batch.image, batch.masks), expected, strict=True):
-                torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
-    for one, other in zip(
-        trainer.generator.parameters(), trainer.average.parameters(), strict=True
-    ):
-        assert torch.equal(one, other)
