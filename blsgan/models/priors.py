@@ -1,10 +1,15 @@
 """What is known of hidden bones before anything is learnt: where they may reach, how they go on
 from where they lie free, the soft tissue beside them, and an even split.
 
-All of it is made of shifts, pooling and additions, so that it is part of the exported graph.
+All of it is made of shifts, pooling and additions, so that it is part of the exported graph. Tracing
+hundreds of shifts of free size would take a minute, so what has most of them is one operator while a
+network is traced, and :func:`onnx_translations` says what it is in ONNX.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,15 +35,8 @@ _SATURATED = 1e-3  # least transmission taken seriously
 def grown(masks: Tensor, reach_px: int) -> Tensor:
     """Masks [B,C,H,W] of {0,1} dilated by ``reach_px``: squares and crosses in turn, which is
     nearly round. ``blsgan.joint.zone.grown`` does the same to arrays."""
-    if torch.compiler.is_exporting():  # the same in few nodes: shifts are faster, but many
-        for step in range(reach_px):
-            if step % 2 == 0:
-                masks = F.max_pool2d(masks, 3, stride=1, padding=1)
-            else:
-                vertical = F.max_pool2d(masks, (3, 1), stride=1, padding=(1, 0))
-                across = F.max_pool2d(masks, (1, 3), stride=1, padding=(0, 1))
-                masks = torch.maximum(vertical, across)
-        return masks
+    if torch.compiler.is_exporting():
+        return _traced_grown(masks, reach_px)
     for step in range(reach_px):
         p = F.pad(masks, (1, 1, 1, 1))
         if step % 2 == 0:
@@ -82,10 +80,6 @@ def slope(attenuation: Tensor, law: float) -> Tensor:
 
 def _beside(x: Tensor) -> Tensor:
     """The sum of the four neighbours."""
-    if torch.compiler.is_exporting():  # pools and no convolution: those may be run in 8 bits
-        vertical = F.avg_pool2d(x, (3, 1), stride=1, padding=(1, 0))
-        across = F.avg_pool2d(x, (1, 3), stride=1, padding=(0, 1))
-        return 3 * (vertical + across) - 2 * x
     p = F.pad(x, (1, 1, 1, 1))
     vertical = p[..., :-2, 1:-1] + p[..., 2:, 1:-1]
     return vertical + (p[..., 1:-1, :-2] + p[..., 1:-1, 2:])
@@ -109,6 +103,8 @@ def continued(values: Tensor, known: Tensor, domain: Tensor) -> Tensor:
     Returns:
         [B,C,H,W]; outside the domain the mean of what is known (0 where nothing is).
     """
+    if torch.compiler.is_exporting():
+        return _traced_continued(values, known, domain)
     grids = [(values * known, known, domain)]
     for _ in range(_LEVELS):
         value, weight, inside = grids[-1]
@@ -222,3 +218,76 @@ class Priors:
             ),
             dim=1,
         )
+
+
+@torch.library.custom_op("blsgan_priors::grown", mutates_args=())
+def _traced_grown(masks: Tensor, reach_px: int) -> Tensor:
+    return grown(masks, reach_px).clone()
+
+
+@torch.library.custom_op("blsgan_priors::continued", mutates_args=())
+def _traced_continued(values: Tensor, known: Tensor, domain: Tensor) -> Tensor:
+    return continued(values, known, domain)
+
+
+_traced_grown.register_fake(lambda masks, reach_px: torch.empty_like(masks))
+_traced_continued.register_fake(lambda values, known, domain: torch.empty_like(values))
+
+
+def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """What stands in ONNX for the operators of this module, for ``torch.onnx.export``."""
+    from onnxscript import opset20 as op
+
+    column = {"kernel_shape": [3, 1], "pads": [1, 0, 1, 0], "strides": [1, 1]}
+    row = {"kernel_shape": [1, 3], "pads": [0, 1, 0, 1], "strides": [1, 1]}
+    square = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [1, 1]}
+    half = {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}
+
+    def number(value: float) -> Any:
+        return op.Constant(value_float=value)
+
+    def largest(x: Any, window: dict[str, Any]) -> Any:
+        return op.MaxPool(x, **window)[0]
+
+    def grow(masks: Any, reach_px: int) -> Any:
+        for step in range(reach_px):
+            if step % 2 == 0:
+                masks = largest(masks, square)
+            else:
+                masks = op.Max(largest(masks, column), largest(masks, row))
+        return masks
+
+    def beside(x: Any) -> Any:  # of means, and no convolution: those may be run in 8 bits
+        means = (op.AveragePool(x, count_include_pad=1, **window) for window in (column, row))
+        return op.Sub(op.Mul(op.Add(*means), number(3.0)), op.Mul(x, number(2.0)))
+
+    def carry_on(values: Any, known: Any, domain: Any) -> Any:
+        grids = [(op.Mul(values, known), known, domain)]
+        for _ in range(_LEVELS):
+            value, weight, inside = grids[-1]
+            halved = (op.AveragePool(x, count_include_pad=0, **half) for x in (value, weight))
+            grids.append((*halved, largest(inside, half)))
+        value, weight, _ = grids[-1]
+        axes, tiny = op.Constant(value_ints=[2, 3]), number(1e-6)
+        sums = [op.ReduceSum(x, axes, keepdims=1) for x in (value, weight)]
+        mean = op.Div(sums[0], op.Max(sums[1], tiny))
+        x = op.Expand(mean, op.Shape(value))
+        for level in reversed(range(_LEVELS + 1)):
+            value, weight, inside = grids[level]
+            if level < _LEVELS:
+                doubled = op.Constant(value_floats=[1.0, 1.0, 2.0, 2.0])
+                x = op.Resize(x, None, doubled, mode="linear")
+                x = op.Slice(x, op.Constant(value_ints=[0, 0]), op.Shape(value, start=2), axes)
+            given = op.Greater(weight, number(0.0))
+            neighbours = op.Round(beside(inside))
+            x = op.Mul(op.Where(given, op.Div(value, op.Max(weight, tiny)), x), inside)
+            held = op.Or(given, op.Equal(neighbours, number(0.0)))
+            fixed = op.Where(held, x, number(0.0))
+            share = op.Div(op.Where(held, number(0.0), inside), op.Max(neighbours, number(1.0)))
+            for _ in range(_SWEEPS):
+                x = op.Add(fixed, op.Mul(beside(x), share))
+            x = op.Where(op.Greater(inside, number(0.0)), x, mean)
+        return x
+
+    ops = torch.ops.blsgan_priors
+    return {ops.grown.default: grow, ops.continued.default: carry_on}

@@ -30,6 +30,7 @@ from blsgan.joint.geometry import GRID_PX, LOOK_PX
 from blsgan.models import OPSET
 from blsgan.models.generator import Generator
 from blsgan.models.locator import LocatorNetwork
+from blsgan.models.priors import onnx_translations
 from blsgan.models.registry import build_generator
 from blsgan.models.segmenter import FoldedUNet, SegmenterNetwork
 from blsgan.runtimes.onnx_model import PREFIX
@@ -246,6 +247,7 @@ def traced(
                 input_names=list(inputs),
                 output_names=list(outputs),
                 dynamic_shapes=shapes,
+                custom_translation_table=onnx_translations(),
             )
     finally:
         for logger, level in zip(loggers, levels, strict=True):
