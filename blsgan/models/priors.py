@@ -1,9 +1,9 @@
 """What is known of hidden bones before anything is learnt: where they may reach, how they go on
 from where they lie free, the soft tissue beside them, and an even split.
 
-All of it is made of shifts, pooling and additions, so that it is part of the exported graph. Tracing
-hundreds of shifts of free size would take a minute, so what has most of them is one operator while a
-network is traced, and :func:`onnx_translations` says what it is in ONNX.
+All of it is made of shifts, pooling and additions, so that it is part of the exported graph.
+Tracing hundreds of shifts of free size would take a minute, so what has most of them is one
+operator while a network is traced, and :func:`onnx_translations` says what it is in ONNX.
 """
 
 from __future__ import annotations
@@ -236,39 +236,52 @@ _traced_continued.register_fake(lambda values, known, domain: torch.empty_like(v
 
 def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """What stands in ONNX for the operators of this module, for ``torch.onnx.export``."""
-    from onnxscript import opset20 as op
+    from onnxscript import opset20
 
-    column = {"kernel_shape": [3, 1], "pads": [1, 0, 1, 0], "strides": [1, 1]}
-    row = {"kernel_shape": [1, 3], "pads": [0, 1, 0, 1], "strides": [1, 1]}
-    square = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [1, 1]}
+    op: Any = opset20  # its types are of one function each
+
     half = {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}
+    after = 2**31 - 1
 
     def number(value: float) -> Any:
         return op.Constant(value_float=value)
 
-    def largest(x: Any, window: dict[str, Any]) -> Any:
-        return op.MaxPool(x, **window)[0]
+    def numbers(*values: int) -> Any:
+        return op.Constant(value_ints=list(values))
+
+    def shifted(x: Any, *by: tuple[int, int]) -> list[Any]:
+        """``x`` with rows and columns moved by -1, 0 or 1; 0 comes in."""
+        x = op.Pad(x, numbers(0, 0, 1, 1, 0, 0, 1, 1))
+        ends = {0: -2, 1: -1, 2: after}
+        return [
+            op.Slice(x, numbers(r, c), numbers(ends[r], ends[c]), numbers(2, 3))
+            for r, c in ((1 + row, 1 + column) for row, column in by)
+        ]
+
+    cross = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
     def grow(masks: Any, reach_px: int) -> Any:
         for step in range(reach_px):
             if step % 2 == 0:
-                masks = largest(masks, square)
+                for line in (cross[:2], cross[2:]):
+                    masks = op.Max(op.Max(*shifted(masks, *line)), masks)
             else:
-                masks = op.Max(largest(masks, column), largest(masks, row))
+                up, down, left, right = shifted(masks, *cross)
+                masks = op.Max(op.Max(op.Max(up, down), op.Max(left, right)), masks)
         return masks
 
-    def beside(x: Any) -> Any:  # of means, and no convolution: those may be run in 8 bits
-        means = (op.AveragePool(x, count_include_pad=1, **window) for window in (column, row))
-        return op.Sub(op.Mul(op.Add(*means), number(3.0)), op.Mul(x, number(2.0)))
+    def beside(x: Any) -> Any:
+        up, down, left, right = shifted(x, *cross)
+        return op.Add(op.Add(up, down), op.Add(left, right))
 
     def carry_on(values: Any, known: Any, domain: Any) -> Any:
         grids = [(op.Mul(values, known), known, domain)]
         for _ in range(_LEVELS):
             value, weight, inside = grids[-1]
             halved = (op.AveragePool(x, count_include_pad=0, **half) for x in (value, weight))
-            grids.append((*halved, largest(inside, half)))
+            grids.append((*halved, op.MaxPool(inside, **half)[0]))
         value, weight, _ = grids[-1]
-        axes, tiny = op.Constant(value_ints=[2, 3]), number(1e-6)
+        axes, tiny = numbers(2, 3), number(1e-6)
         sums = [op.ReduceSum(x, axes, keepdims=1) for x in (value, weight)]
         mean = op.Div(sums[0], op.Max(sums[1], tiny))
         x = op.Expand(mean, op.Shape(value))
@@ -277,9 +290,9 @@ def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
             if level < _LEVELS:
                 doubled = op.Constant(value_floats=[1.0, 1.0, 2.0, 2.0])
                 x = op.Resize(x, None, doubled, mode="linear")
-                x = op.Slice(x, op.Constant(value_ints=[0, 0]), op.Shape(value, start=2), axes)
+                x = op.Slice(x, numbers(0, 0), op.Shape(value, start=2), axes)
             given = op.Greater(weight, number(0.0))
-            neighbours = op.Round(beside(inside))
+            neighbours = beside(inside)
             x = op.Mul(op.Where(given, op.Div(value, op.Max(weight, tiny)), x), inside)
             held = op.Or(given, op.Equal(neighbours, number(0.0)))
             fixed = op.Where(held, x, number(0.0))
