@@ -211,8 +211,9 @@ def fake_machine(fakes, monkeypatch):
 
     def install(generation="10", **gpu):
         cuda = fakes.FakeCuda(**gpu)
-        module = fakes.fake_tensorrt(generation, cuda)
-        monkeypatch.setitem(sys.modules, "tensorrt", module)
+        name = "tensorrt_rtx" if generation == "rtx" else "tensorrt"
+        module = fakes.fake_tensorrt(generation, cuda, name)
+        monkeypatch.setitem(sys.modules, name, module)
         for user in ("blsgan.runtimes.gpu", "blsgan.runtimes.engine"):
             monkeypatch.setattr(f"{user}.cuda_runtime", lambda: cuda)
         return module, cuda

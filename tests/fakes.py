@@ -1,9 +1,9 @@
 """FAKES of TensorRT and of CUDA's bindings: no GPU was there, so what needs one runs against these.
 
-A fake TensorRT carries the real names of its generation: the enum members and methods of 10.13 (its
-published type stubs) and of 11 (NVIDIA's migration guide: precision flags, EXPLICIT_BATCH and the
-calibrator are gone), so that code which asks for what a generation lacks fails here as it would
-there. Its "plan" is the ONNX graph, which its engine runs by ONNX Runtime on the fake's memory.
+A fake TensorRT carries the real names of its generation, which ``tests/surfaces`` holds as they
+were read from NVIDIA's bindings (``tests/runtimes/test_surfaces.py`` compares), so that code which
+asks for what a generation lacks fails here as it would there. Its "plan" is the ONNX graph, which
+its engine runs by ONNX Runtime on the fake's memory.
 
 The fake of CUDA queues what is enqueued and runs it when somebody synchronises, not before: results
 that are read too early, or buffers that are reused too early, are seen.
@@ -13,60 +13,44 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import json
 import math
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
 
 MAGIC = b"FAKE PLAN\n"
-
-# fmt: off
-_KEPT_FLAGS = [
-    "DEBUG", "GPU_FALLBACK", "REFIT", "DISABLE_TIMING_CACHE", "EDITABLE_TIMING_CACHE", "TF32",
-    "SPARSE_WEIGHTS", "SAFETY_SCOPE", "VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME",
-    "ERROR_ON_TIMING_CACHE_MISS", "DISABLE_COMPILATION_CACHE", "STRIP_PLAN", "REFIT_IDENTICAL",
-    "WEIGHT_STREAMING", "REFIT_INDIVIDUAL", "STRICT_NANS", "MONITOR_MEMORY",
-    "DISTRIBUTIVE_INDEPENDENCE",
-]
-# fmt: on
 PRECISION_FLAGS = {"FP16", "BF16", "INT8", "FP8", "INT4", "FP4"}
-BUILDER_FLAGS = {
-    "10": [
-        *_KEPT_FLAGS,
-        *sorted(PRECISION_FLAGS),
-        *("DIRECT_IO", "OBEY_PRECISION_CONSTRAINTS", "PREFER_PRECISION_CONSTRAINTS"),
-        *("REJECT_EMPTY_ALGORITHMS", "WEIGHTLESS"),
-    ],
-    "11": _KEPT_FLAGS,
-}
-CREATION_FLAGS = {
-    "10": "EXPLICIT_BATCH STRONGLY_TYPED PREFER_JIT_PYTHON_PLUGINS PREFER_AOT_PYTHON_PLUGINS",
-    "11": "STRONGLY_TYPED PREFER_JIT_PYTHON_PLUGINS PREFER_AOT_PYTHON_PLUGINS",
-}
-_POOLS = (
-    "WORKSPACE DLA_MANAGED_SRAM DLA_LOCAL_DRAM DLA_GLOBAL_DRAM TACTIC_DRAM TACTIC_SHARED_MEMORY"
-)
+
+
+def surface(name):
+    """The names of a real package: ``tests/surfaces/NAME.json``."""
+    path = Path(__file__).with_name("surfaces") / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _members(name, text):
-    words = text.split() if isinstance(text, str) else text
-    return enum.IntEnum(name, {word: index for index, word in enumerate(words)})
+    return enum.IntEnum(name, {word: index for index, word in enumerate(text.split())})
 
 
 def fake_tensorrt(generation: str, cuda: FakeCuda | None = None, name: str = "tensorrt"):
-    """A module that looks like TensorRT ``generation`` ("10" or "11"); ``built`` tells what it was
-    asked for."""
+    """A module that looks like TensorRT ``generation`` ("10", "11", or "rtx"); ``built`` tells what
+    it was asked for."""
     module = ModuleType(name)
     module.__spec__ = ModuleSpec(name, None)
-    module.__version__ = {"10": "10.13.3", "11": "11.0.0"}[generation]
-    module.BuilderFlag = _members("BuilderFlag", BUILDER_FLAGS[generation])
-    module.NetworkDefinitionCreationFlag = _members(
-        "NetworkDefinitionCreationFlag", CREATION_FLAGS[generation]
-    )
-    module.MemoryPoolType = _members("MemoryPoolType", _POOLS)
-    module.ProfilingVerbosity = _members("ProfilingVerbosity", "LAYER_NAMES_ONLY NONE DETAILED")
-    module.TensorIOMode = _members("TensorIOMode", "NONE INPUT OUTPUT")
+    real = surface(f"tensorrt-{generation}")  # tensorrt-10, tensorrt-11, tensorrt-rtx
+    module.__version__ = real["version"]
+    for enumeration in (
+        "BuilderFlag",
+        "HardwareCompatibilityLevel",
+        "MemoryPoolType",
+        "NetworkDefinitionCreationFlag",
+        "ProfilingVerbosity",
+        "TensorIOMode",
+    ):
+        setattr(module, enumeration, _members(enumeration, real["classes"][enumeration]))
     module.built = SimpleNamespace(count=0, fail=None, refuse_graph=None)
 
     class ILogger:
@@ -96,6 +80,8 @@ def fake_tensorrt(generation: str, cuda: FakeCuda | None = None, name: str = "te
             self.flags_set, self.flags_cleared = set(), set()
             self.pools, self.profiles, self.cache = {}, [], None
             self.profiling_verbosity = None
+            self.hardware_compatibility_level = None
+            self.capabilities = {}
 
         def set_flag(self, flag):
             self.flags_set.add(flag.name)
@@ -197,6 +183,7 @@ def fake_tensorrt(generation: str, cuda: FakeCuda | None = None, name: str = "te
             self.session_outputs = [port.name for port in self.session.get_outputs()]
             self.names = ["image", "masks", *self.session_outputs]
             self.num_io_tensors = len(self.names)
+            self.contexts = []
 
         def get_tensor_name(self, index):
             return self.names[index]
@@ -205,24 +192,173 @@ def fake_tensorrt(generation: str, cuda: FakeCuda | None = None, name: str = "te
             modes = module.TensorIOMode
             return modes.INPUT if name in ("image", "masks") else modes.OUTPUT
 
-        def create_execution_context(self):
+        def create_execution_context(self, runtime_config=None):
+            self.contexts.append(runtime_config)
             return Context(self)
+
+        def create_runtime_config(self):
+            return RuntimeConfig()
+
+    class RuntimeCache:
+        """Every kernel that a context of it ran is one byte."""
+
+        def __init__(self):
+            self.content = b""
+
+        def deserialize(self, blob):
+            if not bytes(blob).startswith(b"kernels:"):
+                return False
+            self.content = bytes(blob)
+            return True
+
+        def serialize(self):
+            return self.content or b"kernels:" + b"k" * module.built.count
+
+    class RuntimeConfig:
+        def _set(self, cache):
+            self.cache = cache
+            return True
 
     class Runtime:
         deserialised = 0
 
         def __init__(self, logger):
             self.logger = logger
+            self.engine_host_code_allowed = False
+            module.built.runtime = self
 
         def deserialize_cuda_engine(self, plan):
             Runtime.deserialised += 1
             if not plan.startswith(MAGIC):
                 self.logger.log(ILogger.Severity.ERROR, "magic tag does not match")
                 return None
-            return Engine(plan[len(MAGIC) :])
+            module.built.engine = Engine(plan[len(MAGIC) :])
+            return module.built.engine
 
+    if generation == "rtx":
+        RuntimeConfig.create_runtime_cache = lambda self: RuntimeCache()
+        RuntimeConfig.set_runtime_cache = RuntimeConfig._set
+        Config.set_compute_capability = lambda self, one, at: self.capabilities.update({at: one})
+        module.ComputeCapability = _members(
+            "ComputeCapability", real["classes"]["ComputeCapability"]
+        )
+    module.faked = {
+        "Builder": Builder, "IBuilderConfig": Config, "ICudaEngine": Engine,
+        "IExecutionContext": Context, "ILogger": ILogger, "INetworkDefinition": Network,
+        "IOptimizationProfile": Profile, "IRuntimeCache": RuntimeCache,
+        "IRuntimeConfig": RuntimeConfig, "ITimingCache": TimingCache, "OnnxParser": OnnxParser,
+        "Runtime": Runtime,
+    }  # fmt: skip
     for cls in (ILogger, Builder, OnnxParser, Runtime):
         setattr(module, cls.__name__, cls)
+    return module
+
+
+def fake_onnxruntime():
+    """A module that looks like onnxruntime-gpu, and whose providers run on the CPU.
+
+    ``asked`` tells what it was asked for; by ``does`` a test says how its GPU misbehaves:
+    ``leaves_out`` the provider, ``fails`` with these words when it runs, ``multiplies`` its answers
+    or leaves the node types ``to_the_cpu``.
+    """
+    import onnxruntime as real
+
+    module = ModuleType("onnxruntime")
+    module.__version__ = surface("onnxruntime-gpu")["version"]
+    module.GraphOptimizationLevel = real.GraphOptimizationLevel
+    module.asked = SimpleNamespace(options={}, entries={}, runs=[], severities=[], libraries={})
+    module.does = SimpleNamespace(leaves_out=False, fails=None, multiplies=1.0, to_the_cpu=())
+    asked, does = module.asked, module.does
+
+    class OrtEpDevice:
+        def __init__(self, ep_name, number):
+            self.ep_name, self.number = ep_name, number
+
+    module.devices = [OrtEpDevice("CPUExecutionProvider", 0)]
+
+    class SessionOptions:
+        def __init__(self):
+            self.intra_op_num_threads = self.inter_op_num_threads = 0
+            self.log_severity_level = 2
+            self.use_deterministic_compute = False
+            self.graph_optimization_level = real.GraphOptimizationLevel.ORT_ENABLE_ALL
+            self.given = []
+
+        def add_session_config_entry(self, key, value):
+            asked.entries[key] = value
+
+        def add_provider_for_devices(self, devices, options):
+            self.given += [(devices[0].ep_name, dict(options))]
+            asked.devices = list(devices)
+
+    class OrtEpAssignedNode:
+        def __init__(self, op_type):
+            self.op_type = op_type
+
+    class OrtEpAssignedSubgraph:
+        def __init__(self, ep_name, types):
+            self.ep_name, self.types = ep_name, types
+
+        def get_nodes(self):
+            return [OrtEpAssignedNode(op_type) for op_type in self.types]
+
+    class InferenceSession:
+        def __init__(self, model, options, providers=None, enable_fallback=1):
+            assert enable_fallback == 0, "it would fall back"
+            named = [one if isinstance(one, tuple) else (one, {}) for one in providers or ()]
+            self.providers = [name for name, _ in (*options.given, *named)]
+            self.on_gpu = self.providers[:1] != ["CPUExecutionProvider"]
+            if self.on_gpu:
+                asked.options = dict((*options.given, *named))
+            if does.leaves_out:
+                self.providers = ["CPUExecutionProvider"]
+            self.session = real.InferenceSession(model, providers=["CPUExecutionProvider"])
+            self.get_inputs, self.get_outputs = self.session.get_inputs, self.session.get_outputs
+
+        def get_providers(self):
+            return self.providers
+
+        def get_provider_graph_assignment_info(self):
+            return [
+                OrtEpAssignedSubgraph(self.providers[0], ["Conv", "Relu"]),
+                OrtEpAssignedSubgraph("CPUExecutionProvider", does.to_the_cpu),
+            ]
+
+        def run(self, output_names, input_feed):
+            answers = self.session.run(output_names, input_feed)
+            if not self.on_gpu:
+                return answers
+            if does.fails is not None:
+                raise RuntimeError(does.fails)
+            asked.runs.append({name: array.shape for name, array in input_feed.items()})
+            return [np.float32(does.multiplies) * answer for answer in answers]
+
+    def register_execution_provider_library(name, path):
+        if name in asked.libraries:
+            raise RuntimeError(f"library {name} is already registered")
+        asked.libraries[name] = path
+
+    module.faked = {}
+    for cls in (
+        InferenceSession, OrtEpAssignedNode, OrtEpAssignedSubgraph, OrtEpDevice, SessionOptions,
+    ):  # fmt: skip
+        module.faked[cls.__name__] = cls
+        setattr(module, cls.__name__, cls)
+    module.register_execution_provider_library = register_execution_provider_library
+    module.get_ep_devices = lambda: module.devices
+    module.preload_dlls = lambda directory=None: print("libcudnn.so.9 is not there")
+    module.set_default_logger_severity = asked.severities.append
+    return module
+
+
+def fake_rtx_plugin(onnxruntime, gpus=1):
+    """The TensorRT-RTX plugin of :func:`fake_onnxruntime`, which finds ``gpus`` GPUs."""
+    module = ModuleType("onnxruntime_ep_nv_tensorrt_rtx")
+    module.__version__ = surface("onnxruntime-ep-nv-tensorrt-rtx")["version"]
+    module.get_ep_name = lambda: "NvTensorRTRTXExecutionProvider"
+    module.get_library_path = lambda: "/fake/libonnxruntime_providers_nv_tensorrt_rtx.so"
+    device = onnxruntime.OrtEpDevice
+    onnxruntime.devices += [device(module.get_ep_name(), number) for number in range(gpus)]
     return module
 
 

@@ -145,7 +145,7 @@ def test_a_list_goes_on_and_counts_what_failed(joints):
     ("call", "words"),
     [
         (lambda: blsgan.separate("folder"), r"give it in a list"),
-        (lambda: blsgan.separate("joint.png", device="tpu"), "choose cpu or gpu"),
+        (lambda: blsgan.separate("joint.png", device="tpu"), "choose one of cpu, gpu, cuda"),
         (lambda: blsgan.separate(["a.png", "b.png"], [None]), "2 sources came with masks for 1"),
         (lambda: blsgan.separate("a.png", ("x.png",)), "masks are those of two bones"),
         (lambda: blsgan.separate("joint.png", format="jpg"), "choose one of png, tiff, npz"),

@@ -31,14 +31,14 @@ class _Bytes(click.ParamType):
 
 
 class _Capability(click.ParamType):
-    """``8.7``."""
+    """``8.7``, or ``ampere+`` for all from 8.0 on."""
 
-    name = "X.Y"
+    name = "X.Y|ampere+"
 
     def convert(
         self, value: object, parameter: click.Parameter | None, context: click.Context | None
     ) -> str:
-        if re.fullmatch(r"\d{1,2}\.\d", str(value)) is None:
+        if value != "ampere+" and re.fullmatch(r"\d{1,2}\.\d", str(value)) is None:
             self.fail(f"'{value}' is no compute capability such as 8.7", parameter, context)
         return str(value)
 
@@ -76,7 +76,20 @@ class _Capability(click.ParamType):
     "capabilities",
     type=_Capability(),
     multiple=True,
-    help="Of the GPU it shall run on; repeatable with tensorrt-rtx.  [default: of this GPU]",
+    help="Of the GPU it shall run on; repeatable with tensorrt-rtx, of which ampere+ is one engine "
+    "for all that it knows from 8.0 on.  [default: of this GPU]",
+)
+@click.option(
+    "--hardware",
+    type=click.Choice(("none", "ampere+", "same-capability")),
+    default="none",
+    show_default=True,
+    help="Other GPUs that an engine of tensorrt shall run on; it may be slower.",
+)
+@click.option(
+    "--version-compatible",
+    is_flag=True,
+    help="Newer TensorRTs of the same major version shall run it, too (tensorrt).",
 )
 @click.option(
     "--workspace",
@@ -111,6 +124,8 @@ def command(
     height: tuple[int, int, int] | None,
     width: tuple[int, int, int] | None,
     capabilities: tuple[str, ...],
+    hardware: str,
+    version_compatible: bool,
     workspace: int,
     timing_cache: Path | None,
     calibration_data: Path | None,
@@ -138,6 +153,8 @@ def command(
         height=height,
         width=width,
         compute_capabilities=capabilities,
+        hardware=hardware,
+        version_compatible=version_compatible,
         workspace_bytes=workspace,
         timing_cache=timing_cache,
         calibration_data=calibration_data,

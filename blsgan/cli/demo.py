@@ -41,7 +41,15 @@ _LAW = 8.0  # by which radiographs compose, nearly (docs/explanation/physics.md)
 )
 @options.weights()
 @options.backend()
-def command(output: Path, seed: int, size: int, weights: str | None, backend: str) -> None:
+@options.runs_on
+def command(
+    output: Path,
+    seed: int,
+    size: int,
+    weights: str | None,
+    backend: str,
+    device: str | None,
+) -> None:
     """Separate a joint phantom, whose layers are known, and say how well that went.
 
     The phantom is written as files and separated exactly as `blsgan separate` would.
@@ -50,7 +58,7 @@ def command(output: Path, seed: int, size: int, weights: str | None, backend: st
     phantom = joint_phantom(seed, size, law=_LAW)
     item = _write_phantom(phantom, output)
     options = SeparationOptions(pixel_spacing_mm=[phantom.pixel_spacing_mm] * 2)
-    separator = Separator.from_pretrained(weights, backend)
+    separator = Separator.from_pretrained(weights, backend, device=device)
     outcome = separate_item(separator, item, output, options, overwrite=True)
     _report(phantom, outcome, seed)
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     help="The pictures are no visits of one patient: compare nothing, write no page.",
 )
 @options.backend(engines=False)
+@options.runs_on
 @options.threads
 @options.bit_depth
 @options.invert
@@ -52,6 +53,7 @@ def command(
     side: Literal["left", "right"] | None,
     no_visits: bool,
     backend: str,
+    device: str | None,
     threads: int | None,
     bit_depth: int | None,
     invert: bool,
@@ -79,7 +81,7 @@ def command(
     chosen = HandOptions(
         bit_depth=bit_depth, invert=invert, pixel_spacing_mm=pixel_spacing, side=side
     )
-    separator = HandSeparator.from_pretrained(backend, threads=threads)
+    separator = HandSeparator.from_pretrained(backend, threads=threads, device=device)
     with Progress() as progress:
         results, failures = _take_apart(separator, items, output, chosen, overwrite, progress)
         if results and not no_visits:

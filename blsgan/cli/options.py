@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from blsgan.io.listing import DEFAULT_MASK_PATTERN
+from blsgan.runtimes.device import DEVICES
 from blsgan.runtimes.session import ENGINES, NAMES
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -51,6 +52,12 @@ calibration_data = click.option(
 
 
 device = click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+runs_on = click.option(
+    "--device",
+    metavar="|".join(DEVICES),
+    help="Where networks run; gpu takes what is there, cuda:1 is the second GPU. Nothing falls "
+    "back: what cannot run is an error.  [default: cpu, or an engine that fits]",
+)
 
 
 def data(

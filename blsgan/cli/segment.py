@@ -26,6 +26,7 @@ from blsgan.tasks.segmentation import Segmentation, Segmenter
 @click.option("--overwrite", is_flag=True, help="Predict again what is finished.")
 @options.weights("segmenter")
 @options.backend(engines=False)
+@options.runs_on
 @options.threads
 @options.bit_depth
 @options.invert
@@ -35,6 +36,7 @@ def command(
     overwrite: bool,
     weights: str | None,
     backend: str,
+    device: str | None,
     threads: int | None,
     bit_depth: int | None,
     invert: bool,
@@ -58,7 +60,7 @@ def command(
     _check_names(items)
     check_writable_folder(output)
     options = SegmentationOptions(bit_depth=bit_depth, invert=invert)
-    segmenter = Segmenter.from_pretrained(weights, backend, threads=threads)
+    segmenter = Segmenter.from_pretrained(weights, backend, threads=threads, device=device)
     if single:
         _report_one(
             items[0], segment_item(segmenter, items[0], output, options, overwrite=overwrite)

@@ -19,6 +19,7 @@ from blsgan.pipeline.processes import processes_for, separate_all
 from blsgan.pipeline.separate import Work
 from blsgan.pipeline.worklist import Outcome, work_list
 from blsgan.records.separation import Format, SeparationOptions, SeparationRecord
+from blsgan.runtimes.device import CPU
 from blsgan.runtimes.session import cores
 
 
@@ -54,6 +55,7 @@ from blsgan.runtimes.session import cores
     help="Name or file of the weights that predict missing masks.  [default: segmenter]",
 )
 @options.backend()
+@options.runs_on
 @click.option(
     "--threads",
     type=click.IntRange(1),
@@ -62,7 +64,8 @@ from blsgan.runtimes.session import cores
 @click.option(
     "--jobs",
     type=click.IntRange(1),
-    help="Processes for many joints; the results are the same.  [default: usable cores]",
+    help="Processes for many joints; the results are the same.  [default: usable cores; 1 on a "
+    "GPU]",
 )
 @options.bit_depth
 @options.invert
@@ -101,6 +104,7 @@ def command(
     require_masks: bool,
     segmenter: str | None,
     backend: str,
+    device: str | None,
     threads: int | None,
     jobs: int | None,
     bit_depth: int | None,
@@ -154,28 +158,31 @@ def command(
             overwrite=overwrite,
             weights=weights,
             backend=backend,
+            device=device,
             segmenter=segmenter,
             require_masks=require_masks,
             threads=threads or 1,
             workers=ray_workers,
         )
         return run_all(attempts, len(items), output, doing="separating", done="separated")
-    jobs = 1 if single else processes_for(items, jobs or cores())
     work = Work(
         output,
         options,
         overwrite=overwrite,
         weights=weights,
         backend=backend,
+        device=device,
         segmenter=segmenter,
         require_masks=require_masks,
         threads=threads if single else threads or 1,
     )
-    _ = work.separator  # wrong weights are one error, before any work
+    device_in_use = work.separator.backend.device  # wrong weights are one error, before any work
     if single:
         _report_one(items[0], work(items[0]))
         return 0
-    attempts = separate_all(items, work, jobs)
+    # Processes would share one GPU, each with a copy of all that it needs there.
+    most = jobs or (cores() if device_in_use == CPU else 1)
+    attempts = separate_all(items, work, processes_for(items, most))
     return run_all(attempts, len(items), output, doing="separating", done="separated")
 
 

@@ -31,22 +31,27 @@ from blsgan.io.files import read_file
 from blsgan.runtimes.gpu import Gpu, this_gpu
 from blsgan.runtimes.libraries import Library, load
 from blsgan.runtimes.manifest import (
+    DEFAULT_BATCH,
+    DEFAULT_HEIGHT,
+    DEFAULT_WIDTH,
     SCHEMA,
     SUFFIX,
     Manifest,
     Model,
     Profile,
     manifest_path,
+    numbers,
     read_manifest,
 )
 
 MIN_OPT_MAX = tuple[int, int, int]
-DEFAULT_BATCH: MIN_OPT_MAX = (1, 1, 8)
-DEFAULT_HEIGHT: MIN_OPT_MAX = (32, 96, 512)
-DEFAULT_WIDTH: MIN_OPT_MAX = (32, 192, 512)
-"""Crops of ``Separator`` around overlaps; in the public dataset 96 x 192 px holds most of them."""
-
 DEFAULT_WORKSPACE = 2 * 2**30
+
+AMPERE_AND_NEWER = "ampere+"
+_LEVELS = {"ampere+": "AMPERE_PLUS", "same-capability": "SAME_COMPUTE_CAPABILITY"}
+HARDWARE = ("none", *_LEVELS)
+"""Modes of compatibility with other GPUs; a mode costs speed, which only the GPU can tell."""
+_VERSIONS = "VERSION_COMPATIBLE"
 
 LEAST_CAPABILITY = {"bf16": "8.0", "fp8": "8.9"}
 """Compute capability from which on a GPU has arithmetic of that precision."""
@@ -61,7 +66,9 @@ class Request:
         backend: "tensorrt" or "tensorrt-rtx".
         batch, height, width: least, best and largest; None: as the model has them fixed, or the
             defaults.
-        compute_capabilities: such as ("8.6",); none: of this GPU.
+        compute_capabilities: such as ("8.6",), or "ampere+" for all from 8.0 on that TensorRT-RTX
+            knows; none: of this GPU.
+        hardware, version_compatible: of TensorRT, see :class:`blsgan.runtimes.manifest.Manifest`.
         workspace_bytes: most memory one layer may use while it runs.
         timing_cache: a file of measured kernels that is read and extended, so that the next build
             is quicker (TensorRT; TensorRT-RTX measures nothing).
@@ -77,6 +84,8 @@ class Request:
     height: MIN_OPT_MAX | None = None
     width: MIN_OPT_MAX | None = None
     compute_capabilities: tuple[str, ...] = ()
+    hardware: str = "none"
+    version_compatible: bool = False
     workspace_bytes: int = DEFAULT_WORKSPACE
     timing_cache: Path | None = None
     calibration_data: Path | None = None
@@ -166,6 +175,8 @@ def build_engine(
         "backend_version": library.version,
         "compute_capabilities": list(capabilities),
         "gpu": gpu.name if gpu is not None else None,
+        "hardware": request.hardware,
+        "version_compatible": request.version_compatible,
         "profile": profile,
         "workspace_bytes": request.workspace_bytes,
         "build_seconds": round(time.perf_counter() - started, 3),
@@ -250,6 +261,7 @@ def build_key(
         "capabilities": list(capabilities),
         "profile": {name: shape.model_dump() for name, shape in profile.items()},
         "workspace": request.workspace_bytes,
+        "compatible": [request.hardware, request.version_compatible],
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
@@ -271,7 +283,7 @@ def _targets(library: Library, request: Request) -> tuple[Gpu | None, tuple[str,
     gpu, capabilities = _gpu_and_capabilities(library, request)
     least = LEAST_CAPABILITY.get(request.precision)
     for capability in capabilities:
-        if least is not None and _number(capability) < _number(least):
+        if least is not None and numbers(capability) < numbers(least):
             raise UsageError(
                 f"compute capability {capability} has no {request.precision}, which begins with "
                 f"{least}; take fp16 or int8."
@@ -279,15 +291,12 @@ def _targets(library: Library, request: Request) -> tuple[Gpu | None, tuple[str,
     return gpu, capabilities
 
 
-def _number(capability: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in capability.split("."))
-
-
 def _gpu_and_capabilities(library: Library, request: Request) -> tuple[Gpu | None, tuple[str, ...]]:
     asked = request.compute_capabilities
     known = _known_capabilities(library.module)
-    if known is None:  # TensorRT: for the GPU it runs on, and no other
+    if known is None:  # TensorRT: for the GPU it runs on, and those that its modes add
         gpu = this_gpu()
+        _check_modes(library, request, gpu)
         if asked and asked != (gpu.compute_capability,):
             raise BackendError(
                 f"{request.backend} builds for the GPU it runs on, which is {gpu.name} with "
@@ -295,9 +304,18 @@ def _gpu_and_capabilities(library: Library, request: Request) -> tuple[Gpu | Non
                 "on that device, or take --backend tensorrt-rtx."
             )
         return gpu, (gpu.compute_capability,)
+    if request.hardware != "none" or request.version_compatible:
+        raise UsageError(
+            f"{request.backend} has no --hardware and no --version-compatible; name the GPUs by "
+            "--compute-capability."
+        )
     if not asked:
         gpu = this_gpu()
         asked = (gpu.compute_capability,)
+    ampere = [capability for capability in known if numbers(capability) >= (8, 0)]
+    asked = tuple(one for name in asked for one in (ampere if name == AMPERE_AND_NEWER else [name]))
+    if "7.5" in asked and len(set(asked)) > 1:
+        raise UsageError("compute capability 7.5 is built for apart; give it alone.")
     for capability in asked:
         if capability not in known:
             raise UsageError(
@@ -306,6 +324,26 @@ def _gpu_and_capabilities(library: Library, request: Request) -> tuple[Gpu | Non
                 "device."
             )
     return None, tuple(dict.fromkeys(asked))
+
+
+def _check_modes(library: Library, request: Request, gpu: Gpu) -> None:
+    """Whether this TensorRT has the modes of compatibility that were asked for, and this GPU."""
+    level = _LEVELS.get(request.hardware)
+    levels = getattr(library.module, "HardwareCompatibilityLevel", None)
+    if level is not None and not hasattr(levels, level):
+        raise BackendError(
+            f"{request.backend} {library.version} has no --hardware {request.hardware}; leave it "
+            "out."
+        )
+    if request.hardware == "ampere+" and numbers(gpu.compute_capability) < (8, 0):
+        raise UsageError(
+            f"--hardware ampere+ begins with compute capability 8.0, and {gpu.name} has "
+            f"{gpu.compute_capability}; build it on a newer GPU."
+        )
+    if request.version_compatible and not hasattr(library.module.BuilderFlag, _VERSIONS):
+        raise BackendError(
+            f"{request.backend} {library.version} has no --version-compatible; leave it out."
+        )
 
 
 def _known_capabilities(module: Any) -> dict[str, Any] | None:
@@ -362,6 +400,12 @@ def _build(
         config.num_compute_capabilities = len(capabilities)
         for index, capability in enumerate(capabilities):
             config.set_compute_capability(known[capability], index)
+    if request.hardware != "none":
+        config.hardware_compatibility_level = getattr(
+            trt.HardwareCompatibilityLevel, _LEVELS[request.hardware]
+        )
+    if request.version_compatible:
+        config.set_flag(getattr(trt.BuilderFlag, _VERSIONS))
     ranges = builder.create_optimization_profile()
     for name, shape in profile.items():
         ranges.set_shape(name, shape.min, shape.opt, shape.max)

@@ -29,14 +29,13 @@ from blsgan.errors import BackendError, ParityError, UsageError, WeightsError
 from blsgan.io.atomic import atomic_paths
 from blsgan.io.files import FileBytes
 from blsgan.models import OPSET
-from blsgan.records.parity import ParityRecord
+from blsgan.records.parity import ParityRecord, report_path
 from blsgan.records.record import Weights
 from blsgan.runtimes.onnx_model import PREFIX
 from blsgan.tasks.task import WeightsFile, find_weights
 
 OUTPUTS = ("layers", "reconstruction", "soft_tissue", "share_logits")
 OPSETS = (18, 22)  # later ones emit Attention, which engine builders parse and then fail on
-REPORT_SUFFIX = ".parity.json"
 
 PORTS = {
     "image": "float32 [B,1,H,W] in [0,1], the radiograph, white = dense",
@@ -58,11 +57,6 @@ class Exported:
     model: Path
     report_path: Path
     report: ParityRecord
-
-
-def report_path(model: Path) -> Path:
-    """``model.parity.json`` for ``model.onnx``."""
-    return model.with_suffix(REPORT_SUFFIX)
 
 
 def export(

@@ -210,12 +210,14 @@ class HandSeparator:
         self.locator, self.segmenter, self.separator = locator, segmenter, separator
 
     @classmethod
-    def from_pretrained(cls, backend: str = "auto", *, threads: int | None = None) -> HandSeparator:
+    def from_pretrained(
+        cls, backend: str = "auto", *, threads: int | None = None, device: str | None = None
+    ) -> HandSeparator:
         """The shipped weights; errors are those of :meth:`blsgan.Separator.from_pretrained`."""
         return cls(
-            Locator.from_pretrained(None, backend, threads=threads),
-            Segmenter.from_pretrained(None, backend, threads=threads),
-            Separator.from_pretrained(None, backend, threads=threads),
+            Locator.from_pretrained(None, backend, threads=threads, device=device),
+            Segmenter.from_pretrained(None, backend, threads=threads, device=device),
+            Separator.from_pretrained(None, backend, threads=threads, device=device),
         )
 
     def __call__(

@@ -15,7 +15,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from blsgan.errors import BackendError, InputError, UsageError
+from blsgan.errors import InputError, UsageError
 from blsgan.io.atomic import check_writable_folder
 from blsgan.io.files import read_file
 from blsgan.io.listing import DEFAULT_MASK_PATTERN, Item
@@ -48,7 +48,7 @@ from blsgan.pipeline.worklist import work_list
 from blsgan.records.masks import SegmentationOptions
 from blsgan.records.narrowing import ReadOptions
 from blsgan.records.separation import Format, SeparationOptions, SeparationRecord
-from blsgan.runtimes.session import ENGINES
+from blsgan.tasks.backend import beside
 from blsgan.tasks.segmentation import Segmentation, Segmenter
 from blsgan.tasks.separation import Separator, as_plane, as_unit_interval
 
@@ -199,7 +199,9 @@ def separate(
             not made again unless ``overwrite``.
         weights, segmenter: names or files of weights, or what was loaded from them.
         backend: "auto", "onnx", "openvino", "torch", "tensorrt" or "tensorrt-rtx".
-        device: "cpu" or "gpu" (an engine for this GPU beside the weights); default: what is there.
+        device: "cpu", "gpu" (an engine for it beside the weights, else ONNX Runtime's TensorRT-RTX,
+            else its CUDA), "cuda", "tensorrt" or "tensorrt-rtx", of both networks; "cuda:1" is the
+            second GPU. It runs there, or an error says why not; default: the CPU, or an engine.
         threads: of the network; default: the usable cores.
         mirrored: the mean of the network's answers for the joint and for its mirror image.
         bit_depth, invert, pixel_spacing: of files, see :func:`read`.
@@ -233,7 +235,9 @@ def separate(
     work = _Separating(
         separator,
         options,
-        functools.cache(lambda: _segmenter(segmenter, backend, threads)),
+        functools.cache(
+            lambda: _segmenter(segmenter, *beside(separator.backend, backend), threads)
+        ),
         None if output is None else Path(output),
         overwrite,
         mask_pattern,
@@ -413,6 +417,7 @@ def segment(  # type: ignore[overload-overlap]
     overwrite: bool = False,
     weights: Segmenter | Name | None = None,
     backend: str = "auto",
+    device: str | None = None,
     threads: int | None = None,
     bit_depth: int | None = None,
     invert: bool = False,
@@ -426,6 +431,7 @@ def segment(
     overwrite: bool = False,
     weights: Segmenter | Name | None = None,
     backend: str = "auto",
+    device: str | None = None,
     threads: int | None = None,
     bit_depth: int | None = None,
     invert: bool = False,
@@ -438,6 +444,7 @@ def segment(
     overwrite: bool = False,
     weights: Segmenter | Name | None = None,
     backend: str = "auto",
+    device: str | None = None,
     threads: int | None = None,
     bit_depth: int | None = None,
     invert: bool = False,
@@ -452,7 +459,8 @@ def segment(
     Args:
         source: a file or an array, or a list of files, folders and arrays; see :func:`separate`.
         output: a folder to write what the command writes, the same bytes.
-        overwrite, weights, backend, threads, bit_depth, invert, progress: see :func:`separate`.
+        overwrite, weights, backend, device, threads, bit_depth, invert, progress: see
+            :func:`separate`.
 
     Returns:
         ``masks`` bool [2,H,W] (upper, lower), ``confidence``, ``doubts``; for a list a list.
@@ -460,7 +468,7 @@ def segment(
     Raises:
         NoJointError: a picture shows no joint. InputError, UsageError, OutputError: as said.
     """
-    loaded = _segmenter(weights, backend, threads)
+    loaded = _segmenter(weights, backend, device, threads)
     options = SegmentationOptions(bit_depth=bit_depth, invert=invert)
     folder = None if output is None else Path(output)
     if folder is not None:
@@ -511,6 +519,7 @@ def measure(
     separation: bool = True,
     weights: Separator | Name | None = None,
     backend: str = "auto",
+    device: str | None = None,
     threads: int | None = None,
     bit_depth: int | None = None,
     invert: bool = False,
@@ -530,7 +539,7 @@ def measure(
             beside the radiograph, else predicted.
         output: a folder to write what the command writes.
         separation: False registers the image inside each mask and needs no weights.
-        weights, backend, threads, mask_pattern: see :func:`separate`.
+        weights, backend, device, threads, mask_pattern: see :func:`separate`.
         bit_depth, invert, pixel_spacing: see :func:`read`.
         fit_scale: also fit a change of magnification.
 
@@ -556,12 +565,12 @@ def measure(
                 mask_pattern,
                 options,
                 folder,
-                lambda: _segmenter(None, backend, threads),
+                lambda: _segmenter(None, backend, device, threads),
             )
             for image, masks in ((one, baseline_masks), (other, followup_masks))
         ]
         visits = [read_visit(visit, options) for visit in files]
-    separator = _separator(weights, backend, None, threads, False) if separation else None
+    separator = _separator(weights, backend, device, threads, False) if separation else None
     try:
         result = measure_pair(visits[0], visits[1], *separation_by(separator), fit_scale=fit_scale)
     except InputError as error:
@@ -631,50 +640,36 @@ def _separator(
 ) -> Separator:
     if isinstance(weights, Separator):
         return weights
-    if device not in (None, "cpu", "gpu"):
-        raise UsageError(f"device {device!r} is unknown; choose cpu or gpu.")
     path = None if weights is None else os.fspath(weights)
-    found = _loaded_separator(path, backend, threads, mirrored)
-    on_gpu = found.backend.name in ENGINES
-    if device == "cpu" and on_gpu:
-        return _loaded_separator(path, "onnx", threads, mirrored)
-    if device == "gpu" and not on_gpu:
-        raise BackendError(
-            "no engine for a GPU of this machine lies beside the weights; build one with "
-            "`blsgan build-engine`, or leave out the device."
-        )
-    return found
+    if path is None:  # it does not change while the program runs: a loop loads it once
+        return _shipped_separator(backend, device, threads, mirrored)
+    return Separator.from_pretrained(
+        path, backend, device=device, threads=threads, mirrored=mirrored
+    )
 
 
-def _segmenter(weights: Segmenter | Name | None, backend: str, threads: int | None) -> Segmenter:
+def _segmenter(
+    weights: Segmenter | Name | None, backend: str, device: str | None, threads: int | None
+) -> Segmenter:
     if isinstance(weights, Segmenter):
         return weights
-    path = None if weights is None else os.fspath(weights)
-    return _loaded_segmenter(path, "auto" if backend in ENGINES else backend, threads)
+    if weights is None:
+        return _shipped_segmenter(backend, device, threads)
+    return Segmenter.from_pretrained(os.fspath(weights), backend, device=device, threads=threads)
 
 
 @functools.lru_cache(maxsize=2)
-def _shipped_separator(backend: str, threads: int | None, mirrored: bool) -> Separator:
-    return Separator.from_pretrained(None, backend, threads=threads, mirrored=mirrored)
-
-
-@functools.lru_cache(maxsize=2)
-def _shipped_segmenter(backend: str, threads: int | None) -> Segmenter:
-    return Segmenter.from_pretrained(None, backend, threads=threads)
-
-
-def _loaded_separator(
-    path: str | None, backend: str, threads: int | None, mirrored: bool
+def _shipped_separator(
+    backend: str, device: str | None, threads: int | None, mirrored: bool
 ) -> Separator:
-    if path is None:  # it does not change while the program runs: a loop loads it once
-        return _shipped_separator(backend, threads, mirrored)
-    return Separator.from_pretrained(path, backend, threads=threads, mirrored=mirrored)
+    return Separator.from_pretrained(
+        None, backend, device=device, threads=threads, mirrored=mirrored
+    )
 
 
-def _loaded_segmenter(path: str | None, backend: str, threads: int | None) -> Segmenter:
-    if path is None:
-        return _shipped_segmenter(backend, threads)
-    return Segmenter.from_pretrained(path, backend, threads=threads)
+@functools.lru_cache(maxsize=2)
+def _shipped_segmenter(backend: str, device: str | None, threads: int | None) -> Segmenter:
+    return Segmenter.from_pretrained(None, backend, device=device, threads=threads)
 
 
 def _square_spacing(side: float | None) -> tuple[float, float] | None:

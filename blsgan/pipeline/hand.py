@@ -181,9 +181,7 @@ def separate_hands(
             confidence=round(hand.located.confidence, 4),
             landmarks=_landmarks(hand),
             joints={joint.name: _joint_record(joint) for joint in hand.joints},
-            backend=Backend(
-                name=separator.locator.backend.name, version=separator.locator.backend.version
-            ),
+            backend=Backend(**separator.locator.backend.facts()),
             versions={"python": platform.python_version(), "numpy": np.__version__},
             times_ms={
                 "read": milliseconds(started, read),

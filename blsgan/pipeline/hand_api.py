@@ -32,6 +32,7 @@ def hand(
     side: Side | None = None,
     separator: HandSeparator | None = None,
     backend: str = "auto",
+    device: str | None = None,
     threads: int | None = None,
     bit_depth: int | None = None,
     invert: bool = False,
@@ -50,7 +51,7 @@ def hand(
         overwrite: write again what is finished there.
         side: of the hand, where that is known better than by DICOM header or thumb.
         separator: networks that were loaded before; default: the shipped ones.
-        backend, threads: of the shipped networks.
+        backend, device, threads: of the shipped networks, see :func:`blsgan.separate`.
         bit_depth, invert, pixel_spacing: of files, see :func:`blsgan.read`.
 
     Returns:
@@ -61,7 +62,7 @@ def hand(
     Raises:
         NoHandError: there is none. InputError, UsageError, OutputError: as said.
     """
-    networks = separator or _shipped(backend, threads)
+    networks = separator or _shipped(backend, device, threads)
     if isinstance(source, np.ndarray):
         if output is not None:
             raise UsageError("an array has no name to write a hand by; leave out output.")
@@ -94,6 +95,7 @@ def hand_visits(
     side: Side | None = None,
     separator: HandSeparator | None = None,
     backend: str = "auto",
+    device: str | None = None,
     threads: int | None = None,
     bit_depth: int | None = None,
     invert: bool = False,
@@ -108,7 +110,7 @@ def hand_visits(
     Args:
         sources: files and folders, the visits of one patient.
         output: the folder to write into.
-        overwrite, side, separator, backend, threads: see :func:`hand`.
+        overwrite, side, separator, backend, device, threads: see :func:`hand`.
         bit_depth, invert, pixel_spacing: of files, see :func:`blsgan.read`.
 
     Returns:
@@ -119,7 +121,7 @@ def hand_visits(
         InputError: visits that cannot be used; the others are finished first, and the message
             counts those that failed. UsageError, OutputError: as said.
     """
-    networks = separator or _shipped(backend, threads)
+    networks = separator or _shipped(backend, device, threads)
     folder = Path(output)
     check_writable_folder(folder)
     options = HandOptions(
@@ -148,5 +150,5 @@ def hand_visits(
 
 
 @functools.lru_cache(maxsize=4)
-def _shipped(backend: str, threads: int | None) -> HandSeparator:
-    return HandSeparator.from_pretrained(backend, threads=threads)
+def _shipped(backend: str, device: str | None, threads: int | None) -> HandSeparator:
+    return HandSeparator.from_pretrained(backend, device=device, threads=threads)

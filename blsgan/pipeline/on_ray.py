@@ -57,6 +57,7 @@ class SeparateJoints:
         overwrite: bool = False,
         weights: str | None = None,
         backend: str = "auto",
+        device: str | None = None,
         segmenter: str | None = None,
         require_masks: bool = False,
         threads: int = 1,
@@ -67,6 +68,7 @@ class SeparateJoints:
             overwrite=overwrite,
             weights=weights,
             backend=backend,
+            device=device,
             segmenter=segmenter,
             require_masks=require_masks,
             threads=threads,
@@ -95,6 +97,7 @@ def separate_on_ray(
     overwrite: bool = False,
     weights: str | None = None,
     backend: str = "auto",
+    device: str | None = None,
     segmenter: str | None = None,
     require_masks: bool = False,
     threads: int = 1,
@@ -115,7 +118,9 @@ def separate_on_ray(
         raise BackendError(
             "--ray needs Ray Data, which is not installed; pip install 'blsgan[ray]'."
         ) from error
-    Separator.from_pretrained(weights, backend, threads=threads)  # wrong weights are one error
+    Separator.from_pretrained(
+        weights, backend, threads=threads, device=device
+    )  # wrong weights are one error
     started = not ray.is_initialized()
     if started:
         _connect(ray)
@@ -145,6 +150,7 @@ def separate_on_ray(
                 "overwrite": overwrite,
                 "weights": _anywhere(weights),
                 "backend": backend,
+                "device": device,
                 "segmenter": _anywhere(segmenter),
                 "require_masks": require_masks,
                 "threads": threads,

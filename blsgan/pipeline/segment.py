@@ -182,7 +182,7 @@ def predicted(
             "overlap": int(np.count_nonzero(segmentation.overlap)),
         },
         working_scale=segmentation.scale,
-        backend=Backend(name=segmenter.backend.name, version=segmenter.backend.version),
+        backend=Backend(**segmenter.backend.facts()),
         versions={"python": platform.python_version(), "numpy": np.__version__},
         times_ms=times_ms,
         notes=[*radiograph.notes, *(f"doubtful masks: {why}" for why in segmentation.doubts)],

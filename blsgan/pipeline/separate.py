@@ -42,7 +42,7 @@ from blsgan.records.separation import (
     SeparationRecord,
     Zone,
 )
-from blsgan.runtimes.session import ENGINES
+from blsgan.tasks.backend import beside
 from blsgan.tasks.segmentation import Segmenter
 from blsgan.tasks.separation import Separation, Separator
 
@@ -159,7 +159,7 @@ class Work:
         output: folder of the results.
         options, overwrite: see :func:`separate_item`.
         weights, segmenter: names or files of weights; None: those that ship.
-        backend, threads: of both networks.
+        backend, device, threads: of both networks.
         require_masks: missing masks are an error instead of being predicted.
     """
 
@@ -168,6 +168,7 @@ class Work:
     overwrite: bool = False
     weights: str | None = None
     backend: str = "auto"
+    device: str | None = None
     segmenter: str | None = None
     require_masks: bool = False
     threads: int | None = None
@@ -176,13 +177,19 @@ class Work:
     def separator(self) -> Separator:
         """The network; raises what :meth:`blsgan.Separator.from_pretrained` raises."""
         return Separator.from_pretrained(
-            self.weights, self.backend, threads=self.threads, mirrored=self.options.mirrored
+            self.weights,
+            self.backend,
+            threads=self.threads,
+            device=self.device,
+            mirrored=self.options.mirrored,
         )
 
     @functools.cached_property
     def _segmenter(self) -> Segmenter:
-        backend = "auto" if self.backend in ENGINES else self.backend
-        return Segmenter.from_pretrained(self.segmenter, backend, threads=self.threads)
+        backend, device = beside(self.separator.backend, self.backend)
+        return Segmenter.from_pretrained(
+            self.segmenter, backend, threads=self.threads, device=device
+        )
 
     def __call__(self, item: Item) -> Outcome[Joint, SeparationRecord]:
         """:func:`separate_item`."""
@@ -255,7 +262,7 @@ def separate_read(
         ),
         working_scale=separation.scale,
         residual_encoding=residual_encoding(made_from["options"].format),
-        backend=Backend(name=separator.backend.name, version=separator.backend.version),
+        backend=Backend(**separator.backend.facts()),
         versions={"python": platform.python_version(), "numpy": np.__version__},
         times_ms={
             "read": milliseconds(started, read),

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
 from blsgan.records.record import Record, Weights
+
+_SUFFIX = ".parity.json"
+
+
+def report_path(model: Path) -> Path:
+    """``model.parity.json`` for ``model.onnx``."""
+    return model.with_suffix(_SUFFIX)
 
 
 class ParityRecord(Record):

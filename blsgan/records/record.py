@@ -136,7 +136,8 @@ class Spacing(Part):
 
 
 class Backend(Part):
-    """The runtime that ran."""
+    """The runtime that ran, and where; "?" in records of before 0.2."""
 
     name: str
     version: str
+    device: str = "?"

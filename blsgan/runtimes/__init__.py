@@ -2,17 +2,20 @@
 
 ============== =================================================================================
 ``session``    what every session is, and which runtimes can run here
-``onnx``       ONNX Runtime on the CPU
+``device``     where a network runs: one word
+``onnx``       ONNX Runtime on the CPU, and on a GPU by
+``providers``  CUDA, TensorRT and the TensorRT-RTX plugin of ONNX Runtime
 ``openvino``   OpenVINO on the CPU
 ``torch``      PyTorch on the CPU
 ``engine``     TensorRT and TensorRT-RTX on a GPU, without torch
 ``manifest``   what is known of an engine, and whether it can run here
 ``libraries``  TensorRT and TensorRT-RTX behind one name each
 ``gpu``        the GPU of this machine
+``cache``      the user's cache folder
 ``privacy``    nothing reports to its maker
 ``onnx_model`` no model reads other files
 ============== =================================================================================
 
-No engine was executed when this was written: there was no GPU. Engines are built by
+No GPU was there when this was written: no engine and no provider was executed. Engines are built by
 ``blsgan.deploy.build``. Which weights a session gets is settled in ``blsgan.tasks``.
 """

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import math
 import os
 from collections import deque
@@ -23,11 +24,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blsgan.errors import BackendError, InputError
+from blsgan.errors import BackendError, InputError, OutputError
+from blsgan.io.atomic import atomic_path
 from blsgan.runtimes.gpu import checked, cuda_runtime
 from blsgan.runtimes.libraries import load
-from blsgan.runtimes.manifest import Manifest, check_fits, read_manifest, read_plan
+from blsgan.runtimes.manifest import (
+    Manifest,
+    check_fits,
+    read_manifest,
+    read_plan,
+    runtime_cache_path,
+)
 from blsgan.runtimes.session import Float32, Ports
+
+_LOG = logging.getLogger(__name__)
 
 INPUTS = ("image", "masks")
 _SLOTS = 2  # batches in flight
@@ -47,6 +57,7 @@ class _Slot:
     graph: Any = None
     capturable: bool = True
     shape: tuple[int, ...] | None = None  # of the masks that a graph may be recorded for
+    compiles: bool = False  # this run may have compiled a kernel
 
 
 @dataclass(frozen=True)
@@ -95,6 +106,8 @@ class Engine:
         self._library = load(self.manifest.backend)
         trt = self._library.module
         self._runtime = trt.Runtime(self._library.logger)
+        if self.manifest.version_compatible:  # it brings a part of its TensorRT along
+            self._runtime.engine_host_code_allowed = True
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise BackendError(
@@ -107,6 +120,8 @@ class Engine:
         if set(names) - set(self.outputs) != set(INPUTS):
             raise BackendError(f"{self.path} takes {', '.join(names)}, not image and masks.")
         self._slots: list[_Slot] = []
+        self._compiled, self._config = self._runtime_cache()
+        self._kept = b""
 
     def run(self, image: Any, masks: Any) -> dict[str, Float32]:
         """Outputs of one batch as NumPy arrays.
@@ -175,10 +190,42 @@ class Engine:
     def _call(self, answer: tuple[Any, ...]) -> Any:
         return checked(self._cuda, answer)
 
+    def _runtime_cache(self) -> tuple[Any, Any]:
+        """TensorRT-RTX compiles where it runs: what an earlier process compiled, and the
+        configuration that uses it. None and None for TensorRT, which compiled when it built."""
+        create = getattr(self._engine, "create_runtime_config", None)
+        config = None if create is None else create()
+        if config is None or not hasattr(config, "create_runtime_cache"):
+            return None, None
+        cache = config.create_runtime_cache()
+        path = runtime_cache_path(self.path)
+        # One of another GPU or driver is refused by the library, and made anew.
+        with contextlib.suppress(OSError):
+            if not cache.deserialize(path.read_bytes()):
+                _LOG.info("%s is of another machine or version: it is made anew", path)
+        config.set_runtime_cache(cache)
+        return cache, config
+
+    def _keep_compiled(self) -> None:
+        """Leave what was compiled to the next process, where the engine's folder can be written."""
+        if self._compiled is None:
+            return
+        content = bytes(self._compiled.serialize())
+        if content == self._kept:
+            return
+        try:
+            with atomic_path(runtime_cache_path(self.path)) as temporary:
+                temporary.write_bytes(content)
+        except OutputError as error:
+            _LOG.warning("%s The engine compiles its kernels again at each start.", error)
+            self._compiled = None
+        self._kept = content
+
     def _slot(self, index: int) -> _Slot:
         cuda = self._cuda
         while len(self._slots) <= index:
-            context = self._engine.create_execution_context()
+            with_cache = () if self._config is None else (self._config,)
+            context = self._engine.create_execution_context(*with_cache)
             if context is None:
                 raise BackendError(
                     f"{self.path} cannot be run: {self._library.last_error()}; free memory of the "
@@ -229,6 +276,7 @@ class Engine:
         else:
             self._forget_graph(slot)
             slot.shape = shape if to_host and not on_device else None
+            slot.compiles = True
         if slot.graph is not None:
             self._call(cuda.cudaGraphLaunch(slot.graph, slot.stream))
         else:
@@ -342,6 +390,9 @@ class Engine:
 
     def _collect(self, slot: _Slot) -> dict[str, Float32]:
         self._call(self._cuda.cudaEventSynchronize(slot.done))
+        if slot.compiles:
+            slot.compiles = False
+            self._keep_compiled()
         return {
             name: _view(slot.host[name], tuple(slot.context.get_tensor_shape(name))).copy()
             for name in self.outputs
@@ -351,8 +402,8 @@ class Engine:
 class EngineSession:
     """An engine as every other runtime is used: NumPy in, NumPy out, batches of any size."""
 
-    def __init__(self, path: os.PathLike[str] | str) -> None:
-        self.engine = Engine(path)
+    def __init__(self, path: os.PathLike[str] | str, device: int = 0) -> None:
+        self.engine = Engine(path, device)
         self.version = self.engine.manifest.backend_version
         self.inputs: Ports = dict.fromkeys(INPUTS)
         self.outputs: Ports = dict.fromkeys(self.engine.outputs)

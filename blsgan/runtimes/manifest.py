@@ -26,6 +26,12 @@ from blsgan.errors import BackendError, WeightsError
 from blsgan.runtimes.gpu import Gpu
 from blsgan.runtimes.libraries import FLAVOURS, missing
 
+DEFAULT_BATCH = (1, 1, 8)
+DEFAULT_HEIGHT = (32, 96, 512)
+DEFAULT_WIDTH = (32, 192, 512)
+"""Least, best and largest of what a GPU's runtime compiles for: crops of ``Separator`` around
+overlaps; in the public dataset 96 x 192 px holds most of them."""
+
 SCHEMA = 1
 SUFFIX = ".engine"
 _MAX_DB = 1e6
@@ -81,6 +87,9 @@ class Manifest(BaseModel):
         backend, backend_version: what built it and alone can run it.
         compute_capabilities: of the GPUs it runs on; ``gpu``: of which it was built on, None where
             it was built without one.
+        hardware: other GPUs that it runs on: of compute capability 8.0 and newer ("ampere+"), of
+            its own ("same-capability"), or none.
+        version_compatible: whether newer versions of its TensorRT's major one run it, too.
         profile: shapes of the inputs.
         workspace_bytes, build_seconds, built: the limit, how long it took, and when (UTC).
     """
@@ -104,6 +113,8 @@ class Manifest(BaseModel):
     backend_version: str
     compute_capabilities: list[str]
     gpu: str | None
+    hardware: Literal["none", "ampere+", "same-capability"] = "none"
+    version_compatible: bool = False
     profile: dict[Literal["image", "masks"], Profile]
     workspace_bytes: int
     build_seconds: float
@@ -158,6 +169,12 @@ def manifest_path(engine: os.PathLike[str] | str) -> Path:
     return engine.with_name(engine.name + ".json")
 
 
+def runtime_cache_path(engine: os.PathLike[str] | str) -> Path:
+    """``model.engine.cache``: kernels that TensorRT-RTX compiled for ``model.engine``."""
+    engine = Path(engine)
+    return engine.with_name(engine.name + ".cache")
+
+
 def read_manifest(engine: os.PathLike[str] | str) -> Manifest:
     """The manifest beside ``engine``; raises :class:`WeightsError` when it cannot be read."""
     path = manifest_path(engine)
@@ -208,22 +225,42 @@ def misfit(manifest: Manifest, *, version: str | None, gpu: Gpu | None) -> str |
     name = FLAVOURS[manifest.backend].name
     if version is None:
         return f"it was built by {name} {manifest.backend_version}, and {missing(name) or name}"
-    if version != manifest.backend_version:
+    if not _runs_under(manifest, version):
         return (
             f"it was built by {name} {manifest.backend_version}, and here is {version}; build it "
             "here again"
         )
     if gpu is None:
         return "this machine has no usable NVIDIA GPU"
+    if manifest.hardware == "ampere+":
+        if numbers(gpu.compute_capability) < (8, 0):
+            return (
+                f"it was built for compute capability 8.0 and newer, and {gpu.name} has "
+                f"{gpu.compute_capability}; build it there"
+            )
+        return None
     if gpu.compute_capability not in manifest.compute_capabilities:
         return (
             f"it was built for compute capability {', '.join(manifest.compute_capabilities)}, and "
             f"{gpu.name} has {gpu.compute_capability}; build it for that"
         )
     # A TensorRT plan holds kernels that were timed on one GPU; TensorRT-RTX makes its own on site.
-    if manifest.backend == "tensorrt" and gpu.name != manifest.gpu:
+    timed = manifest.backend == "tensorrt" and manifest.hardware == "none"
+    if timed and gpu.name != manifest.gpu:
         return f"it was built on {manifest.gpu}, and here is {gpu.name}; build it here again"
     return None
+
+
+def _runs_under(manifest: Manifest, version: str) -> bool:
+    if not manifest.version_compatible:
+        return version == manifest.backend_version
+    built, here = numbers(manifest.backend_version), numbers(version)
+    return built[:1] == here[:1] and built <= here
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """``10.13.3`` or ``8.7`` in an order."""
+    return tuple(int(part) for part in text.split(".") if part.isdigit())
 
 
 def check_fits(engine: Path, manifest: Manifest, *, device: int = 0) -> Gpu:
@@ -248,6 +285,6 @@ def check_fits(engine: Path, manifest: Manifest, *, device: int = 0) -> Gpu:
     problem = misfit(manifest, version=version, gpu=gpu)
     if problem is None and gpu is not None:
         return gpu
-    if version == manifest.backend_version and reason:
+    if version is not None and _runs_under(manifest, version) and reason:
         problem = reason
     raise BackendError(f"{engine} cannot run here: {problem}.")

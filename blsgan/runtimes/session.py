@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from blsgan.errors import BackendError, WeightsError
 from blsgan.runtimes import libraries
+from blsgan.runtimes.device import no_gpu
 
 _LOG = logging.getLogger(__name__)
 
@@ -31,9 +32,6 @@ _PACKAGES = {
     "torch": ("torch", "'blsgan[train]'"),
 }
 NAMES = (*ENGINES, *_PACKAGES)
-
-# What the drivers of desktops and servers, of WSL and of Jetson make.
-_GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvgpu", "/dev/nvhost-gpu")
 
 
 class Session(Protocol):
@@ -70,9 +68,7 @@ def _engines_missing(name: str) -> str | None:
         return reason
     if find_spec("cuda") is None:
         return "cuda-bindings is not installed; pip install 'blsgan[engine]'"
-    if not any(os.path.exists(device) for device in _GPU_DEVICES):
-        return f"there is no NVIDIA GPU (none of {', '.join(_GPU_DEVICES)})"
-    return None
+    return no_gpu()
 
 
 def cores() -> int:
@@ -109,5 +105,11 @@ def imported(name: str) -> Any:
 
 def unloadable(what: str, error: Exception) -> WeightsError:
     """The error for a file that a runtime refuses, whatever type the runtime raised."""
-    reason = (str(error).splitlines() or [""])[0][:120]
-    return WeightsError(f"{what} is not a network that can be run ({reason}); give another one.")
+    return WeightsError(
+        f"{what} is not a network that can be run ({first_line(error)}); give another one."
+    )
+
+
+def first_line(error: Exception) -> str:
+    """The beginning of what a runtime says, for the sentence that reports it."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:120].rstrip(".")

@@ -33,12 +33,13 @@ class GridPredictor:
         backend: str = "auto",
         *,
         threads: int | None = None,
+        device: str | None = None,
     ) -> Own:
         """Load weights: the shipped ones by default, or by name, or from a file.
 
         Arguments and errors are those of :meth:`blsgan.Separator.from_pretrained`.
         """
-        return cls(create(backend, path_or_name, threads, cls.task))
+        return cls(create(backend, path_or_name, threads, cls.task, device))
 
     @property
     def weights(self) -> WeightsFile:

@@ -163,18 +163,21 @@ class Separator:
         backend: str = "auto",
         *,
         threads: int | None = None,
+        device: str | None = None,
         mirrored: bool = False,
     ) -> Separator:
         """Load weights: the shipped ones by default, or by name, or from a file.
 
         ``backend`` is "auto", "onnx", "openvino", "torch", "tensorrt" or "tensorrt-rtx"; an engine,
         given by its path, needs no name. ``threads`` defaults to the usable cores; ``mirrored``
-        is the class's. Raises
+        is the class's. ``device`` is "cpu", "gpu", "cuda", "tensorrt" or "tensorrt-rtx", and
+        "cuda:1" the second GPU (:mod:`blsgan.runtimes.device`); the default is the CPU, or an
+        engine where one fits. Raises
         :class:`WeightsError` for a missing, damaged or unsuitable file and for a name that does not
         exist, :class:`BackendError` when the backend cannot run here, :class:`UsageError` for a
-        backend that does not exist or less than one thread.
+        backend or device that does not exist or less than one thread.
         """
-        return cls(create(backend, path_or_name, threads), mirrored=mirrored)
+        return cls(create(backend, path_or_name, threads, device=device), mirrored=mirrored)
 
     @property
     def weights(self) -> WeightsFile:

@@ -103,6 +103,30 @@ class TestTensorRtRtx:
         assert manifest.workspace_bytes == 512 * 2**20
 
 
+class TestFakeTensorRtRtx:
+    """Which GPUs an engine is for, by a FAKE with the real names; the real one is above."""
+
+    def test_one_engine_for_ampere_and_newer_and_7_5_apart(self, exported, fake_machine, tmp_path):
+        module, _ = fake_machine("rtx")
+        request = Request(**LIMITS, backend="tensorrt-rtx", compute_capabilities=("ampere+",))
+        manifest = build_engine(exported.model, tmp_path / "m.engine", request).manifest
+        asked = ["8.0", "8.6", "8.9", "12.0", "12.1"]
+        assert manifest.compute_capabilities == asked
+        config = module.built.config
+        assert config.num_compute_capabilities == len(asked)
+        assert [one.name for one in config.capabilities.values()] == [
+            f"SM{one.replace('.', '')}" for one in asked
+        ]
+        for wrong, words in (
+            ({"compute_capabilities": ("7.5", "ampere+")}, r"7\.5 is built for apart"),
+            ({"hardware": "ampere+"}, "has no --hardware and no --version-compatible"),
+            ({"version_compatible": True}, "has no --hardware and no --version-compatible"),
+        ):
+            request = Request(backend="tensorrt-rtx", **wrong)
+            with pytest.raises(UsageError, match=words):
+                build_engine(exported.model, tmp_path / "n.engine", request)
+
+
 class TestFakeTensorRt:
     """TensorRT 10 and 11 by FAKES that carry their real enum lists; nothing of NVIDIA's ran."""
 
@@ -129,6 +153,29 @@ class TestFakeTensorRt:
         assert manifest.backend_version == module.__version__
         graph = built.engine.read_bytes()[len(fakes.MAGIC) :]
         assert manifest.model.converted_sha256 == hashlib.sha256(graph).hexdigest()
+
+    def test_modes_of_compatibility_are_asked_for_and_in_the_manifest(
+        self, exported, machine, tmp_path, monkeypatch
+    ):
+        _, module, cuda = machine
+        request = Request(**LIMITS, hardware="ampere+", version_compatible=True)
+        manifest = build_engine(exported.model, tmp_path / "m.engine", request).manifest
+        config = module.built.config
+        assert config.hardware_compatibility_level.name == "AMPERE_PLUS"
+        assert config.flags_set == {"VERSION_COMPATIBLE"}
+        assert (manifest.hardware, manifest.version_compatible) == ("ampere+", True)
+        plain = build_engine(exported.model, tmp_path / "m.engine", Request(**LIMITS))
+        assert not plain.cached  # another engine
+        assert module.built.config.hardware_compatibility_level is None
+        monkeypatch.setattr(cuda.properties, "major", 7)
+        with pytest.raises(
+            UsageError, match=r"begins with compute capability 8\.0, and Orin has 7"
+        ):
+            build_engine(exported.model, tmp_path / "old.engine", request)
+        monkeypatch.setattr(module, "HardwareCompatibilityLevel", None)
+        request = Request(hardware="same-capability")
+        with pytest.raises(BackendError, match="has no --hardware same-capability; leave it out"):
+            build_engine(exported.model, tmp_path / "old.engine", request)
 
     def test_it_builds_for_the_gpu_it_runs_on_alone(self, exported, machine, tmp_path):
         request = Request(compute_capabilities=("8.6",))

@@ -15,13 +15,14 @@ from scipy.special import softmax
 from blsgan import cli
 from blsgan.cli.export import command
 from blsgan.deploy import gate, lowering, parity
-from blsgan.deploy.export import OUTPUTS, export, report_path
+from blsgan.deploy.export import OUTPUTS, export
 from blsgan.deploy.parity import OnnxRuntime
 from blsgan.deploy.samples import phantom_sample, random_sample
 from blsgan.errors import ParityError, UsageError, WeightsError
 from blsgan.joint.zone import REACH_PX, zone
 from blsgan.models.lite import EXPONENTIAL_LAW
 from blsgan.ops import native
+from blsgan.records.parity import report_path
 from blsgan.tasks.separation import Separator
 
 

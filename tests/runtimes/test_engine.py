@@ -236,3 +236,64 @@ def test_the_trial_times_and_compares(built, exported, tmp_path):
     report = json.loads(done.output)
     assert report["passed"]
     assert report["streamed_joints_per_s"] > 0
+
+
+class TestRuntimeCache:
+    """TensorRT-RTX compiles where it runs; what it compiled lies beside the engine."""
+
+    @pytest.fixture
+    def rtx(self, exported, fake_machine, tmp_path):
+        module, _ = fake_machine("rtx")
+        request = Request(**LIMITS, backend="tensorrt-rtx", compute_capabilities=("8.6",))
+        return build_engine(exported.model, tmp_path / "m.engine", request).engine, module
+
+    def test_it_is_kept_and_used_by_the_next_process(self, rtx):
+        path, module = rtx
+        cache = path.with_name("m.engine.cache")
+        (sample,) = samples(1)
+        with Engine(path) as engine:
+            assert not cache.exists()
+            engine.run(sample.image, sample.masks)
+            (config,) = module.built.engine.contexts
+            assert cache.read_bytes() == b"kernels:k"
+        cache.write_bytes(b"kernels:kkk")
+        with Engine(path) as engine:
+            engine.run(sample.image, sample.masks)
+            (config,) = module.built.engine.contexts
+            assert config.cache.content == b"kernels:kkk"
+        cache.write_bytes(b"of another machine")
+        with Engine(path) as engine:
+            engine.run(sample.image, sample.masks)
+        assert cache.read_bytes() == b"kernels:k"  # made anew
+
+    def test_a_folder_that_cannot_be_written_costs_time_and_no_result(
+        self, rtx, monkeypatch, caplog, expected
+    ):
+        from blsgan.errors import OutputError
+
+        def refuse(path):
+            raise OutputError(f"{path} cannot be written: the file system is read-only.")
+
+        monkeypatch.setattr("blsgan.runtimes.engine.atomic_path", refuse)
+        with Engine(rtx[0]) as engine:
+            for sample in (*samples(2), *samples(1, 64, 64)):
+                assert_same(engine.run(sample.image, sample.masks), expected.run(sample))
+        assert caplog.text.count("compiles its kernels again at each start") == 1
+
+    def test_tensorrt_has_none(self, built):
+        (sample,) = samples(1)
+        with Engine(built) as engine:
+            engine.run(sample.image, sample.masks)
+        assert not built.with_name("m.engine.cache").exists()
+
+
+def test_an_engine_for_newer_versions_brings_code_along(exported, machine, tmp_path):
+    request = Request(**LIMITS, version_compatible=True)
+    path = build_engine(exported.model, tmp_path / "m.engine", request).engine
+    with Engine(path):
+        assert machine[0].built.runtime.engine_host_code_allowed
+    fields = json.loads(manifest_path(path).read_text())
+    fields["version_compatible"] = False
+    manifest_path(path).write_text(json.dumps(fields))
+    with Engine(path):
+        assert not machine[0].built.runtime.engine_host_code_allowed

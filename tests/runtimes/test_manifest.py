@@ -37,7 +37,8 @@ def fields(**changes):
         "layers": {"conv": "fp16"},
         "gate": {"psnr_db": 79.7, "drop_db": 0.01, "passed": True}, "forced": False,
         "backend": "tensorrt", "backend_version": "10.13.3", "compute_capabilities": ["8.6"],
-        "gpu": "RTX A2000", "profile": {"image": shape, "masks": masks},
+        "gpu": "RTX A2000", "hardware": "none", "version_compatible": False,
+        "profile": {"image": shape, "masks": masks},
         "workspace_bytes": 2**31, "build_seconds": 1.5, "built": "2026-01-01T00:00:00+00:00",
         **changes,
     }  # fmt: skip
@@ -108,8 +109,16 @@ A2000, ORIN = Gpu("RTX A2000", "8.6"), Gpu("Orin", "8.7")
             {"backend": "tensorrt-rtx", "gpu": None, "compute_capabilities": ["8.6", "8.9"]},
             "10.13.3", Gpu("RTX 4070", "8.9"), None,
         ),
+        # TensorRT's modes of compatibility.
+        ({"hardware": "ampere+"}, "10.13.3", Gpu("Thor", "11.0"), None),
+        ({"hardware": "ampere+"}, "10.13.3", Gpu("T4", "7.5"), "capability 8.0 and newer, and T4"),
+        ({"hardware": "same-capability"}, "10.13.3", Gpu("RTX A4000", "8.6"), None),
+        ({"hardware": "same-capability"}, "10.13.3", ORIN, "capability 8.6, and Orin has 8.7"),
+        ({"version_compatible": True}, "10.16.1.11", A2000, None),
+        ({"version_compatible": True}, "10.3.0", A2000, "and here is 10.3.0; build it here again"),
+        ({"version_compatible": True}, "11.4.0", A2000, "and here is 11.4.0; build it here again"),
     ],
-    ids=range(7),
+    ids=range(14),
 )  # fmt: skip
 def test_what_fits_and_what_does_not(monkeypatch, changes, version, gpu, message):
     monkeypatch.setattr("blsgan.runtimes.libraries.find_spec", lambda name: None)
@@ -125,7 +134,7 @@ def test_an_engine_of_this_machine_and_of_another(engine, fake_machine):
     with pytest.raises(BackendError, match=r"m\.engine cannot run here: it was built for comp"):
         check_fits(engine, manifest)
     fake_machine("11", name="RTX A2000")
-    with pytest.raises(BackendError, match=r"built by tensorrt 10\.13\.3, and here is 11\.0\.0"):
+    with pytest.raises(BackendError, match=r"built by tensorrt 10\.13\.3, and here is 11\.4\.0"):
         check_fits(engine, manifest)
     fake_machine("10", count=0)
     with pytest.raises(BackendError, match="this machine has 0 NVIDIA GPUs, none of number 0"):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from blsgan.errors import BackendError, UsageError, WeightsError
-from blsgan.runtimes import session
+from blsgan.runtimes import device, session
 from blsgan.tasks.backend import create
 from blsgan.tasks.separation import Separator
 
@@ -183,10 +183,10 @@ def test_engines_are_asked_for_by_their_own_file(network, monkeypatch):
     assert "comes with JetPack" in reasons["tensorrt"]
     assert "pip install 'blsgan[tensorrt-rtx]'" in reasons["tensorrt-rtx"]
     monkeypatch.setattr("blsgan.runtimes.libraries.find_spec", lambda module: True)
-    monkeypatch.setattr(session, "_GPU_DEVICES", ("/dev/none",))
+    monkeypatch.setattr(device, "_GPU_FILES", ("/dev/none",))
     monkeypatch.setattr(session, "find_spec", lambda module: True)
     assert session.available()["tensorrt"] == "there is no NVIDIA GPU (none of /dev/none)"
-    monkeypatch.setattr(session, "_GPU_DEVICES", ("/dev/null",))
+    monkeypatch.setattr(device, "_GPU_FILES", ("/dev/null",))
     assert session.available()["tensorrt"] is None
     monkeypatch.setattr(session, "find_spec", lambda module: None)
     assert "cuda-bindings is not installed" in session.available()["tensorrt-rtx"]
