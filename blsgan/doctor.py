@@ -6,9 +6,11 @@ Whatever may be slow, crash or print is tried in a process of its own: torch is 
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -17,11 +19,12 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from blsgan import __version__
 from blsgan.errors import BlsganError
 from blsgan.runtimes import libraries, session
+from blsgan.runtimes.providers import PROVIDERS, missing
 from blsgan.tasks import task
 
 if TYPE_CHECKING:
@@ -32,9 +35,12 @@ PROBE_TIMEOUT_S = 120
 
 PACKAGES = (
     "numpy", "pillow", "opencv-python-headless", "scikit-image", "scipy", "pydicom", "pylibjpeg",
-    "pylibjpeg-openjpeg", "python-gdcm", "pyjpegls", "onnxruntime", "openvino",
+    "pylibjpeg-openjpeg", "python-gdcm", "pyjpegls", "onnxruntime", "onnxruntime-gpu",
+    "onnxruntime-ep-nv-tensorrt-rtx", "openvino",
     "torch", "safetensors", "onnx", "tensorrt", "tensorrt-rtx", "cuda-bindings", "nvidia-modelopt",
 )  # fmt: skip
+
+_ONNX_RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 
 # One joint of two bones, through the real thing: weights, network, split, composition.
 _SEPARATE = """
@@ -44,7 +50,7 @@ image = np.full((96, 96), 0.1, np.float32)
 image[16:80, 24:72] = np.linspace(0.3, 0.6, 64, dtype=np.float32)[:, None]
 masks = np.zeros((2, 96, 96), bool)
 masks[0, 16:52, 24:72] = masks[1, 44:80, 24:72] = True
-separator = Separator.from_pretrained(backend=sys.argv[1])
+separator = Separator.from_pretrained(backend=sys.argv[1], device=sys.argv[2])
 result = separator(image, masks)
 error = float(np.abs(result.reconstruction - image)[masks.any(0)].max())
 print(json.dumps({"version": separator.backend.version, "error": error}))
@@ -132,6 +138,58 @@ class Report:
         return {"blsgan": __version__, "can_separate": self.can_separate, **asdict(self)}
 
 
+def for_strangers(report: Report) -> dict[str, Any]:
+    """The report for a table of who ran what: nothing in it tells whose machine this is.
+
+    No names of files, folders, hosts or users, and no serial numbers. Beside what ``as_dict`` has:
+    the board and its software, as a Jetson's own files say.
+    """
+    facts = report.as_dict()
+    facts["system"] = {
+        **{name: facts["system"][name] for name in ("python", "machine", "cores")},
+        "kernel": platform.release(),
+        "memory_gb": _memory_gb(),
+        "board": _first_line("/proc/device-tree/model"),
+        "jetson": _first_line("/etc/nv_tegra_release"),
+    }
+    for file in facts["weights"].get("files", ()):
+        file["path"] = Path(file["path"]).name
+    facts["notes"] = [note for note in facts["notes"] if os.sep not in note]
+    return cast("dict[str, Any]", _without_identifiers(facts))
+
+
+def _without_identifiers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_identifiers(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_without_identifiers(each) for each in value]
+    if not isinstance(value, str):
+        return value
+    # Devices are the same everywhere; any other path may name somebody.
+    value = re.sub(r"(?<![\w.])(?:/(?!dev/|proc/)[^\s/,;:()'\"]+){2,}", "<path>", value)
+    for secret in {platform.node(), _user()} - {""}:
+        value = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "<name>", value)
+    return value
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without an entry
+        return ""
+
+
+def _memory_gb() -> float:
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+
+
+def _first_line(path: str) -> str | None:
+    try:
+        return Path(path).read_text(errors="replace").splitlines()[0].strip("\0 #")
+    except (OSError, IndexError):
+        return None
+
+
 @dataclass(frozen=True)
 class _Probe:
     """What a probe's process printed as JSON lines, and why it ended if it did not end well."""
@@ -182,6 +240,7 @@ def collect() -> Report:
         torch_probe = pool.submit(_probe, _TORCH) if find_spec("torch") else None
         kernels, build = _kernels()
         backends = list(pool.map(_separating_backend, _backend_names()))
+        backends += pool.map(_separating_on_gpu, PROVIDERS)
         engines = _engines()
         probed = torch_probe.result() if torch_probe else None
     torch, torch_ops = _torch(probed, build)
@@ -202,18 +261,19 @@ def collect() -> Report:
         torch=torch,
         compiled=[kernels, *torch_ops],
         backends=[*backends, *engines],
-        notes=weights_notes,
+        notes=[*weights_notes, *_two_of_one()],
     )
 
 
 def _versions() -> dict[str, str | None]:
-    def one(name: str) -> str | None:
-        try:
-            return installed_version(name)
-        except PackageNotFoundError:
-            return None
+    return {"blsgan": __version__, **{name: _version(name) for name in PACKAGES}}
 
-    return {"blsgan": __version__, **{name: one(name) for name in PACKAGES}}
+
+def _version(package: str) -> str | None:
+    try:
+        return installed_version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _kernels() -> tuple[Check, dict[str, Any]]:
@@ -280,7 +340,19 @@ def _separating_backend(name: str) -> Check:
     """Separate a small joint with one backend, in a process of its own."""
     if reason := session.available()[name]:
         return Check(name, False, reason=reason)
-    probe = _probe(_SEPARATE, name)
+    return _separated(name, name, "cpu")
+
+
+def _separating_on_gpu(device: str) -> Check:
+    """The same by ONNX Runtime on a device, where all that it needs seems to be there."""
+    name = f"onnx, {device}"
+    if reason := missing(device):
+        return Check(name, False, reason=reason)
+    return _separated(name, "onnx", device)
+
+
+def _separated(name: str, backend: str, device: str) -> Check:
+    probe = _probe(_SEPARATE, backend, device)
     if not probe.lines or probe.reason:
         return Check(name, False, reason=probe.reason)
     answer = probe.lines[-1]
@@ -315,6 +387,17 @@ def _engines() -> list[Check]:
                 detail += f", runs engines on {found['name']} ({found['compute_capability']})"
         checks.append(Check(name, reason is None, detail, reason))
     return checks
+
+
+def _two_of_one() -> list[str]:
+    """ONNX Runtime comes in packages that write the same files: only the last one is there."""
+    found = [name for name in _ONNX_RUNTIMES if _version(name) is not None]
+    if len(found) < 2:
+        return []
+    return [
+        f"{' and '.join(found)} are both installed, and the later one wrote over the other: "
+        "uninstall both, then install one."
+    ]
 
 
 def _weights() -> tuple[dict[str, Any], list[str]]:

@@ -356,3 +356,56 @@ def test_a_long_name_and_its_value_do_not_run_together(capsys):
 
     _table("Weights", {"/a/path/that/is/longer/than/the/column.onnx": "SHA-256 ab", "short": "c"})
     assert "column.onnx SHA-256 ab" in capsys.readouterr().out
+
+
+def test_what_strangers_may_send_tells_nothing_of_them(monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor.platform, "node", lambda: "ward7")
+    monkeypatch.setattr(doctor, "_user", lambda: "mueller")
+    monkeypatch.setattr(doctor, "_first_line", lambda path: "NVIDIA Jetson Orin Nano")
+    full = report(
+        system={
+            "python": "3.11.7", "platform": "Linux-ward7", "package": "/home/mueller/blsgan",
+            "machine": "aarch64", "cores": 6, "executable": "/home/mueller/bin/python",
+        },
+        build={"version": "0.1.0", "compiler": "GCC 12", "cuda_reason": "/opt/a b/nvcc: no"},
+        backends=[
+            Check("onnx", True, "1.20 of ward7"),
+            Check("torch", False, reason="(/home/mueller/x.so: cannot open), (none of /dev/dxg)"),
+        ],
+        notes=["/home/mueller/w/lite.onnx has no hash", "two are installed"],
+    )  # fmt: skip
+    monkeypatch.setattr("blsgan.cli.doctor.collect", lambda: full)
+    target = tmp_path / "mine.json"
+    done = CliRunner().invoke(doctor_command, ["--json", "--submit", str(target)])
+    assert json.loads(done.stdout)["system"]["package"] == "/home/mueller/blsgan"  # as ever
+    text = target.read_text()
+    for secret in ("mueller", "ward7", "/home", "/opt", "/w/"):
+        assert secret not in text
+    facts = json.loads(text)
+    assert facts["system"]["board"] == "NVIDIA Jetson Orin Nano"
+    assert set(facts["system"]) == {
+        "python", "machine", "cores", "kernel", "memory_gb", "board", "jetson",
+    }  # fmt: skip
+    assert facts["weights"]["files"][0]["path"] == "lite.onnx"
+    reasons = [check["reason"] for check in facts["backends"]]
+    assert reasons == [None, "(<path>: cannot open), (none of /dev/dxg)"]
+    assert facts["notes"] == ["two are installed"]
+
+
+def test_two_packages_of_onnx_runtime_are_one_too_many(monkeypatch):
+    monkeypatch.setattr(doctor, "_version", lambda name: "1.31.1")
+    (note,) = doctor._two_of_one()
+    assert note.startswith("onnxruntime and onnxruntime-gpu are both installed, and the later one")
+    monkeypatch.setattr(doctor, "_version", {"onnxruntime": "1.32.0"}.get)
+    assert doctor._two_of_one() == []
+
+
+def test_each_gpu_that_is_not_there_has_its_reason(monkeypatch):
+    monkeypatch.setattr(doctor, "missing", lambda device: f"no {device}")
+    assert [doctor._separating_on_gpu(device).reason for device in doctor.PROVIDERS] == [
+        "no cuda", "no tensorrt", "no tensorrt-rtx",
+    ]  # fmt: skip
+    monkeypatch.setattr(doctor, "missing", lambda device: None)
+    check = doctor._separating_on_gpu("cuda")
+    assert (check.name, check.works) == ("onnx, cuda", False)
+    assert check.reason.startswith("device cuda:0 cannot be used: ")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import textwrap
+from pathlib import Path
 
 import click
 
 from blsgan.cli import options
-from blsgan.doctor import Check, Report, collect
+from blsgan.doctor import Check, Report, collect, for_strangers
+from blsgan.io.atomic import atomic_path
 from blsgan.runtimes.session import ENGINES
 
 
@@ -54,8 +56,15 @@ def print_checks(report: Report) -> None:
 
 @click.command(epilog="Example: blsgan doctor")
 @options.json_flag
+@click.option(
+    "--submit",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also write FILE, which you may send us: the same without anything that tells whose "
+    "machine this is. Nothing is sent.",
+)
 @click.pass_context
-def command(context: click.Context, as_json: bool) -> None:
+def command(context: click.Context, as_json: bool, submit: Path | None) -> None:
     """Check what can run here, and say why something cannot.
 
     Separates a small joint with every backend, each in a process of its own. Exit status 0 when
@@ -63,6 +72,11 @@ def command(context: click.Context, as_json: bool) -> None:
     `blsgan info` shows the same checks and every version, and judges nothing.
     """
     report = collect()
+    if submit is not None:
+        with atomic_path(submit) as temporary:
+            text = json.dumps(for_strangers(report), indent=2, sort_keys=True)
+            temporary.write_text(text + "\n", encoding="utf-8")
+        click.echo(f"wrote {submit}; look at it before you send it", err=True)
     if as_json:
         print_json(report)
         context.exit(0 if report.can_separate else 1)

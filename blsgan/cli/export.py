@@ -67,6 +67,11 @@ class _Batch(click.ParamType):
     help="Microseconds that a request waits for others.",
 )
 @click.option(
+    "--triton-radiographs",
+    is_flag=True,
+    help="Also serve whole radiographs, as NAME-radiograph; Triton's Python needs blsgan.",
+)
+@click.option(
     "--opset",
     type=click.IntRange(18, 22),
     default=20,
@@ -101,6 +106,7 @@ def command(
     triton_name: str | None,
     triton_batch: int,
     triton_delay: int,
+    triton_radiographs: bool,
     opset: int,
     batch: int | None,
     size: tuple[int, int] | None,
@@ -133,6 +139,7 @@ def command(
                 name=triton_name,
                 max_batch=triton_batch,
                 max_delay_us=triton_delay,
+                radiographs=triton_radiographs,
             )
             click.echo(f"wrote {', '.join(map(str, files))}")
 

@@ -3,6 +3,9 @@
 ``REPO/NAME/config.pbtxt`` and ``REPO/NAME/1/model.onnx`` (or ``model.plan``). Requests hold single
 joints, image [1,H,W] and masks [2,H,W]; the server puts those of one size that arrive within
 ``max_delay_us`` into one batch. The configuration follows Triton's ``model_config.proto``.
+
+Beside it, on request, ``REPO/NAME-radiograph``: a model of Triton's Python backend that takes whole
+radiographs and asks the first one (:mod:`blsgan.deploy.serving`).
 """
 
 from __future__ import annotations
@@ -15,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from blsgan.deploy import serving
 from blsgan.errors import BackendError, InputError, UsageError
 from blsgan.io.atomic import atomic_paths
 from blsgan.io.files import read_file
-from blsgan.runtimes.onnx_model import refuse_external_data
+from blsgan.runtimes.onnx_model import PREFIX, refuse_external_data
 
 MAX_BATCH = 32
 MAX_DELAY_US = 2000
@@ -33,7 +37,12 @@ _CHANNELS = {
     "soft_tissue": 1,
     "share_logits": 2,
 }
-_TYPES = {"float32": "TYPE_FP32", "float16": "TYPE_FP16"}
+_TYPES = {"float32": "TYPE_FP32", "float16": "TYPE_FP16", "bool": "TYPE_BOOL"}
+_MODEL_PY = """# Written by blsgan, which Triton's Python needs.
+from blsgan.deploy.serving import TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
+"""
 
 Shape = tuple[int, ...]
 """Sizes of a tensor, the batch first; -1 where a size is free."""
@@ -75,6 +84,7 @@ def write_repository(
     name: str | None = None,
     max_batch: int = MAX_BATCH,
     max_delay_us: int = MAX_DELAY_US,
+    radiographs: bool = False,
 ) -> list[Path]:
     """Put ``model`` into ``repository``; an older version 1 of that name is replaced.
 
@@ -84,6 +94,7 @@ def write_repository(
         name: what clients ask for; default: the file's name.
         max_batch: joints in one batch; an engine's profile may allow fewer.
         max_delay_us: microseconds that a request waits for others.
+        radiographs: whether ``NAME-radiograph`` is written, too.
 
     Raises:
         UsageError: a name or number that cannot be.
@@ -102,12 +113,56 @@ def write_repository(
         raise UsageError(f"the delay is {max_delay_us} microseconds; give 0 or more.")
     served, data = (_describe_plan if model.suffix == ".engine" else _describe_onnx)(model)
     text = configuration(served, name, max_batch=max_batch, max_delay_us=max_delay_us)
-    folder = repository / name
-    targets = [folder / _VERSION / served.file_name, folder / "config.pbtxt"]
-    with atomic_paths(targets) as (file, config):
-        file.write_bytes(data)
-        config.write_text(text, encoding="utf-8")
-    return targets
+    contents = {
+        repository / name / _VERSION / served.file_name: data,
+        repository / name / "config.pbtxt": text.encode(),
+    }
+    if radiographs:
+        _check_free(model, served)
+        whole = f"{name}-radiograph"
+        limit = min(max_batch, served.max_batch or max_batch)
+        contents[repository / whole / _VERSION / "model.py"] = _MODEL_PY.encode()
+        contents[repository / whole / "config.pbtxt"] = _of_radiographs(
+            whole, {**served.facts, serving.NETWORK: name, serving.BATCH: str(limit)}
+        ).encode()
+    with atomic_paths(list(contents)) as temporaries:
+        for file, content in zip(temporaries, contents.values(), strict=True):
+            file.write_bytes(content)
+    return list(contents)
+
+
+def _check_free(model: Path, served: Served) -> None:
+    if served.max_batch is not None:  # an engine says itself what is outside its profile
+        return
+    for port in served.inputs:
+        if any(size != -1 for size in (port.shape[0], *port.shape[2:])):
+            raise InputError(
+                f"{model} takes {port.name} of {list(port.shape)} alone, and overlaps have many "
+                "sizes; export it without --batch and --size."
+            )
+
+
+def _of_radiographs(name: str, facts: Mapping[str, str]) -> str:
+    """``config.pbtxt`` of the Python backend: one radiograph in each request."""
+
+    def port(field: str, name: str, dtype: str, bones: int = 1) -> str:
+        sizes = [bones, -1, -1] if bones > 1 else [-1, -1]
+        return f"{field} {{ name: {_quoted(name)} data_type: {_TYPES[dtype]} dims: {sizes} }}"
+
+    inputs = [port("input", each, *given) for each, given in serving.INPUTS.items()]
+    outputs = [
+        port("output", each, "bool" if each == "zone" else "float32") for each in serving.OUTPUTS
+    ]
+    lines = [
+        f"name: {_quoted(name)}",
+        'backend: "python"',
+        "max_batch_size: 0",
+        *inputs,
+        *outputs,
+        "instance_group { kind: KIND_CPU }",
+        *_parameters(facts),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def configuration(served: Served, name: str, *, max_batch: int, max_delay_us: int) -> str:
@@ -127,11 +182,15 @@ def configuration(served: Served, name: str, *, max_batch: int, max_delay_us: in
     ]
     if batched:
         lines.append(f"dynamic_batching {{ max_queue_delay_microseconds: {max_delay_us} }}")
-    lines += [
-        f"parameters {{ key: {_quoted(key)} value {{ string_value: {_quoted(value)} }} }}"
-        for key, value in sorted(served.facts.items())
-    ]
+    lines += _parameters(served.facts)
     return "\n".join(lines) + "\n"
+
+
+def _parameters(facts: Mapping[str, str]) -> list[str]:
+    return [
+        f"parameters {{ key: {_quoted(key)} value {{ string_value: {_quoted(value)} }} }}"
+        for key, value in sorted(facts.items())
+    ]
 
 
 def _port(field: str, port: Port, batched: bool) -> str:
@@ -187,8 +246,11 @@ def _onnx_ports(path: Path, ports: Sequence[Any]) -> tuple[Port, ...]:
 
 def _facts(known: Mapping[str, str], data: bytes) -> dict[str, str]:
     """What tells a served model's origin: the weights it came from and its own hash."""
-    wanted = ("blsgan.weights", "blsgan.weights_sha256", "blsgan.precision", "blsgan.size_multiple")
-    facts = {key: known[key] for key in wanted if key in known}
+    wanted = (
+        *("weights", "weights_sha256", "architecture", "precision"),
+        *("size_multiple", "law", "reach_px"),
+    )
+    facts = {f"{PREFIX}{key}": known[f"{PREFIX}{key}"] for key in wanted if PREFIX + key in known}
     return {**facts, "blsgan.model_sha256": hashlib.sha256(data).hexdigest()}
 
 
@@ -220,7 +282,10 @@ def _describe_plan(path: Path) -> tuple[Served, bytes]:
         "blsgan.weights": manifest.model.weights,
         "blsgan.weights_sha256": manifest.model.weights_sha256,
         "blsgan.precision": manifest.precision,
+        "blsgan.architecture": manifest.model.architecture,
         "blsgan.size_multiple": str(manifest.model.size_multiple),
+        "blsgan.law": str(manifest.model.law),
+        "blsgan.reach_px": str(manifest.model.reach_px),
     }
     return Served(
         "tensorrt_plan",

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import onnx
 import pytest
 
 from blsgan.cli import main
 from blsgan.deploy.triton import Port, Served, configuration, write_repository
 from blsgan.errors import InputError, OutputError, UsageError, WeightsError
+from blsgan.tasks.separation import Separator
 
 
 @pytest.fixture(scope="session")
@@ -180,3 +185,122 @@ def test_the_command(parse, exported, small_weights, tmp_path, capfd):
     assert sorted(path.name for path in repository.iterdir()) == ["model", "small"]
     assert main(["export", str(small_weights)]) == 2
     assert "give -o NAME.onnx, --triton REPO, or both" in capfd.readouterr().err
+
+
+class FakeTriton:
+    """``triton_python_backend_utils`` by the names of its documentation; models run by ORT."""
+
+    TRITONSERVER_MEMORY_CPU = "cpu"
+
+    def __init__(self, repository):
+        self.repository, self.requests, self.down = repository, [], None
+
+    class Tensor:
+        def __init__(self, name, array):
+            assert array.flags.c_contiguous
+            self.name, self.array = name, array
+
+        def as_numpy(self):
+            return self.array
+
+    class TritonError:
+        def __init__(self, text):
+            self.text = text
+
+        def message(self):
+            return self.text
+
+    class InferenceResponse:
+        def __init__(self, output_tensors, error=None):
+            self.tensors = {tensor.name: tensor for tensor in output_tensors}
+            self.failure = error
+
+        def has_error(self):
+            return self.failure is not None
+
+        def error(self):
+            return self.failure
+
+    class PreferredMemory:
+        def __init__(self, kind, device):
+            assert (kind, device) == ("cpu", 0)
+
+    def InferenceRequest(self, *, model_name, requested_output_names, inputs, preferred_memory):
+        import onnxruntime
+
+        def run():
+            if self.down is not None:
+                return self.InferenceResponse([], self.TritonError(self.down))
+            path = self.repository / model_name / "1" / "model.onnx"
+            session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+            feed = {tensor.name: tensor.array for tensor in inputs}
+            self.requests.append(feed["image"].shape)
+            answers = session.run(requested_output_names, feed)
+            return self.InferenceResponse(map(self.Tensor, requested_output_names, answers))
+
+        return SimpleNamespace(exec=run)
+
+    @staticmethod
+    def get_input_tensor_by_name(request, name):
+        return request[name]
+
+    @staticmethod
+    def get_output_tensor_by_name(response, name):
+        return response.tensors[name]
+
+
+def test_a_whole_radiograph_end_to_end(parse, network, phantom, tmp_path, monkeypatch):
+    """The model.py that is written, outside of Triton, gives what ``Separator`` gives."""
+    files = write_repository(network, tmp_path, name="net", max_batch=2, radiographs=True)
+    names = ["net/1/model.onnx", "net/config.pbtxt"]
+    names += ["net-radiograph/1/model.py", "net-radiograph/config.pbtxt"]
+    assert [str(path.relative_to(tmp_path)) for path in files] == names
+    config = parse(files[3].read_text())
+    assert (config.name, config.backend, config.max_batch_size) == ("net-radiograph", "python", 0)
+    assert {port.name: list(port.dims) for port in config.input} == {
+        "image": [-1, -1], "masks": [2, -1, -1],
+    }  # fmt: skip
+    triton = FakeTriton(tmp_path)
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", triton)
+    served = {}
+    exec(compile(files[2].read_text(), "model.py", "exec"), served)
+    model = served["TritonPythonModel"]()
+    parameters = {key: {"string_value": one.string_value} for key, one in config.parameters.items()}
+    model.initialize({"model_config": json.dumps({"parameters": parameters})})
+
+    def request(image, masks):
+        return {"image": triton.Tensor("image", image), "masks": triton.Tensor("masks", masks)}
+
+    good, bad = request(phantom.image, phantom.masks), request(phantom.image, phantom.masks * False)
+    first, refused, second = model.execute([good, bad, good])
+    assert "the upper mask is empty" in refused.error().message()
+    expected = Separator.from_pretrained(network)(phantom.image, phantom.masks)
+    kinds = {port.name: port.data_type for port in config.output}
+    assert set(kinds) == set(first.tensors)
+    for answer in (first, second):
+        for name, tensor in answer.tensors.items():
+            np.testing.assert_array_equal(tensor.array, getattr(expected, name))
+            assert (tensor.array.dtype == bool) == (kinds[name] == 1)  # TYPE_BOOL
+    assert len(triton.requests) == 2
+    answer = model._separator.backend.run(
+        np.zeros((5, 1, 32, 32), np.float32), np.ones((5, 2, 32, 32), np.float32)
+    )
+    assert answer[0].shape == (5, 2, 32, 32)
+    assert [shape[0] for shape in triton.requests[2:]] == [
+        2,
+        2,
+        1,
+    ]  # what the network's model takes
+    triton.down = "out of memory"
+    (failed,) = model.execute([good])
+    assert failed.error().message() == "Triton's model net: out of memory"
+
+
+def test_radiographs_need_a_model_of_free_sizes(network, tmp_path):
+    graph = onnx.load(network)
+    for size, port in zip((4, 4), graph.graph.input, strict=True):
+        port.type.tensor_type.shape.dim[0].dim_value = size
+    onnx.save(graph, tmp_path / "fixed.onnx")
+    with pytest.raises(InputError, match=r"takes image of \[4, 1, -1, -1\] alone"):
+        write_repository(tmp_path / "fixed.onnx", tmp_path / "repository", radiographs=True)
+    assert not (tmp_path / "repository").exists()

@@ -22,7 +22,7 @@ PLAN = b"FAKE PLAN\nnot a graph"
 
 
 def fields(**changes):
-    """A manifest's fields, of an engine that TensorRT 10.13.3 built on an RTX A2000."""
+    """A manifest's fields, of an engine that TensorRT 10.13.2.6 built on an RTX A2000."""
     shape = {"min": [1, 1, 32, 32], "opt": [1, 1, 96, 192], "max": [8, 1, 512, 512]}
     masks = {place: [s[0], 2, *s[2:]] for place, s in shape.items()}
     return {
@@ -36,7 +36,7 @@ def fields(**changes):
         "precision": "fp16", "converter": "blsgan 0.1.0", "calibration": None,
         "layers": {"conv": "fp16"},
         "gate": {"psnr_db": 79.7, "drop_db": 0.01, "passed": True}, "forced": False,
-        "backend": "tensorrt", "backend_version": "10.13.3", "compute_capabilities": ["8.6"],
+        "backend": "tensorrt", "backend_version": "10.13.2.6", "compute_capabilities": ["8.6"],
         "gpu": "RTX A2000", "hardware": "none", "version_compatible": False,
         "profile": {"image": shape, "masks": masks},
         "workspace_bytes": 2**31, "build_seconds": 1.5, "built": "2026-01-01T00:00:00+00:00",
@@ -98,22 +98,22 @@ A2000, ORIN = Gpu("RTX A2000", "8.6"), Gpu("Orin", "8.7")
 @pytest.mark.parametrize(
     ("changes", "version", "gpu", "message"),
     [
-        ({}, "10.13.3", A2000, None),
-        ({}, None, A2000, "it was built by tensorrt 10.13.3, and tensorrt is not installed"),
-        ({}, "10.3.0", A2000, "built by tensorrt 10.13.3, and here is 10.3.0; build it here again"),
-        ({}, "10.13.3", None, "no usable NVIDIA GPU"),
-        ({}, "10.13.3", ORIN, "built for compute capability 8.6, and Orin has 8.7"),
-        ({}, "10.13.3", Gpu("RTX A4000", "8.6"), "built on RTX A2000, and here is RTX A4000"),
+        ({}, "10.13.2.6", A2000, None),
+        ({}, None, A2000, "it was built by tensorrt 10.13.2.6, and tensorrt is not installed"),
+        ({}, "10.3.0", A2000, "built by tensorrt 10.13.2.6, and here is 10.3.0; build it here"),
+        ({}, "10.13.2.6", None, "no usable NVIDIA GPU"),
+        ({}, "10.13.2.6", ORIN, "built for compute capability 8.6, and Orin has 8.7"),
+        ({}, "10.13.2.6", Gpu("RTX A4000", "8.6"), "built on RTX A2000, and here is RTX A4000"),
         # TensorRT-RTX makes its kernels where it runs: any GPU of the capability.
         (
             {"backend": "tensorrt-rtx", "gpu": None, "compute_capabilities": ["8.6", "8.9"]},
-            "10.13.3", Gpu("RTX 4070", "8.9"), None,
+            "10.13.2.6", Gpu("RTX 4070", "8.9"), None,
         ),
         # TensorRT's modes of compatibility.
-        ({"hardware": "ampere+"}, "10.13.3", Gpu("Thor", "11.0"), None),
-        ({"hardware": "ampere+"}, "10.13.3", Gpu("T4", "7.5"), "capability 8.0 and newer, and T4"),
-        ({"hardware": "same-capability"}, "10.13.3", Gpu("RTX A4000", "8.6"), None),
-        ({"hardware": "same-capability"}, "10.13.3", ORIN, "capability 8.6, and Orin has 8.7"),
+        ({"hardware": "ampere+"}, "10.13.2.6", Gpu("Thor", "11.0"), None),
+        ({"hardware": "ampere+"}, "10.13.2.6", Gpu("T4", "7.5"), "8.0 and newer, and T4"),
+        ({"hardware": "same-capability"}, "10.13.2.6", Gpu("RTX A4000", "8.6"), None),
+        ({"hardware": "same-capability"}, "10.13.2.6", ORIN, "capability 8.6, and Orin has 8.7"),
         ({"version_compatible": True}, "10.16.1.11", A2000, None),
         ({"version_compatible": True}, "10.3.0", A2000, "and here is 10.3.0; build it here again"),
         ({"version_compatible": True}, "11.4.0", A2000, "and here is 11.4.0; build it here again"),
@@ -134,7 +134,7 @@ def test_an_engine_of_this_machine_and_of_another(engine, fake_machine):
     with pytest.raises(BackendError, match=r"m\.engine cannot run here: it was built for comp"):
         check_fits(engine, manifest)
     fake_machine("11", name="RTX A2000")
-    with pytest.raises(BackendError, match=r"built by tensorrt 10\.13\.3, and here is 11\.4\.0"):
+    with pytest.raises(BackendError, match=r"built by tensorrt 10\.13\.2\.6, and here is 11\.4\.0"):
         check_fits(engine, manifest)
     fake_machine("10", count=0)
     with pytest.raises(BackendError, match="this machine has 0 NVIDIA GPUs, none of number 0"):
