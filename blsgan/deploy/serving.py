@@ -2,8 +2,8 @@
 
 A request holds one joint as ``Separator`` takes it, at any scale. Cutting out the overlap, the
 split and pasting are done here, on the CPU; the network is the server's own model, which puts the
-crops of many requests into one batch. Written by :func:`blsgan.deploy.triton.write_repository`; Triton's
-Python needs blsgan.
+crops of many requests into one batch. :func:`blsgan.deploy.triton.write_repository` writes the
+file; Triton's Python needs blsgan.
 
 No Triton server was there when this was written: tests run the class against a stand-in for
 ``triton_python_backend_utils``.

@@ -2,9 +2,10 @@
 
     python tests/surfaces/read.py MODULE [OPTIONS-FILE PATTERN] > tests/surfaces/NAME.json
 
-MODULE is imported, so it must be installed; for TensorRT's bindings without TensorRT itself empty
-libraries of its names are enough (docs/how-to/gpu.md). OPTIONS-FILE is a library or a header, in
-which every match of PATTERN is an option.
+MODULE is imported, so it must be installed. TensorRT's bindings (PyPI: tensorrt-cu13-bindings,
+module tensorrt_bindings) also import without TensorRT: beside empty libraries of the names that
+``ldd`` says are not found, with a function of each name that ``nm -D --undefined-only`` shows.
+OPTIONS-FILE is a library or a header, in which every match of PATTERN is an option.
 """
 
 from __future__ import annotations
