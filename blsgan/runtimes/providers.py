@@ -39,7 +39,8 @@ AS_GPU = ("tensorrt-rtx", "cuda")
 """What the device ``gpu`` tries, in this order. TensorRT is not among them: its first start takes
 minutes, which must have been asked for."""
 
-_GPU_WHEEL = "pip uninstall onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]'"
+_WITH_CUDA = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+_GPU_WHEEL = f"pip uninstall onnxruntime, then {_WITH_CUDA}"
 _PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
 _DRIVER = "install NVIDIA's driver"
 _WHENCE = {
@@ -234,7 +235,7 @@ def _sentence(text: str) -> str | None:
     if found is None:
         return None
     stem = found[1].partition(".")[0]
-    return f"{found[1]} is not there; {_WHENCE.get(stem, _GPU_WHEEL)}"
+    return f"{found[1]} is not there; {_WHENCE.get(stem, _WITH_CUDA)}"
 
 
 def _on_the_cpu(session: Any) -> set[str]:

@@ -100,7 +100,11 @@ def test_what_goes_wrong_on_a_gpu_is_an_error_and_no_fall_back(machine, network,
 def test_a_cuda_library_that_is_missing_is_named_with_its_origin(machine, network, monkeypatch):
     machine.does.leaves_out = True
     for kind, library, words in (
-        ("cuda", "libcublasLt.so.13", r"libcublasLt\.so\.13 is not there; pip uninstall onnxrunt"),
+        (
+            "cuda",
+            "libcublasLt.so.13",
+            r"libcublasLt\.so\.13 is not there; pip install .onnxruntime-g",
+        ),
         ("tensorrt", "libnvinfer.so.10", r"libnvinfer\.so\.10 is not there; install NVIDIA's Tens"),
         ("cuda", "libcuda.so.1", r"libcuda\.so\.1 is not there; install NVIDIA's driver"),
     ):
