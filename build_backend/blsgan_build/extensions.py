@@ -5,7 +5,7 @@ No source list is written anywhere: the folders of csrc/ say what belongs to wha
 =====================  ======================  ============================================
 folder                 compiled with           linked into
 =====================  ======================  ============================================
-csrc/cpu/*.cpp         C++17, OpenMP           both
+csrc/cpu/*.cpp         C++17, omp simd         both
 csrc/numpy/module.cpp  C++17, pybind11         blsgan/_native.<tag>.so
 csrc/torch/*.cpp       C++20, stable ABI       blsgan/_ops.so, which needs no Python ABI
 csrc/cuda/*.cu         nvcc, static cudart     blsgan/_ops.so
@@ -146,7 +146,8 @@ class Toolchain:
             *optimise,
             "-fPIC",
             "-fvisibility=hidden",
-            "-fopenmp",
+            # `#pragma omp simd` alone: no OpenMP runtime is linked.
+            "-fopenmp-simd",
             # Without these a comparison may trap and sqrt may set errno, and loops stay scalar;
             # neither changes a result, and fast-math stays off.
             "-fno-math-errno",
@@ -154,10 +155,12 @@ class Toolchain:
             "-Wall",
             "-Wextra",
             f"-I{CSRC}",
+            # What __FILE__ leaves in a library names no folder of this machine.
+            f"-ffile-prefix-map={ROOT}=.",
             *shlex.split(os.environ.get("CPPFLAGS", "")),
             *shlex.split(os.environ.get("CXXFLAGS", "")),
         ]
-        self.link_flags = ["-shared", "-fopenmp", "-Wl,-z,defs"]
+        self.link_flags = ["-shared", "-Wl,-z,defs"]
         if self.sanitize:
             self.link_flags.append(f"-fsanitize={self.sanitize}")
         else:
@@ -188,7 +191,11 @@ class Toolchain:
         assert self.torch is not None
         target = f"0x{STABLE_ABI[0]:02x}{STABLE_ABI[1]:02x}{0:012x}"
         command = [*self.cxx, "-std=c++20", *self.cxx_flags, f"-DTORCH_TARGET_VERSION={target}"]
-        command += ["-isystem", str(self.torch.include)]
+        command += [
+            f"-ffile-prefix-map={self.torch.root.parent}=.",
+            "-isystem",
+            str(self.torch.include),
+        ]
         if with_cuda:
             # USE_CUDA opens torch's CUDA shims in its headers.
             command += ["-DBLSGAN_WITH_CUDA", "-DUSE_CUDA"]
