@@ -91,14 +91,13 @@ sys.exit(main(sys.argv[1:]))
 
 INFERENCE = """
 import json, sys, torch
-import blsgan
-from pathlib import Path
 from blsgan.models.weights import load_generator
 from blsgan.ops.benchmark import in_turns, quantile
 from blsgan.ops.cases import Joint
+from blsgan.tasks.task import find_weights
 device, edge, batches = sys.argv[1], int(sys.argv[2]), [int(b) for b in sys.argv[3].split(",")]
-path = Path(blsgan.__file__).parent / "weights" / "lite.safetensors"
-network = load_generator(path)
+weights = find_weights("lite")
+network = load_generator(weights.safetensors, weights.load(weights.safetensors).data)
 found = {}
 for batch in batches:
     joint = Joint((batch, 2, edge, edge), mask_dtype=torch.float32)

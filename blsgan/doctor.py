@@ -430,7 +430,7 @@ def _weights_files(weights: Weights) -> tuple[list[dict[str, Any]], list[str]]:
     files: list[dict[str, Any]] = []
     notes: list[str] = []
     for path in (weights.onnx, weights.safetensors):
-        if path is None:
+        if path is None or not path.exists():
             continue
         entry: dict[str, Any] = {"path": str(path), "card_sha256": weights.hashes.get(path.name)}
         try:

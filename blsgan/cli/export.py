@@ -173,7 +173,9 @@ def command(
 def _is_model(path: Path) -> bool:
     """Whether the file is what ``export`` or ``build-engine`` writes, and no weights."""
     if path.suffix == ".onnx":
-        return path.is_file() and not path.with_suffix(".safetensors").exists()
+        from blsgan.tasks.task import find_weights
+
+        return path.is_file() and find_weights(path).safetensors is None
     return path.suffix == ".engine"
 
 

@@ -25,10 +25,9 @@ from numpy.typing import NDArray
 
 from blsgan.deploy.parity import overlap_psnr_db
 from blsgan.deploy.samples import Sample, phantom_sample
-from blsgan.errors import BackendError, BlsganError, WeightsError
+from blsgan.errors import BackendError, BlsganError
 from blsgan.machine import processor
 from blsgan.runtimes.session import Session
-from blsgan.tasks.task import find_weights
 
 Float32 = NDArray[np.float32]
 
@@ -139,13 +138,10 @@ def prepare(model: str, folder: Path, *, size_px: int = SIZE_PX, int8: bool = Tr
         )
     from blsgan.deploy.export import export
 
-    weights = folder / f"{model}.safetensors" if model == "transunet" else None
-    if weights is not None:
+    weights: Path | str = model
+    if model == "transunet":
+        weights = folder / f"{model}.safetensors"
         _write_random(model, weights)
-    else:
-        weights = find_weights(model).safetensors
-        if weights is None:
-            raise WeightsError(f"weights {model!r} have no .safetensors file, which torch reads.")
     graph = export(weights, folder / "fp32.onnx", size=(size_px, size_px)).model
     graphs = {"fp32": graph, "bf16": graph}
     if int8:

@@ -47,7 +47,7 @@ def _card(path: Path, data: bytes) -> dict[str, Any]:
     weights = find_weights(path)
     files = {}
     for part in (weights.safetensors, weights.onnx):
-        if part is not None:
+        if part is not None and part.exists():
             try:
                 size: int | None = len(weights.load(part).data)
                 problem = None

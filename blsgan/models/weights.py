@@ -1,6 +1,7 @@
 """Weights' files: safetensors for torch, ONNX for everything else, and a card that binds them.
 
-A set of weights ``NAME`` is ``NAME.safetensors`` (its metadata rebuild the network), ``NAME.onnx``
+A set of weights ``NAME`` is ``NAME.safetensors`` (its metadata rebuild the network; a wheel is
+without it, as it is made from the graph: :func:`safetensors_of_graph`), ``NAME.onnx``
 and ``NAME.json``, the card: name, architecture, the SHA-256 of both files and how they were
 trained. The graph of a generator has the inputs ``image``, ``masks``, the outputs ``share_logits``,
 ``soft_tissue``, and free batch, height and width; those of a segmenter and a locator map ``image``,
@@ -10,6 +11,7 @@ without torch.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -36,11 +38,17 @@ from blsgan.models.segmenter import FoldedUNet, SegmenterNetwork
 from blsgan.runtimes.onnx_model import PREFIX
 
 OnGrid = TypeVar("OnGrid", SegmenterNetwork, LocatorNetwork)
-_GRIDS: dict[str, tuple[str, int, str]] = {
-    SegmenterNetwork.architecture: ("segmentation", GRID_PX, "mask_logits"),
-    LocatorNetwork.architecture: ("location", LOOK_PX, "landmark_logits"),
+Grid = TypeVar("Grid", bound=FoldedUNet)
+_GRIDS: dict[str, tuple[type[FoldedUNet], str, int, str]] = {
+    kind.architecture: (kind, task, side, output)
+    for kind, task, side, output in (
+        (SegmenterNetwork, "segmentation", GRID_PX, "mask_logits"),
+        (LocatorNetwork, "location", LOOK_PX, "landmark_logits"),
+    )
 }
-"""Of networks of one picture on a grid of one size: their task, the grid's side, their output."""
+"""Networks of one picture on a grid of one size: their task, the grid's side, their output."""
+_DIGITS = 12
+"""Binary digits of those networks' weights that are kept."""
 
 
 def load_generator(path: str | Path, data: bytes | None = None) -> Generator:
@@ -78,14 +86,18 @@ def _load_on_grid(kind: type[OnGrid], path: str | Path, data: bytes | None) -> O
                 f"is of the architecture '{architecture}', not a {name}; give weights that "
                 f"`blsgan train --preset {name}` wrote"
             )
-        try:
-            return kind(**configuration)
-        except (TypeError, ValueError) as error:
-            raise WeightsError(f"its metadata describe no {name} ({error})") from error
+        return _build_on_grid(kind, configuration)
 
     network = _load(Path(path), data, build)
     assert isinstance(network, kind)
     return network
+
+
+def _build_on_grid(kind: type[Grid], configuration: Mapping[str, Any]) -> Grid:
+    try:
+        return kind(**configuration)
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"its metadata describe no {kind.architecture} ({error})") from error
 
 
 def _load(
@@ -143,6 +155,66 @@ def safetensors_bytes(network: Generator | FoldedUNet) -> bytes:
     text = json.dumps({"__metadata__": metadata, **header}, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the format wants tensors on a multiple of 8 bytes
     return len(text).to_bytes(8, "little") + text + content
+
+
+def _rounded(network: FoldedUNet) -> FoldedUNet:
+    """A copy whose weights have :data:`_DIGITS` binary digits."""
+    network, scale = copy.deepcopy(network), 2.0**_DIGITS
+    for tensor in network.state_dict().values():
+        mantissa, exponent = torch.frexp(tensor.float())
+        tensor.copy_(torch.ldexp((mantissa * scale).round() / scale, exponent))
+    return network
+
+
+def safetensors_of_graph(path: Path, data: bytes, card: Mapping[str, Any]) -> bytes:
+    """The ``.safetensors`` that a network had when its graph was written, from that graph.
+
+    The exporter keeps every tensor of a network under its own name and adds constants of its own;
+    the architecture tells them apart. A graph whose tensors it has changed is refused, by name or
+    by shape here and by the card's hash in the end.
+
+    Args:
+        path: of the graph, for messages.
+        data: its content.
+        card: gives ``architecture`` and ``configuration``.
+
+    Raises:
+        WeightsError: onnx is not installed, the card describes no network, or the graph is not its.
+    """
+    if find_spec("onnx") is None:
+        raise WeightsError(f"{path}: to read it in torch needs onnx; pip install 'blsgan[train]'")
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    architecture, configuration = card.get("architecture"), card.get("configuration")
+    if not isinstance(architecture, str) or not isinstance(configuration, dict):
+        raise WeightsError(f"{path}: its card gives no architecture and configuration")
+    network: Generator | FoldedUNet
+    try:
+        if architecture in _GRIDS:
+            network = _build_on_grid(_GRIDS[architecture][0], configuration)
+        else:
+            network = build_generator(architecture, configuration)
+        graph = onnx.load_model_from_string(data).graph
+        held = {tensor.name: tensor for tensor in graph.initializer}
+        exported = _exported(network)
+        tensors = {
+            name: torch.from_numpy(onnx.numpy_helper.to_array(held[name]).copy())
+            for name in exported.state_dict()
+        }
+        exported.load_state_dict(tensors)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    except (KeyError, RuntimeError, TypeError, ValueError, DecodeError) as error:
+        raise WeightsError(
+            f"{path}: its tensors are not those of the architecture '{architecture}' of its card"
+        ) from error
+    return safetensors_bytes(network)
+
+
+def _exported(network: Generator | FoldedUNet) -> torch.nn.Module:
+    """What the graph of ``network`` is made of."""
+    return network.eval()
 
 
 def check_exporter() -> None:
@@ -270,7 +342,7 @@ def export_onnx(network: Generator | FoldedUNet, path: Path) -> None:
         WeightsError: the exporter's packages are not installed.
     """
     if isinstance(network, FoldedUNet):
-        _, side, output = _GRIDS[network.architecture]
+        _, _, side, output = _GRIDS[network.architecture]
         image = torch.rand(2, 1, side, side)
         free = {"image": {0: torch.export.Dim("batch", min=1)}}
         model = traced(network.eval(), {"image": image}, [output], free)
@@ -289,6 +361,8 @@ def save_weights(
     """Writes ``NAME.safetensors``, ``NAME.onnx`` and ``NAME.json``: all of them or none.
 
     A generator that :attr:`~blsgan.models.generator.Generator.exports` no graph has no ``.onnx``.
+    Networks that answer with masks and places, not with grey values, keep 12 binary digits of each
+    weight: the rest is a third of a wheel and moves no landmark by a thousandth of a pixel.
 
     Args:
         network: with the weights to keep.
@@ -306,7 +380,8 @@ def save_weights(
     folder = Path(folder)
     own: dict[str, Any] = {}
     if isinstance(network, FoldedUNet):
-        own = {"task": _GRIDS[network.architecture][0]}
+        own = {"task": _GRIDS[network.architecture][1]}
+        network = _rounded(network)
     graphs = (".onnx",) if network.exports else ()
     targets = [folder / f"{name}{suffix}" for suffix in (".safetensors", *graphs, ".json")]
     with atomic_paths(targets) as (*files, text):

@@ -104,7 +104,10 @@ class WeightsFile:
 
 @dataclass(frozen=True)
 class Weights:
-    """Where a set of weights lies: any of the files, and what the card beside them says."""
+    """Where a set of weights lies: any of the files, and what the card beside them says.
+
+    ``safetensors`` may be a file that is not there, but that :meth:`load` makes from ``onnx``.
+    """
 
     name: str
     onnx: Path | None
@@ -123,9 +126,14 @@ class Weights:
         return self.card.get("sha256", {})
 
     def load(self, path: Path) -> WeightsFile:
-        """Read one of the files; raises :class:`WeightsError` when it is missing or damaged."""
+        """Read one of the files; raises :class:`WeightsError` when it is missing or damaged.
+
+        A wheel holds each network once, as a graph: a ``.safetensors`` that is not there is made
+        from that, byte for byte, which takes torch and onnx.
+        """
         try:
-            data = path.read_bytes()
+            made = path == self.safetensors and self.onnx is not None and not path.is_file()
+            data = self._from_graph() if made else path.read_bytes()
         except OSError as error:
             raise WeightsError(
                 f"{path} cannot be read ({error.strerror}); reinstall blsgan or name another "
@@ -145,6 +153,16 @@ class Weights:
             sha256,
             data,
         )
+
+    def _from_graph(self) -> bytes:
+        """The ``.safetensors`` that belongs to the graph; :meth:`load` holds it to its hash."""
+        from blsgan.models.weights import safetensors_of_graph
+        from blsgan.runtimes.onnx_model import refuse_external_data
+
+        assert self.onnx is not None
+        graph = self.load(self.onnx)
+        refuse_external_data(graph.path, graph.data)
+        return safetensors_of_graph(graph.path, graph.data, self.card)
 
 
 def find_weights(
@@ -187,6 +205,8 @@ def find_weights(
         raise WeightsError(
             f"{path} is not a weights file; give .onnx, .safetensors, its .json card or an .engine."
         )
+    if path.suffix == ".safetensors" and not path.is_file() and path.with_suffix(".json").is_file():
+        path = path.with_suffix(".json")  # its graph may stand for it
     if not path.is_file():
         raise WeightsError(f"{path} does not exist; check the path of the weights.")
     if path.suffix == ".engine":
@@ -198,10 +218,12 @@ def find_weights(
     fields = _read_card(card) if card.is_file() else {}
     onnx, safetensors = path.with_suffix(".onnx"), path.with_suffix(".safetensors")
     engine = path.with_suffix(".engine")
+    # A graph whose card has the hash of its tensors stands for both files.
+    stands = onnx.is_file() and safetensors.name in fields.get("sha256", {})
     return Weights(
         name=str(fields.get("name", path.stem)),
         onnx=onnx if onnx.is_file() else None,
-        safetensors=safetensors if safetensors.is_file() else None,
+        safetensors=safetensors if stands or safetensors.is_file() else None,
         engine=engine if engine.is_file() else None,
         card=fields,
     )

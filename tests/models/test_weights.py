@@ -1,6 +1,7 @@
 """Weights' files: the same network from safetensors and ONNX, and clear words for anything else."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from blsgan.models import build_generator, load_generator, save_weights
 from blsgan.models.lite import LiteGenerator
 from blsgan.models.weights import safetensors_bytes
 from blsgan.tasks.backend import create
+from blsgan.tasks.task import WEIGHTS_FOLDER, find_weights
 
 SMALL = {"widths": [4, 6, 6, 8], "blocks": [1, 1, 1, 1]}
 
@@ -154,3 +156,54 @@ def test_weights_survive_a_round_trip(generator, card):
     loaded = load_generator(card.with_suffix(".safetensors"))
     assert safetensors_bytes(loaded) == safetensors_bytes(generator)
     assert not loaded.training
+
+
+def test_a_graph_alone_stands_for_both_files(tmp_path, card):
+    for suffix in (".json", ".onnx"):
+        shutil.copy(card.with_suffix(suffix), tmp_path)
+    weights = find_weights(tmp_path)
+    assert not weights.safetensors.exists()
+    made = weights.load(weights.safetensors)
+    assert made.data == card.with_suffix(".safetensors").read_bytes()
+    assert made.sha256 == weights.hashes["small.safetensors"]
+    # By its own name too, as a pickled backend asks for it.
+    assert find_weights(tmp_path / "small.safetensors") == weights
+
+
+@pytest.mark.parametrize("name", ["lite", "segmenter", "locator"])
+def test_the_graph_that_a_wheel_holds_stands_for_both_files(tmp_path, name):
+    for suffix in (".json", ".onnx"):
+        shutil.copy(WEIGHTS_FOLDER / f"{name}{suffix}", tmp_path)
+    weights = find_weights(tmp_path)
+    expected = (WEIGHTS_FOLDER / f"{name}.safetensors").read_bytes()
+    assert weights.load(weights.safetensors).data == expected
+
+
+@pytest.mark.parametrize("change", ["renamed", "reshaped", "other"])
+def test_a_graph_that_is_not_of_its_card_is_no_file_for_torch(tmp_path, card, change):
+    import onnx
+
+    shutil.copy(card, tmp_path)
+    model = onnx.load(card.with_suffix(".onnx"))
+    weight = next(t for t in model.graph.initializer if t.name.endswith("stem.weight"))
+    values = onnx.numpy_helper.to_array(weight)
+    changed = {"renamed": values, "reshaped": values[:1], "other": values + 1}[change]
+    weight.CopyFrom(
+        onnx.numpy_helper.from_array(changed, "x" if change == "renamed" else weight.name)
+    )
+    (tmp_path / "small.onnx").write_bytes(model.SerializeToString())
+    fields = json.loads((tmp_path / "small.json").read_text())
+    del fields["sha256"]["small.onnx"]
+    (tmp_path / "small.json").write_text(json.dumps(fields))
+    weights = find_weights(tmp_path)
+    with pytest.raises(WeightsError, match="damaged" if change == "other" else "are not those of"):
+        weights.load(weights.safetensors)
+
+
+def test_without_onnx_the_way_out_is_named(tmp_path, card, monkeypatch):
+    for suffix in (".json", ".onnx"):
+        shutil.copy(card.with_suffix(suffix), tmp_path)
+    monkeypatch.setattr("blsgan.models.weights.find_spec", lambda name: None)
+    weights = find_weights(tmp_path)
+    with pytest.raises(WeightsError, match=r"needs onnx; pip install 'blsgan\[train\]'"):
+        weights.load(weights.safetensors)

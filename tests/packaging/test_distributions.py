@@ -22,9 +22,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 WEIGHTS = {
-    f"{name}.{ending}"
-    for name in ("lite", "segmenter")
-    for ending in ("onnx", "safetensors", "json")
+    f"{name}.{ending}" for name in ("lite", "segmenter", "locator") for ending in ("onnx", "json")
 }
 NATIVE_WORKS = """
 import importlib.util, numpy as np, blsgan
@@ -86,6 +84,7 @@ def test_wheel_holds_the_package_both_libraries_and_the_weights(wheel, tracked):
     libraries = {PurePosixPath(n).name.split(".")[0] for n in names if n.endswith(".so")}
     assert libraries == {"_native", "_ops"}
     assert {f"blsgan/weights/{n}" for n in WEIGHTS} - names == set()
+    assert not any(n.endswith(".safetensors") for n in names)  # each network once
     expected = ("blsgan/", f"blsgan-{metadata(wheel)['Version']}.dist-info/")
     assert {n for n in names if not n.startswith(expected)} == set()
     assert any(n.endswith(".dist-info/licenses/LICENSE") for n in names)
