@@ -9,6 +9,9 @@
 #   make cuda       compile and link the CUDA kernels for every architecture (needs nvcc, no GPU);
 #                   CUDA_ARCHS='8.7;9.0' for some
 #   make docs       the documentation as a site, build/docs/index.html; warnings are errors
+#   make wheels     a wheel for each Python of this machine and the sdist, in dist/, checked and tried
+#                   (needs PyPI); WHEEL_PYTHONS='python3.12' for some, WHEEL_TORCHES='2.13.0'
+#   make test-aarch64   cross-build the aarch64 wheel, the runner and the C++ tests, and run them by qemu
 #   make bench      every benchmark of benchmarks/
 #   make clean      remove what was built; make distclean: .venv too
 #
@@ -19,6 +22,10 @@ VENV ?= .venv
 OUT ?= demo
 PYTEST_ARGS ?=
 CUDA_ARCHS ?= all
+WHEEL_PYTHONS ?=
+AARCH64 := build/aarch64
+# The torch ops of the wheel are tested under these: the oldest that they take, and the newest.
+WHEEL_TORCHES ?= 2.11.0 newest
 # pytest's processes. Each file's tests stay in one: they share what is slow to make.
 TEST_PROCESSES ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 
@@ -32,8 +39,8 @@ SANITIZERS := address,undefined
 build_inputs := pyproject.toml setup.py $(wildcard build_backend/blsgan_build/*.py) \
     $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 
-.PHONY: all demo test setup lint lint-python lint-cpp sanitize sanitize-build sanitize-cpp sanitize-ops fuzz emulate emulate-build cuda docs bench \
-    cmake ctest clean distclean
+.PHONY: all demo test setup lint lint-python lint-cpp sanitize sanitize-build sanitize-cpp sanitize-ops fuzz emulate emulate-build \
+    cuda wheels test-aarch64 docs bench cmake ctest clean distclean
 .DELETE_ON_ERROR:
 
 all: setup
@@ -182,9 +189,30 @@ cuda: $(STAMPS)/test-tools
 	    echo "make cuda: NOT CHECKED, the CUDA kernels were not compiled: no nvcc on PATH or in CUDA_HOME"; \
 	fi
 
+<<<<<<< ours
 docs: $(STAMPS)/docs-tools
 	$(PY) -m sphinx -W --keep-going -q -b html docs build/docs
 	@echo "build/docs/index.html"
+=======
+wheels: $(STAMPS)/test-tools
+	$(BIN)/pip install --quiet $(call extra,wheels)
+	PYTHONPATH=build_backend $(PY) -m blsgan_build.wheels -o dist $(WHEEL_PYTHONS)
+	BLSGAN_WHEELS=dist BLSGAN_WHEEL_PYTHONS='$(WHEEL_PYTHONS)' \
+	    BLSGAN_WHEEL_TORCHES='$(WHEEL_TORCHES)' \
+	    $(BIN)/pytest -p no:cacheprovider tests/packaging/test_wheels.py
+>>>>>>> theirs
+
+# Debian's packages and qemu are kept in the folder; status 3: something cannot be had, and it said so.
+test-aarch64: $(STAMPS)/test-tools
+	@$(BIN)/pip install --quiet $(call extra,wheels)
+	@set -e; status=0; \
+	PATH="$(abspath $(BIN)):$$PATH" PYTHONPATH=build_backend \
+	    $(PY) -m blsgan_build.aarch64 $(AARCH64) || status=$$?; \
+	case $$status in \
+	    0) BLSGAN_AARCH64=$(AARCH64) $(pytest) -p no:cacheprovider tests/packaging/test_aarch64.py;; \
+	    3) ;; \
+	    *) exit $$status;; \
+	esac
 
 bench: setup
 	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(PY) $$script; done

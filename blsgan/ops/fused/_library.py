@@ -14,6 +14,8 @@ from blsgan.errors import BackendError
 from blsgan.ops import LAW_MAX, LAW_MIN
 
 LIBRARY = Path(__file__).resolve().parents[2] / "_ops.so"
+OLDEST_TORCH = (2, 11)
+"""The first whose stable ABI has what the ops use."""
 
 FLOAT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 MASK_DTYPES = (torch.bool, torch.uint8, *FLOAT_DTYPES)
@@ -24,6 +26,12 @@ def _load() -> None:
         raise BackendError(
             f"the compiled ops are missing ({LIBRARY} does not exist): "
             "install blsgan with `pip install .` in an environment that has torch"
+        )
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST_TORCH:
+        oldest = ".".join(map(str, OLDEST_TORCH))
+        raise BackendError(
+            f"the compiled ops need torch {oldest} or newer, and this is {torch.__version__}: "
+            f"pip install 'torch>={oldest}'"
         )
     try:
         torch.ops.load_library(str(LIBRARY))
