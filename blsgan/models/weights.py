@@ -169,9 +169,9 @@ def _rounded(network: FoldedUNet) -> FoldedUNet:
 def safetensors_of_graph(path: Path, data: bytes, card: Mapping[str, Any]) -> bytes:
     """The ``.safetensors`` that a network had when its graph was written, from that graph.
 
-    The exporter keeps every tensor of a network under its own name and adds constants of its own;
-    the architecture tells them apart. A graph whose tensors it has changed is refused, by name or
-    by shape here and by the card's hash in the end.
+    The exporter keeps every tensor of a network under its own name, but for biases of zeros, and
+    adds constants of its own; the architecture tells them apart. A graph whose tensors it has
+    changed is refused, by name or by shape here and by the card's hash in the end.
 
     Args:
         path: of the graph, for messages.
@@ -199,8 +199,10 @@ def safetensors_of_graph(path: Path, data: bytes, card: Mapping[str, Any]) -> by
         held = {tensor.name: tensor for tensor in graph.initializer}
         exported = _exported(network)
         tensors = {
-            name: torch.from_numpy(onnx.numpy_helper.to_array(held[name]).copy())
-            for name in exported.state_dict()
+            name: torch.zeros_like(tensor)
+            if name.endswith("bias") and name not in held
+            else torch.from_numpy(onnx.numpy_helper.to_array(held[name]).copy())
+            for name, tensor in exported.state_dict().items()
         }
         exported.load_state_dict(tensors)
     except WeightsError as error:
