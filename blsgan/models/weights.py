@@ -364,7 +364,7 @@ def save_weights(
 
     A generator that :attr:`~blsgan.models.generator.Generator.exports` no graph has no ``.onnx``.
     Networks that answer with masks and places, not with grey values, keep 12 binary digits of each
-    weight: the rest is a third of a wheel and moves no landmark by a thousandth of a pixel.
+    weight: the rest is a third of their bytes in a wheel and moves a landmark by 0.005 px at most.
 
     Args:
         network: with the weights to keep.
