@@ -189,18 +189,16 @@ cuda: $(STAMPS)/test-tools
 	    echo "make cuda: NOT CHECKED, the CUDA kernels were not compiled: no nvcc on PATH or in CUDA_HOME"; \
 	fi
 
-<<<<<<< ours
-docs: $(STAMPS)/docs-tools
-	$(PY) -m sphinx -W --keep-going -q -b html docs build/docs
-	@echo "build/docs/index.html"
-=======
 wheels: $(STAMPS)/test-tools
 	$(BIN)/pip install --quiet $(call extra,wheels)
 	PYTHONPATH=build_backend $(PY) -m blsgan_build.wheels -o dist $(WHEEL_PYTHONS)
 	BLSGAN_WHEELS=dist BLSGAN_WHEEL_PYTHONS='$(WHEEL_PYTHONS)' \
 	    BLSGAN_WHEEL_TORCHES='$(WHEEL_TORCHES)' \
 	    $(BIN)/pytest -p no:cacheprovider tests/packaging/test_wheels.py
->>>>>>> theirs
+
+docs: $(STAMPS)/docs-tools
+	$(PY) -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo "build/docs/index.html"
 
 # Debian's packages and qemu are kept in the folder; status 3: something cannot be had, and it said so.
 test-aarch64: $(STAMPS)/test-tools

@@ -28,7 +28,7 @@ MINORS = range(10, 15)  # of Python 3: from requires-python to the newest
 # The newest glibc that a wheel may ask for: that of RHEL 9, older than those of Ubuntu 22.04
 # (and so JetPack 6) and Debian 12.
 GLIBC = (2, 34)
-LARGEST_BYTES = 12_000_000
+LARGEST_BYTES = 16_000_000
 # Of torch's and the driver's own; a copy inside the wheel would be a second torch.
 OUTSIDE = ("libtorch*", "libc10*", "libcuda.so*")
 MACHINES = ("x86_64", "aarch64")
@@ -167,14 +167,23 @@ def _hook(python: str, tree: Path, hook: str, folder: Path, environment: dict[st
 
 
 def _repair(wheel: Path, folder: Path, environment: dict[str, str]) -> Path:
-    """Name the wheel after the oldest glibc that it runs on; nothing is copied into it."""
+    """Name the wheel after the oldest glibc that it runs on; nothing is copied into it.
+
+    Raises:
+        BuildError: it needs a library that it may not, or a newer glibc than :data:`GLIBC`.
+    """
     folder.mkdir()
-    target = f"manylinux_{GLIBC[0]}_{GLIBC[1]}_{wheel.stem.split('linux_')[-1]}"
-    command = [sys.executable, "-m", "auditwheel", "repair", "--plat", target, "-w", folder, wheel]
+    # By itself it finds the machine in the wheel; a platform that is named must be this machine's.
+    command = [sys.executable, "-m", "auditwheel", "repair", "-w", folder, wheel]
     for name in OUTSIDE:
         command += ["--exclude", name]
     run(command, env=environment)
     (repaired,) = folder.glob("*.whl")
+    asked = [
+        tuple(map(int, match)) for match in re.findall(r"manylinux_(\d+)_(\d+)_", repaired.name)
+    ]
+    if not asked or min(asked) > GLIBC:
+        raise BuildError(f"{repaired.name} needs a newer glibc than {GLIBC[0]}.{GLIBC[1]}.")
     return repaired
 
 

@@ -77,8 +77,11 @@ def test_files_rebuild_the_same_network(network, saved, pictures):
     assert safetensors_bytes(loaded) == saved.with_suffix(".safetensors").read_bytes()
     card = json.loads(saved.read_text())
     assert (card["task"], card["seed"]) == ("segmentation", 3)
+    for kept, own in zip(loaded.parameters(), network.parameters(), strict=True):
+        torch.testing.assert_close(kept, own, rtol=2**-12, atol=0)
+        assert not (kept.detach().view(torch.int32) & 0xFFF).any()  # 12 of the 24 binary digits
     with torch.no_grad():
-        expected = network(pictures).numpy()
+        expected = loaded(pictures).numpy()
     for name, reason in session.available().items():
         if reason is None:
             (logits,) = create(name, saved, task=SEGMENTATION).run(pictures.numpy())

@@ -39,6 +39,16 @@ def run(*command: object, cwd: Path, **options) -> str:
     return done.stdout
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_core():
+    """Of several of pytest's processes each has a core: emulated threads wait by spinning."""
+    cores = sorted(os.sched_getaffinity(0))
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    os.sched_setaffinity(0, {cores[number % len(cores)]})
+    yield
+    os.sched_setaffinity(0, cores)
+
+
 @pytest.fixture(scope="module")
 def demos(tmp_path_factory) -> dict[str, Path]:
     """``blsgan demo`` by both machines, beside each other."""
