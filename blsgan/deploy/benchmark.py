@@ -115,7 +115,7 @@ class Prepared:
     """The files of one model; ``graphs`` by precision."""
 
     model: str
-    weights: Path
+    weights: Path | str
     graphs: dict[str, Path]
 
 
