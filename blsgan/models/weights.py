@@ -216,7 +216,7 @@ def safetensors_of_graph(path: Path, data: bytes, card: Mapping[str, Any]) -> by
 
 def _exported(network: Generator | FoldedUNet) -> torch.nn.Module:
     """What the graph of ``network`` is made of."""
-    return network.eval()
+    return network.eval() if isinstance(network, FoldedUNet) else network.answers()
 
 
 def check_exporter() -> None:
