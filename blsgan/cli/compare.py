@@ -156,7 +156,7 @@ def _evaluate(
     from blsgan.data.layout import content_digest
     from blsgan.evaluation.compare import find_evaluation, load_evaluation
     from blsgan.evaluation.frechet import patch_extractor
-    from blsgan.evaluation.run import run_evaluation
+    from blsgan.evaluation.run import PARTS, run_evaluation
 
     name = f"{model.description['weights']}-{model.description['sha256'][:12]}"
     folder = output / EVALUATIONS / name
@@ -169,6 +169,7 @@ def _evaluate(
         wanted = {"split": split, "seed": seed, "model": model.description}
         if (
             known is not None
+            and known.report.layers is not None  # which earlier versions did not measure here
             and known.report.dataset.get("sha256") == content_digest(images)
             and all(getattr(known.report, key) == value for key, value in wanted.items())
         ):
@@ -179,6 +180,7 @@ def _evaluate(
             images,
             model,
             split=split,
+            parts=PARTS,
             seed=seed,
             cache=output / EVALUATIONS,
             extractors=[patch_extractor()],

@@ -15,7 +15,8 @@ from blsgan.errors import InputError, UsageError
 if TYPE_CHECKING:
     from blsgan.evaluation.methods import Method
 
-_PARTS = ("layers", "real", "synthetic")
+_SHEET = "sheet"
+_PARTS = ("layers", "real", "synthetic", _SHEET)
 
 
 @click.command("evaluate", epilog="Example: blsgan evaluate --data Data -o evaluation")
@@ -68,10 +69,18 @@ def command(
     Layers of real overlaps are judged by other visits of the same joint, where the hidden bone lies
     free: the outline of the other bone, the error without the truth's own noise, texture, realism,
     and all of it with predicted and moved masks. Synthetic overlaps have known layers. With -o
-    sheets of 40 random overlaps at four times their size are drawn to look at. Every figure names
-    the split, the number of images, the seed and the weights' hash.
+    sheets of 40 random overlaps at four times their size are drawn to look at; --part sheet draws
+    nothing else. Every figure names the split, the number of images, the seed and the weights'
+    hash.
     """
-    parts = parts or _PARTS
+    if _SHEET in parts and (no_model or output is None):
+        raise UsageError(
+            "the sheet shows a model's layers; leave out --no-model"
+            if no_model
+            else "the sheet needs a folder to be drawn into; add -o FOLDER"
+        )
+    sheet = not no_model and output is not None and (not parts or _SHEET in parts)
+    parts = tuple(part for part in parts or _PARTS if part != _SHEET)
     if no_model and (weights is not None or backend != "auto" or mirrored):
         raise UsageError(
             "--no-model runs no network; leave out --weights, --backend and --mirrored"
@@ -98,38 +107,40 @@ def command(
             f"{root}: no joint of its lists belongs to the split {split}; use --split all"
         )
     check_complete(root, images)
-    extractors = [patch_extractor()]
-    extractors += [load_extractor(inception, inception=True)] if inception is not None else []
-    extractors += [load_extractor(extractor)] if extractor is not None else []
     model: Method | None = None if no_model else from_weights(weights, backend, mirrored=mirrored)
-    run = None if no_model else run_of(weights)
-    supervise = load_supervisor(run) if run is not None else None
-
+    written: list[Path] = []
     with Progress() as progress:
-        evaluation = run_evaluation(
-            images,
-            model,
-            split=split,
-            parts=parts,
-            seed=seed,
-            cache=output,
-            extractors=extractors,
-            predict=predict_masks() if model is not None and "layers" in parts else None,
-            supervise=supervise,
-            progress=progress.track,
-            left_out=lambda reason: progress.say(f"left out: {reason}"),
-        )
+        evaluation = None
+        if parts:
+            extractors = [patch_extractor()]
+            extractors += [load_extractor(inception, inception=True)] if inception else []
+            extractors += [load_extractor(extractor)] if extractor is not None else []
+            run = None if no_model else run_of(weights)
+            evaluation = run_evaluation(
+                images,
+                model,
+                split=split,
+                parts=parts,
+                seed=seed,
+                cache=output,
+                extractors=extractors,
+                predict=predict_masks() if model is not None and "layers" in parts else None,
+                supervise=load_supervisor(run) if run is not None else None,
+                progress=progress.track,
+                left_out=lambda reason: progress.say(f"left out: {reason}"),
+            )
         # Files first: a reader of standard output that goes away (head, less) must not lose them.
-        written = []
         if output is not None:
-            written = evaluation.write(output)
-            if model is not None and "layers" in parts:
+            if evaluation is not None:
+                written += evaluation.write(output)
+            if sheet and model is not None:
                 written += draw_sheet(images, model, output, seed=seed, progress=progress.track)
-            if figures_wanted(figures):
+            if evaluation is not None and figures_wanted(figures):
                 from blsgan.evaluation.figures import draw_all
 
                 progress.step("drawing figures")
                 written += draw_all(evaluation, images, model, output)
     if written:
         say("wrote " + ", ".join(str(path) for path in written))
-    print_tables(evaluation.heading(), evaluation.tables(), Console())
+    if evaluation is not None:
+        print_tables(evaluation.heading(), evaluation.tables(), Console())

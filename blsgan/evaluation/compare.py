@@ -2,7 +2,9 @@
 
 Two models differ less from each other than either does from image to image. So each is judged on
 the very same images, the difference is taken image by image (comparison by comparison on real
-overlaps), and whole joints are resampled for its interval.
+overlaps), and whole joints are resampled for its interval. The error that is corrected for the
+truth's noise may be negative for one pair of visits: there means are compared, over the same draws
+of joints.
 """
 
 from __future__ import annotations
@@ -17,10 +19,13 @@ from typing import Any
 
 from blsgan import __version__
 from blsgan.errors import InputError, UsageError
+from blsgan.evaluation.hidden import pooled_db
+from blsgan.evaluation.layers import DRAWN
 from blsgan.evaluation.methods import model_name
 from blsgan.evaluation.metrics import bootstrap_balanced_mean
 from blsgan.evaluation.results import (
     JSON_NAME,
+    LAYERS_CSV,
     REAL_CSV,
     SYNTHETIC_CSV,
     Table,
@@ -33,7 +38,7 @@ from blsgan.records.record import Part
 
 COMPARISON_JSON, COMPARISON_MARKDOWN = "comparison.json", "comparison.md"
 COMPARISON_FIGURE = "comparison.png"
-PARTS = ("synthetic", "real")
+PARTS = ("layers", "synthetic", "real")
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,10 @@ class Metric:
 
 
 METRICS = (
+    Metric("upper_error", "upper corrected dB", ".2f", "layers"),
+    Metric("lower_error", "lower corrected dB", ".2f", "layers"),
+    Metric("upper_ring_error", "upper ring corrected dB", ".2f", "layers"),
+    Metric("lower_ring_error", "lower ring corrected dB", ".2f", "layers"),
     Metric("overlap_mse", "synthetic MSE", ".5f", "synthetic", -1),
     Metric("overlap_psnr_db", "synthetic PSNR dB", ".2f", "synthetic"),
     Metric("overlap_ssim", "synthetic SSIM", ".4f", "synthetic"),
@@ -92,6 +101,7 @@ class Recorded:
     report: EvaluationRecord
     synthetic: dict[str, list[dict[str, str]]]
     real: dict[str, list[dict[str, str]]]
+    layers: dict[str, list[dict[str, str]]]
 
     @property
     def method(self) -> str:
@@ -136,7 +146,11 @@ def load_evaluation(path: Path, label: str) -> Recorded:
             _Distance.parse(distance)
         records = {
             part: _read_csv(path.with_name(name)) if getattr(report, part) is not None else {}
-            for part, name in (("synthetic", SYNTHETIC_CSV), ("real", REAL_CSV))
+            for part, name in (
+                ("synthetic", SYNTHETIC_CSV),
+                ("real", REAL_CSV),
+                ("layers", LAYERS_CSV),
+            )
         }
     except OSError as error:
         raise InputError(
@@ -147,7 +161,7 @@ def load_evaluation(path: Path, label: str) -> Recorded:
         raise InputError(
             f"{path}: is no evaluation that this version can read ({error}); evaluate again"
         ) from error
-    return Recorded(label, path, report, records["synthetic"], records["real"])
+    return Recorded(label, path, report, **records)
 
 
 def _read_csv(path: Path) -> dict[str, list[dict[str, str]]]:
@@ -212,6 +226,15 @@ def _values(evaluation: Recorded, method: str, metric: Metric) -> list[Values]:
                     for r in evaluation.synthetic.get(method, [])
                 }
             ]
+        if metric.part == "layers":
+            bone, key = metric.key.split("_", 1)
+            return [
+                {
+                    (r["image"], r["other"], r["third"]): (_figure(r[key]), r["joint"])
+                    for r in evaluation.layers.get(method, [])
+                    if (r["kind"], r["masks"], r["bone"]) == ("pair", DRAWN, bone) and r[key]
+                }
+            ]
         bones = BONES if metric.key.startswith("mean") else (metric.key.split("_")[0],)
         rows = [r for r in evaluation.real.get(method, []) if r["kind"] == "layer"]
         return [
@@ -228,37 +251,40 @@ def _values(evaluation: Recorded, method: str, metric: Metric) -> list[Values]:
         ) from error
 
 
-def _interval(parts: Sequence[Values], seed: int) -> dict[str, float] | None:
+def _interval(
+    parts: Sequence[Values], metric: Metric, seed: int, minus: Sequence[Values] = ()
+) -> dict[str, float] | None:
+    """The metric, or with ``minus`` its mean difference to the same samples there."""
     if not all(parts):
         return None
-    return bootstrap_balanced_mean(
-        [
-            ([value for value, _ in part.values()], [joint for _, joint in part.values()])
-            for part in parts
-        ],
-        seed=seed,
-    ).as_dict()
+    joints = [[joint for _, joint in part.values()] for part in parts]
+    figures = [[value for value, _ in part.values()] for part in parts]
+    others = [[other[key][0] for key in part] for part, other in zip(parts, minus, strict=False)]
+    if metric.part == "layers":
+        return pooled_db(
+            figures[0], joints[0], minus=others[0] if others else None, seed=seed
+        ).as_dict()
+    if others:
+        figures = [
+            [a - b for a, b in zip(mine, theirs, strict=True)]
+            for mine, theirs in zip(figures, others, strict=True)
+        ]
+    return bootstrap_balanced_mean(list(zip(figures, joints, strict=True)), seed=seed).as_dict()
 
 
 def _difference(
     one: tuple[Recorded, str], other: tuple[Recorded, str], metric: Metric, seed: int
 ) -> dict[str, float] | None:
     """Mean of ``one`` minus ``other``, paired, with its interval."""
-    pairs = list(zip(_values(*one, metric), _values(*other, metric), strict=True))
-    for mine, theirs in pairs:
-        if mine.keys() != theirs.keys():
+    own, others = _values(*one, metric), _values(*other, metric)
+    for mine, theirs in zip(own, others, strict=True):
+        if mine and mine.keys() != theirs.keys():
             raise InputError(
                 f"{one[0].label} and {other[0].label} measured different images "
                 f"({len(mine)} and {len(theirs)}, {len(mine.keys() & theirs.keys())} "
                 "in common); run `blsgan evaluate` again"
             )
-    return _interval(
-        [
-            {key: (value - theirs[key][0], joint) for key, (value, joint) in mine.items()}
-            for mine, theirs in pairs
-        ],
-        seed,
-    )
+    return _interval(own, metric, seed, others)
 
 
 @dataclass(frozen=True)
@@ -392,7 +418,7 @@ def compare(evaluations: Sequence[Recorded], *, closed_forms: bool = True) -> Co
     for label, subject in subjects.items():
         rows[label] = {}
         for metric in metrics:
-            found = _interval(_values(*subject, metric), seed)
+            found = _interval(_values(*subject, metric), metric, seed)
             if found is not None:
                 rows[label][metric.key] = found
         if label == first.label:

@@ -20,9 +20,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt
 
 from blsgan.evaluation.metrics import PSNR_CEILING_DB, Interval
+from blsgan.joint.distance import border_distance_px
 
 Bool = NDArray[np.bool_]
 Float = NDArray[np.floating]
@@ -32,27 +32,6 @@ OUTLINE_EDGES_PX = np.arange(-4.0, 5.0)
 
 RING_PX = 5.0
 """How far beside the overlap the ring reaches in which the other bone's blurred edge may lie."""
-
-
-def border_distance_px(masks: Bool, bone: int) -> NDArray[np.float64]:
-    """Signed distance of each pixel of a bone from where its overlap ends and its free part begins.
-
-    Args:
-        masks: bool [2,H,W].
-        bone: 0 upper, 1 lower.
-
-    Returns:
-        float64 [H,W]: from a pixel's centre to the border, which lies half a pixel before the
-        nearest pixel of the other kind; negative in the overlap, positive on the free part, NaN off
-        the bone and where the bone has no overlap or no free part.
-    """
-    overlap = masks[0] & masks[1]
-    free = masks[bone] & ~overlap
-    found = np.full(overlap.shape, np.nan)
-    if overlap.any() and free.any():
-        found[free] = distance_transform_edt(~overlap)[free] - 0.5
-        found[overlap] = 0.5 - distance_transform_edt(~free)[overlap]
-    return found
 
 
 def ring_of(masks: Bool, bone: int) -> Bool:
@@ -68,16 +47,28 @@ def outline_bias(
 
     Args:
         layer, truth: [H,W] in [0,1].
-        distance_px: :func:`border_distance_px`.
+        distance_px: :func:`blsgan.joint.distance.border_distance_px`.
         where: bool [H,W], the pixels where ``truth`` shows the bone.
     """
+    return _by_distance(layer.astype(np.float64) - truth, distance_px, where)
+
+
+def outline_error(
+    layer: Float, truth: Float, distance_px: Float, where: Bool
+) -> NDArray[np.float64]:
+    """Mean squared difference in each bin, as :func:`outline_bias`."""
+    return _by_distance((layer.astype(np.float64) - truth) ** 2, distance_px, where)
+
+
+def _by_distance(
+    values: NDArray[np.float64], distance_px: Float, where: Bool
+) -> NDArray[np.float64]:
     inside = where & np.isfinite(distance_px)
     bins = np.digitize(distance_px[inside], OUTLINE_EDGES_PX) - 1
-    difference = layer[inside].astype(np.float64) - truth[inside]
     known = (bins >= 0) & (bins < len(OUTLINE_EDGES_PX) - 1)
     size = len(OUTLINE_EDGES_PX) - 1
     count = np.bincount(bins[known], minlength=size)
-    total = np.bincount(bins[known], difference[known], size)
+    total = np.bincount(bins[known], values[inside][known], size)
     return np.divide(total, count, out=np.full(size, np.nan), where=count > 0)
 
 

@@ -9,29 +9,39 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
 
-from blsgan.data.layout import MIN_OVERLAP_PX, JointImage, overlap_px, read_joint
+from blsgan.data.layout import JointImage, overlap_px, read_joint
 from blsgan.data.visits import PROTOCOL, TRAINING, VisitTruth
 from blsgan.evaluation.hidden import (
     OUTLINE_EDGES_PX,
-    border_distance_px,
     corrected_error,
     error_db,
     one_radiograph_error,
     outline_bias,
+    outline_error,
     pooled_db,
     ring_of,
 )
 from blsgan.evaluation.methods import Method, Sample
 from blsgan.evaluation.metrics import bootstrap_mean, region_mse
 from blsgan.evaluation.protocol import NothingToMeasureError, Part
-from blsgan.evaluation.realism import classifier_auc, laid_over, realism_features
+from blsgan.evaluation.realism import (
+    BESIDE_PX,
+    classifier_auc,
+    free_bone,
+    read_once,
+    realism_features,
+)
 from blsgan.evaluation.texture import texture_ratio
 from blsgan.io.masks import BONES
+from blsgan.joint.distance import border_distance_px
+from blsgan.joint.geometry import bounding_box
+from blsgan.joint.zone import REACH_PX
 from blsgan.progress import Track, silent
 from blsgan.synthesis.overlap import as_unit, image_rng
 
@@ -46,8 +56,10 @@ CLEAR_PX = 4
 """How far another bone's blurred edge reaches beyond its mask, at most."""
 
 THRESHOLDS = {"protocol": PROTOCOL, "looser": TRAINING}
-_FREE = "free bone"
-_PASTED_SHARE = 0.8  # of the overlap that another visit must show to be pasted in
+NOTHING_HIDDEN = "nothing hidden"
+"""Name of an image's own free part in a layer's place, against the same part of another visit."""
+
+_FREE, _FREE_BESIDE = "free bone", "free bone beside"
 Predict = Callable[[np.ndarray], np.ndarray | None]  # image [H,W] -> masks [2,H,W], or no joint
 Record = dict[str, Any]
 
@@ -91,15 +103,13 @@ def evaluate_layers(
     for joint in progress(images, "hidden bones", len(images)):
         arrays = read_joint(joint)
         size = overlap_px(arrays.masks)
-        if size < MIN_OVERLAP_PX:
-            realism.free.append(joint)
         if size < TRAINING.overlap_px:
             part.left_out["overlap below 30 px"] += 1
             continue
         image = as_unit(arrays.image)
         judge = _Judge(joint, image, arrays.masks, wanted[joint.name], size)
         part.records += judge.another_visit()
-        realism.add_overlap(joint.joint, image, arrays.masks, wanted[joint.name])
+        add_layers = realism.add_image(joint.joint, image, arrays.masks, wanted[joint.name])
         given = {DRAWN: arrays.masks}
         if with_other_masks:
             given |= {CLOSER: _moved(arrays.masks, 1), APART: _moved(arrays.masks, -1)}
@@ -113,7 +123,7 @@ def evaluate_layers(
                 layers = method(Sample(image, masks)).layers
                 part.records += judge(method.name, kind, layers)
                 if kind == DRAWN:
-                    realism.add_layers(method.name, joint.joint, layers, masks)
+                    add_layers(method.name, layers)
     if not part.records:
         raise NothingToMeasureError(
             f"none of the {len(images)} images has an overlap of {TRAINING.overlap_px} px or more; "
@@ -121,7 +131,6 @@ def evaluate_layers(
         )
     part.summary = summarise_layers(part.records, seed=seed)
     part.summary["left_out"] = part.left_out
-    realism.add_free_bones(progress)
     part.summary["realism"] = realism.summary()
     return part
 
@@ -137,53 +146,40 @@ def _moved(masks: np.ndarray, rows: int) -> np.ndarray:
 
 
 class _Realism:
-    """Features of layers, of bones with another visit's pixels pasted in, and of free bones."""
+    """Features of layers and of what they are compared with, wherever another visit shows a bone.
+
+    A sample is a truth, so that layer and free bone are of one joint, place and size.
+    """
 
     def __init__(self, seed: int) -> None:
-        self.free: list[JointImage] = []
         self._seed = seed
-        self._donors: list[tuple[str, np.ndarray]] = []
         self._found: dict[tuple[str, int], list[tuple[str, np.ndarray]]] = defaultdict(list)
 
-    def add_overlap(
+    def add_image(
         self, joint: str, image: np.ndarray, masks: np.ndarray, truths: Sequence[VisitTruth]
-    ) -> None:
-        """An image with an overlap: its outlines for free bones, and other visits' bones."""
-        self._donors.append((joint, masks))
-        overlap = masks[0] & masks[1]
-        for bone in range(2):
-            shown = [truth for truth in truths if truth.bone == bone]
-            if not shown:
-                continue
-            truth = max(shown, key=lambda t: int(t.valid.sum()))
-            if truth.valid.sum() >= _PASTED_SHARE * overlap.sum():
-                pasted = np.where(truth.clear_px > 0, truth.truth, image)
-                known = masks[bone] & ~(overlap & ~truth.valid)
-                self._add(ANOTHER_VISIT, joint, bone, pasted, known, truth.valid)
+    ) -> Callable[[str, np.ndarray], None]:
+        """An image's free bones and controls; what is returned adds a method's layers [2,H,W]."""
+        places = [_Place.of(masks, truth, self._seed) for truth in truths]
+        for place in places:
+            self._add(_FREE, joint, place, place.free)
+            self._add(ANOTHER_VISIT, joint, place, place.pasted(image))
+            self._add(NOTHING_HIDDEN, joint, beside := place.moved_away(), beside.read(image))
+            self._add(_FREE_BESIDE, joint, beside, beside.free)
 
-    def add_layers(self, method: str, joint: str, layers: np.ndarray, masks: np.ndarray) -> None:
-        for bone, layer in enumerate(layers):
-            self._add(method, joint, bone, layer, masks[bone], masks[0] & masks[1])
+        def add_layers(method: str, layers: np.ndarray) -> None:
+            for place in places:
+                self._add(method, joint, place, place.read(layers[place.bone]))
 
-    def add_free_bones(self, progress: Track) -> None:
-        """The bones of images without overlap, under the outline of another joint's bone."""
-        for joint in progress(self.free, "free bones", len(self.free)):
-            donors = [masks for name, masks in self._donors if name != joint.joint]
-            if not donors:
-                continue
-            arrays = read_joint(joint)
-            donor = donors[image_rng(joint.name, self._seed).integers(len(donors))]
-            image = as_unit(arrays.image)
-            for bone, mask in enumerate(arrays.masks):
-                region = laid_over(arrays.masks, donor, bone)
-                self._add(_FREE, joint.joint, bone, image, mask, region)
+        return add_layers
 
     def summary(self) -> dict[str, Any]:
         """For each method and bone: ``auc`` with its interval, and how many bones it rests on."""
         found: dict[str, Any] = {}
         for (method, bone), layers in self._found.items():
-            free = self._found.get((_FREE, bone), [])
-            if method == _FREE or min(len({name for name, _ in s}) for s in (layers, free)) < 2:
+            free = self._found[_FREE_BESIDE if method == NOTHING_HIDDEN else _FREE, bone]
+            if method in (_FREE, _FREE_BESIDE):
+                continue
+            if min(len({name for name, _ in s}) for s in (layers, free)) < 2:
                 continue
             (names, features), (free_names, free_features) = (
                 zip(*samples, strict=True) for samples in (layers, free)
@@ -195,21 +191,63 @@ class _Realism:
                 "auc": value.as_dict(),
                 "layers": len(layers),
                 "free_bones": len(free),
+                "joints": len(set(names)),
             }
         return found
 
-    def _add(
-        self,
-        method: str,
-        joint: str,
-        bone: int,
-        layer: np.ndarray,
-        mask: np.ndarray,
-        region: np.ndarray,
-    ) -> None:
-        features = realism_features(layer, mask, region & mask)
+    def _add(self, method: str, joint: str, place: _Place, picture: np.ndarray) -> None:
+        features = realism_features(picture, place.mask, place.support, place.distance_px)
         if features is not None:
-            self._found[method, bone].append((joint, features))
+            self._found[method, place.bone].append((joint, features))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where another visit shows a hidden bone free: a window, what is known in it, the free bone.
+
+    All arrays are windows; ``distance_px`` is that of ``border_distance_px``.
+    """
+
+    bone: int
+    part: tuple[slice, slice]
+    mask: np.ndarray
+    support: np.ndarray
+    distance_px: np.ndarray
+    free: np.ndarray
+    random: np.random.Generator
+
+    @classmethod
+    def of(cls, masks: np.ndarray, truth: VisitTruth, seed: int) -> _Place:
+        mask = masks[truth.bone]
+        known = mask & ((truth.clear_px > 0) | truth.guide)
+        top, left, bottom, right = bounding_box(known)
+        part = np.s_[top:bottom, left:right]
+        distance_px = border_distance_px(masks, truth.bone)
+        random = image_rng(f"{truth.image} {truth.other} {truth.bone}", seed)
+        planes = (mask, known, distance_px, free_bone(truth))
+        return cls(truth.bone, part, *(plane[part] for plane in planes), random)
+
+    def read(self, picture: np.ndarray) -> np.ndarray:
+        """A picture [H,W] in the window, read once as the free bone was."""
+        return read_once(picture[self.part], self.random)
+
+    def pasted(self, image: np.ndarray) -> np.ndarray:
+        """The image with the free bone in the overlap and as far beside it as a zone reaches."""
+        with np.errstate(invalid="ignore"):
+            near = self.support & (self.distance_px <= REACH_PX)
+        return np.where(near, self.free, self.read(image))
+
+    def moved_away(self) -> _Place:
+        """The same region laid on the bone's free part, off the joint."""
+        rows = np.flatnonzero((self.distance_px < 0).any(axis=1))
+        up = (1 if self.bone == 0 else -1) * (int(np.ptp(rows)) + 1 + round(BESIDE_PX[0]))
+        moved = np.full_like(self.distance_px, np.nan)
+        if up > 0:
+            moved[:-up] = self.distance_px[up:]
+        else:
+            moved[-up:] = self.distance_px[:up]
+        free = self.support & (self.distance_px > BESIDE_PX[0])
+        return replace(self, support=free, distance_px=moved)
 
 
 class _Judge:
@@ -243,16 +281,21 @@ class _Judge:
                 "protocol": int(truth.meets(PROTOCOL)),
                 "pixels": int(truth.valid.sum()),
                 "mse": region_mse(layer, truth.truth, truth.valid),
+                "floor_mse": truth.floor_mse,
                 "ring_mse": region_mse(layer, truth.truth, ring) if ring.any() else None,
                 "ring_bias": float(np.mean(layer[ring] - truth.truth[ring]))
                 if ring.any()
                 else None,
             }
-            bias = outline_bias(layer, truth.truth, self._distance[truth.bone], truth.clear_px > 0)
-            record |= {
-                key: None if np.isnan(value) else float(value)
-                for key, value in zip(OUTLINE_KEYS, bias, strict=True)
-            }
+            shown = truth.truth, self._distance[truth.bone], truth.clear_px > 0
+            for keys, values in (
+                (OUTLINE_KEYS, outline_bias(layer, *shown)),
+                (ERROR_KEYS, outline_error(layer, *shown)),
+            ):
+                record |= {
+                    key: None if np.isnan(value) else float(value)
+                    for key, value in zip(keys, values, strict=True)
+                }
             found.append(record)
         for first, second, hidden, ring in self._pairs():
             layer = layers[first.bone]
@@ -317,6 +360,7 @@ class _Judge:
 
 
 OUTLINE_KEYS = tuple(f"bias_{low:+.0f}_{high:+.0f}" for low, high in pairwise(OUTLINE_EDGES_PX))
+ERROR_KEYS = tuple(key.replace("bias", "mse") for key in OUTLINE_KEYS)
 _JUDGED_KEYS = OUTLINE_KEYS[1:]  # the bar's: -3 to +4
 
 
@@ -326,9 +370,10 @@ def summarise_layers(records: Sequence[Record], *, seed: int = 0) -> dict[str, A
     Returns:
         ``images``, ``joints`` and, for each of :data:`THRESHOLDS`, kind of masks, method and bone:
         ``outline`` (mean and interval of every bin), ``outline_worst`` (the largest mean bias of
-        the bins from -3 to +4), ``plain_db``, ``ring_bias``, ``ring_plain_db``, ``corrected_db``,
-        ``ring_corrected_db``, their ``gain_db`` over every other method, ``texture``'s median and
-        the counts.
+        the bins from -3 to +4), ``trust`` (by bin: error of registered visits where nothing is
+        hidden, over the layer's), ``plain_db``, ``ring_bias``, ``ring_plain_db``,
+        ``corrected_db``, ``ring_corrected_db``, their ``gain_db`` over every other method,
+        ``texture``'s median and the counts.
     """
     summary: dict[str, Any] = {
         "images": len({r["image"] for r in records}),
@@ -384,6 +429,13 @@ def _figures(records: Sequence[Record], seed: int) -> dict[str, Any]:
         figures["outline_worst"] = max(
             (outline[key]["mean"] for key in _JUDGED_KEYS if key in outline), key=abs, default=None
         )
+    trust = {
+        key: value
+        for key in ERROR_KEYS
+        if (value := _trust([r for r in records if r.get(key) is not None], key, seed))
+    }
+    if trust:
+        figures["trust"] = trust
     values, joints = _values(records, "truth", "ring_bias")
     if values:
         figures["ring_bias"] = bootstrap_mean(values, joints, seed=seed).as_dict()
@@ -408,6 +460,21 @@ def _figures(records: Sequence[Record], seed: int) -> dict[str, Any]:
             "images": len(values),
         }
     return figures
+
+
+def _trust(records: Sequence[Record], key: str, seed: int) -> dict[str, float] | None:
+    """How much a layer's pixels tell a registration beside those of a picture that nothing hides.
+
+    Both are errors against another registered visit, so the weight is that of a least squares fit:
+    the variance where nothing is hidden, over the same plus what separation adds.
+    """
+    if not records:
+        return None
+    joints = [r["joint"] for r in records]
+    ratio = pooled_db(
+        [r[key] for r in records], joints, minus=[r["floor_mse"] for r in records], seed=seed
+    )
+    return {name: 10 ** (value / 10) for name, value in ratio.as_dict().items()}
 
 
 def _gains(own: Sequence[Record], other: Sequence[Record], seed: int) -> dict[str, Any]:

@@ -14,7 +14,13 @@ import cv2
 import numpy as np
 
 from blsgan import __version__
-from blsgan.evaluation.layers import OUTLINE_KEYS
+from blsgan.evaluation.layers import (
+    ANOTHER_VISIT,
+    DRAWN,
+    ERROR_KEYS,
+    NOTHING_HIDDEN,
+    OUTLINE_KEYS,
+)
 from blsgan.evaluation.metrics import BUCKETS, bucket_name
 from blsgan.evaluation.protocol import Part
 from blsgan.io.atomic import ESCAPED, atomic_paths
@@ -175,7 +181,12 @@ def _layer_tables(summary: dict[str, Any]) -> list[Table]:
             for bone in BONES:
                 table = _hidden_table(methods, bone, f"{masks} masks, {thresholds} thresholds")
                 tables += [table] if table else []
-    return [*_outline_tables(summary), *tables, *_realism_tables(summary)]
+    return [
+        *_outline_tables(summary),
+        *_trust_tables(summary),
+        *tables,
+        *_realism_tables(summary),
+    ]
 
 
 def _outline_tables(summary: dict[str, Any]) -> list[Table]:
@@ -202,6 +213,28 @@ def _outline_tables(summary: dict[str, Any]) -> list[Table]:
                 )
             )
     return tables
+
+
+def _trust_tables(summary: dict[str, Any]) -> list[Table]:
+    """What JSN's registration takes over (``blsgan.jsn.quantification.LAYER_TRUST``)."""
+    rows = [
+        [
+            f"{method}, {bone} bone",
+            *(with_interval(figures["trust"].get(key), ".2f") for key in ERROR_KEYS),
+        ]
+        for method, bones in summary["thresholds"]["protocol"].get(DRAWN, {}).items()
+        for bone, figures in bones.items()
+        if "trust" in figures
+    ]
+    if not rows:
+        return []
+    edges = [key.removeprefix("mse_").replace("_", " to ") for key in ERROR_KEYS]
+    note = (
+        "Mean squared error of registered visits where nothing is hidden over that of the layer, "
+        "against the same visits: the weight of a layer's pixels in registration."
+    )
+    header = ["px from the border, - in the overlap", *edges]
+    return [Table("Weight of a layer by distance, drawn masks", header, rows, [note])]
 
 
 def _hidden_table(methods: dict[str, Any], bone: str, what: str) -> Table | None:
@@ -265,9 +298,10 @@ def _realism_tables(summary: dict[str, Any]) -> list[Table]:
     if not rows:
         return []
     note = (
-        "A classifier of layers against free bones under other joints' outlines, cross-validated "
-        "over joints; 0.5: it cannot tell them apart. In brackets the number of layers. As long as "
-        "another visit's own bone scores far above 0.5 the figure says nothing of separation."
+        "A classifier of layers against the same bone as another visit shows it free, at one place "
+        "and read alike, cross-validated over joints; 0.5: it cannot tell them apart. In brackets "
+        f"the number of layers. {ANOTHER_VISIT}: the free bone pasted into the image. "
+        f"{NOTHING_HIDDEN}: the image's own free part, which must score 0.5."
     )
     header = ["method", *(f"{bone} bone AUC [95 %]" for bone in BONES)]
     return [Table("Realism", header, rows, [note])]

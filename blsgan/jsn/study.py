@@ -8,7 +8,7 @@ levels; the magnification only where registration is asked to fit it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,7 +34,6 @@ from blsgan.io.tables import write_csv
 from blsgan.joint.geometry import joint_axis
 from blsgan.jsn.agreement import MISMATCH_PX, Agreement, agreement, bland_altman
 from blsgan.jsn.quantification import (
-    SEPARATED_TRUST,
     Visit,
     joint_space,
     measure,
@@ -251,7 +250,9 @@ class Study:
         """(condition, method) -> number of joints, flagged ones, and how far the sums are off.
 
         The condition "all" joins the joints with an overlap, by that method, and those without. The
-        median's interval is a 95 % percentile bootstrap over joints.
+        median's interval is a 95 % percentile bootstrap over joints. ``difference_px`` is the mean
+        of how much farther off a sum is than without separation, over the joints that neither
+        flags, with its interval.
         """
         groups = _grouped(self.consistency)
         free = groups.get((NO_OVERLAP, NOTHING_TO_SEPARATE), [])
@@ -261,7 +262,7 @@ class Study:
         found: dict[tuple[str, str], dict[str, Any]] = {}
         for key, records in groups.items():
             off = [abs(r["difference_px"]) for r in records if not r["flagged"]]
-            low, high = _median_interval(off, self.seed)
+            low, high = _interval(off, self.seed, np.median) if len(off) > 1 else (None, None)
             found[key] = {
                 "joints": len(records),
                 "flagged": len(records) - len(off),
@@ -270,6 +271,7 @@ class Study:
                 "median_high_px": high,
                 "p90_px": float(np.percentile(off, 90)) if off else None,
                 "p95_px": float(np.percentile(off, 95)) if off else None,
+                **_against(records, groups.get((key[0], WITHOUT), []), self.seed),
             }
         return found
 
@@ -458,13 +460,13 @@ def _visits(
     copies = [COPY(sample).layers for sample in samples]
     masks = [sample.masks for sample in samples]
 
-    def visits(layers: list[np.ndarray], trust: float) -> list[Visit]:
+    def visits(layers: list[np.ndarray], trust: float | None) -> list[Visit]:
         return [Visit(*pair, trust) for pair in zip(layers, masks, strict=True)]
 
     if max(overlap_px(sample.masks) for sample in samples) < MIN_OVERLAP_PX:
         return {NOTHING_TO_SEPARATE: visits(copies, 1.0)}
     layers = [model(sample).layers for sample in samples]
-    found = {model.name: visits(layers, SEPARATED_TRUST), WITHOUT: visits(copies, 1.0)}
+    found = {model.name: visits(layers, None), WITHOUT: visits(copies, 1.0)}
     if trusts:
         found[f"{model.name}, overlap in full"] = visits(layers, 1.0)
         found[LEFT_OUT] = visits(copies, 0.0)
@@ -508,12 +510,30 @@ def _grouped(records: Sequence[dict[str, Any]]) -> dict[tuple[str, str], list[di
     return dict(sorted(groups.items(), key=lambda item: item[0][0] != NO_OVERLAP))
 
 
-def _median_interval(values: Sequence[float], seed: int) -> tuple[float | None, float | None]:
-    if len(values) < 2:
-        return None, None
-    # One value for each joint, so that resampling values is resampling joints.
+def _against(
+    records: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]], seed: int
+) -> dict[str, Any]:
+    """How much farther off ``records``' sums are than those of ``others``, joint by joint."""
+    known = {r["joint"]: abs(r["difference_px"]) for r in others if not r["flagged"]}
+    more = [
+        abs(r["difference_px"]) - known[r["joint"]]
+        for r in records
+        if not r["flagged"] and r["joint"] in known
+    ]
+    if not more or records == others:
+        return {}
+    found = {"compared": len(more), "difference_px": float(np.mean(more))}
+    if len(more) > 1:
+        found["difference_low_px"], found["difference_high_px"] = _interval(more, seed, np.mean)
+    return found
+
+
+def _interval(
+    values: Sequence[float], seed: int, average: Callable[..., Any]
+) -> tuple[float, float]:
+    """95 % of a bootstrap. One value for each joint, so resampling values is resampling joints."""
     draws = np.random.default_rng(seed).choice(values, (2000, len(values)))
-    low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
+    low, high = np.percentile(average(draws, axis=1), [2.5, 97.5])
     return float(low), float(high)
 
 
@@ -564,6 +584,7 @@ def _consistency_table(study: Study) -> Table:
         "median px [95 %]",
         "90th",
         "95th percentile",
+        "mean, against without separation [95 %]",
     ]
     rows = [
         [
@@ -578,12 +599,20 @@ def _consistency_table(study: Study) -> Table:
             ),
             _figure(c["p90_px"]),
             _figure(c["p95_px"]),
+            _figure(c.get("difference_px"), "+.3f")
+            + (
+                f" [{c['difference_low_px']:+.3f}, {c['difference_high_px']:+.3f}] "
+                f"({c['compared']})"
+                if "difference_low_px" in c
+                else ""
+            ),
         ]
         for (condition, method), c in study.consistencies().items()
     ]
     notes = [
         "|(A to B) + (B to C) - (A to C)| on three real visits of a joint, where none was "
         "flagged; overlap: at least one of the three has one; all: these by their method, and "
-        "those without overlap; intervals: bootstrap over joints."
+        "those without overlap; intervals: bootstrap over joints. Against without separation: "
+        "paired, over the joints (their number) that neither flags."
     ]
     return Table("Real visits: consistency", header, rows, notes)

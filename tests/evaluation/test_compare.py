@@ -1,5 +1,6 @@
 """Comparisons: paired differences, what is refused, and what is evaluated only once."""
 
+import csv
 import json
 import shutil
 
@@ -25,8 +26,9 @@ def write_evaluation(
     folder.mkdir()
     rng = np.random.default_rng(5)  # the same images for every call
     noise = np.random.default_rng(draw)
-    synthetic, layers = [], []
-    for joint in joints:
+    synthetic, layers, pairs = [], [], []
+    for number, joint in enumerate(joints):
+        chance = 6e-3 * (-1) ** number  # of a pair of truths, alike for every method
         for visit in "ab":
             level = 30 + 4 * rng.standard_normal()
             for method, extra in (("copy", -10.0), (name, gain)):
@@ -58,10 +60,27 @@ def write_evaluation(
                 layers.append(
                     {"method": method, "joint": joint, "image": f"{joint}/{visit}", "kind": "image"}
                 )
+                pairs += [
+                    {
+                        "method": method,
+                        "joint": joint,
+                        "image": f"{joint}/{visit}",
+                        "masks": masks,
+                        "kind": "pair",
+                        "bone": bone,
+                        "other": f"{joint}/c",
+                        "third": f"{joint}/d",
+                        "error": 10 ** ((2 - extra) / 10 - 2.5) + chance + more,
+                        "ring_error": 10 ** ((2 - extra) / 10 - 2.5) if visit == "a" else "",
+                    }
+                    for bone in ("upper", "lower")
+                    for masks, more in (("drawn", 0), ("predicted", 1))
+                ]
     write_csv(folder / "synthetic.csv", synthetic)
     frechet = [{"name": "Fréchet distance, patch DCT", "distance": {name: 1 - gain / 10}}]
     if real:
         write_csv(folder / "real.csv", layers)
+        write_csv(folder / "layers.csv", pairs)
     report = {
         "schema": 2,
         "split": "val",
@@ -70,6 +89,7 @@ def write_evaluation(
         "synthetic": {},
         "dataset": {"images": 24, "joints": 12, "sha256": "cd" * 32},
         "real": {"frechet": frechet} if real else None,
+        "layers": {} if real else None,
         **changes,
     }
     (folder / "evaluation.json").write_text(json.dumps(report))
@@ -105,6 +125,21 @@ def test_differences_are_paired(folders):
     assert found.differences["copy"]["overlap_psnr_db"]["mean"] == pytest.approx(-10, abs=0.05)
     assert "first" not in found.differences
     assert found.frechet["Fréchet distance, patch DCT"]["better"] == pytest.approx(0.95)
+
+
+def test_corrected_errors_are_averaged_before_they_are_expressed_in_db(folders):
+    """A pair's error may be negative; means of the same pairs differ by what the methods do."""
+    with (folders[0] / "layers.csv").open() as file:
+        assert any(float(r["error"]) < 0 for r in csv.DictReader(file) if r["masks"] == "drawn")
+    found = compare(loaded(folders))
+    for bone in ("upper", "lower"):
+        row, difference = found.rows["better"], found.differences["better"]
+        assert row[f"{bone}_error"]["mean"] == pytest.approx(23.5)
+        assert row[f"{bone}_error"]["high"] - row[f"{bone}_error"]["low"] > 0.5
+        assert difference[f"{bone}_error"]["mean"] == pytest.approx(0.5)
+        assert difference[f"{bone}_error"]["low"] > 0.1
+        assert difference[f"{bone}_ring_error"]["mean"] == pytest.approx(0.5, abs=1e-6)
+        assert found.differences["same"][f"{bone}_error"]["mean"] == 0
 
 
 @pytest.mark.parametrize("first", [0, 1])

@@ -165,6 +165,16 @@ def test_a_mirrored_model_is_said_to_be_one(dataset, network, tmp_path):
     assert len(set(errors.values())) == 2
 
 
+def test_the_sheet_alone_measures_nothing_and_keeps_what_was_measured(dataset, network, tmp_path):
+    (tmp_path / "evaluation.json").write_text("of before")
+    result = evaluate(
+        "--data", dataset, "--weights", network, "--part", "sheet", "-o", tmp_path, "--split", "all"
+    )
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in tmp_path.iterdir()} == {"evaluation.json", "sheet_1.png"}
+    assert result.stdout == ""
+
+
 def test_the_error_panel_shows_the_model(dataset, network, tmp_path):
     pytest.importorskip("matplotlib", reason="figures need the extra 'figures'")
     result = evaluate("--data", dataset, "--weights", network, "-o", tmp_path)
@@ -185,6 +195,8 @@ def test_splits_differ(dataset):
         (("--no-model", "--mirrored"), UsageError, "--mirrored"),
         (("--no-model", "--figures"), UsageError, "add -o"),
         (("--weights", "no-such-file.onnx"), BlsganError, "no-such-file.onnx"),
+        (("--part", "sheet"), UsageError, "add -o"),
+        (("--part", "sheet", "--no-model", "-o", "out"), UsageError, "leave out --no-model"),
     ],
 )
 def test_contradictions(dataset, arguments, kind, words):

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from blsgan.errors import InputError
+from blsgan.joint.window import working_scale
 from blsgan.jsn import registration
 from blsgan.jsn.quantification import (
-    SEPARATED_TRUST,
+    LAYER_TRUST,
     Visit,
     joint_space,
     measure,
@@ -21,7 +22,7 @@ from blsgan.synthesis.phantoms import joint_phantom
 def visit(seed, gap_px, *, separated=True):
     phantom = joint_phantom(seed, gap_px=gap_px)
     layers = phantom.layers if separated else phantom.image * phantom.masks
-    return Visit(layers, phantom.masks, SEPARATED_TRUST if separated else 1.0)
+    return Visit(layers, phantom.masks, None if separated else 1.0)
 
 
 @pytest.mark.parametrize(("before", "after"), [(6.0, 5.4), (6.0, 6.0), (-9.0, -10.3)])
@@ -48,6 +49,30 @@ def test_the_overlap_counts_by_its_trust():
         errors[trust] = abs(measure(*visits).narrowing_px - 0.8)
     assert errors[0.0] < 0.08
     assert errors[1.0] > 2 * errors[0.0]
+
+
+def test_pixels_count_by_their_distance_from_the_overlap():
+    """A rim of the upper bone hidden by the lower one, 10 px deep and far from any border."""
+    masks = np.zeros((2, 300, 240), bool)
+    masks[0, 20:150, 40:200] = True
+    masks[1, 140:280, 20:220] = True
+    visit = Visit(np.zeros(masks.shape), masks)
+    upper, lower = visit.weights[:, :, 120]
+    scale = 1.0  # bones of the usual size
+    assert working_scale(masks) == scale
+    for row, index in ((139, 4), (138, 5), (137, 6), (136, 7), (140, 3), (142, 1)):
+        assert upper[row] == pytest.approx(LAYER_TRUST[0, index])
+    assert (upper[149], upper[130], upper[60]) == (LAYER_TRUST[0, 0], 1, 1)
+    assert lower[150] == pytest.approx(LAYER_TRUST[1, 4])
+    assert lower[149] == pytest.approx(LAYER_TRUST[1, 3])
+    assert (lower[140], lower[160]) == (LAYER_TRUST[1, 0], 1)
+    given = Visit(np.zeros(masks.shape), masks, 0.3).weights
+    np.testing.assert_array_equal(given[0], given[1])
+    assert set(np.unique(given)) == {0.3, 1.0}
+
+
+def test_without_overlap_every_pixel_counts():
+    assert (Visit(np.zeros((2, 120, 120)), slabs(5)).weights == 1).all()
 
 
 def test_swapping_the_visits_turns_the_sign():
