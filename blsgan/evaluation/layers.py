@@ -224,8 +224,8 @@ class _Place:
         part = np.s_[top:bottom, left:right]
         distance_px = border_distance_px(masks, truth.bone)
         random = image_rng(f"{truth.image} {truth.other} {truth.bone}", seed)
-        planes = (mask, known, distance_px, free_bone(truth))
-        return cls(truth.bone, part, *(plane[part] for plane in planes), random)
+        free = free_bone(truth)
+        return cls(truth.bone, part, mask[part], known[part], distance_px[part], free[part], random)
 
     def read(self, picture: np.ndarray) -> np.ndarray:
         """A picture [H,W] in the window, read once as the free bone was."""

@@ -22,7 +22,7 @@ from blsgan.evaluation.results import Evaluation
 from blsgan.progress import Track, silent
 
 PARTS = ("layers", "real", "synthetic")
-COMPARED = PARTS[1:]  # what two evaluations are compared by
+COMPARED = PARTS[1:]  # by which the rows of an ablation are compared
 
 
 def run_evaluation(

@@ -11,9 +11,11 @@ from blsgan.evaluation.layers import (
     APART,
     CLOSER,
     DRAWN,
+    ERROR_KEYS,
     OUTLINE_KEYS,
     PREDICTED,
     evaluate_layers,
+    summarise_layers,
 )
 from blsgan.evaluation.methods import COPY, PRIOR, Answer, Method, Sample
 from blsgan.evaluation.networks import predict_masks
@@ -55,6 +57,32 @@ def test_what_is_added_to_the_image_is_found_at_every_distance(part):
         for key in ("ring_bias", *OUTLINE_KEYS):
             if a[key] is not None:
                 assert b[key] - a[key] == pytest.approx(0.1, abs=1e-5)
+
+
+def test_weight_is_the_error_of_visits_over_that_of_the_layer():
+    """Means are divided, not averaged ratios; a bin that no record has is left out."""
+    near, far = ERROR_KEYS[0], ERROR_KEYS[-1]
+    records = [
+        {
+            "kind": "truth",
+            "method": "m",
+            "masks": DRAWN,
+            "bone": "upper",
+            "protocol": 1,
+            "joint": str(joint),
+            "image": f"{joint}/a",
+            "mse": 0.01,
+            "floor_mse": floor,
+            near: error,
+            far: None,
+        }
+        for joint, (floor, error) in enumerate([(0.001, 0.002), (0.003, 0.008)])
+    ]
+    found = summarise_layers(records)["thresholds"]["protocol"][DRAWN]["m"]["upper"]["trust"]
+    assert found.keys() == {near}
+    assert found[near]["mean"] == pytest.approx(0.4)
+    assert found[near]["low"] == pytest.approx(0.375)
+    assert found[near]["high"] == pytest.approx(0.5)
 
 
 def test_other_masks_are_given_only_where_asked(part):

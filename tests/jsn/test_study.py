@@ -114,8 +114,14 @@ def test_real_visits_add_up(images, dataset):
 
 
 def test_all_joints_are_those_with_and_without_overlap():
-    def record(condition, method, off, flagged=False):
-        return {"condition": condition, "method": method, "difference_px": off, "flagged": flagged}
+    def record(joint, condition, method, off, flagged=False):
+        return {
+            "joint": joint,
+            "condition": condition,
+            "method": method,
+            "difference_px": off,
+            "flagged": flagged,
+        }
 
     study = Study(
         "val",
@@ -125,12 +131,12 @@ def test_all_joints_are_those_with_and_without_overlap():
         MODEL.description,
         fit_scale=False,
         consistency=[
-            record(OVERLAP, "model", -0.1),
-            record(OVERLAP, WITHOUT, 0.4),
-            record(OVERLAP, "model", 9.0, flagged=True),
-            record(OVERLAP, WITHOUT, 0.6),
-            record(NO_OVERLAP, NOTHING_TO_SEPARATE, 0.3),
-            record(NO_OVERLAP, NOTHING_TO_SEPARATE, 0.5),
+            record("a", OVERLAP, "model", -0.1),
+            record("a", OVERLAP, WITHOUT, 0.4),
+            record("b", OVERLAP, "model", 9.0, flagged=True),
+            record("b", OVERLAP, WITHOUT, 0.6),
+            record("c", NO_OVERLAP, NOTHING_TO_SEPARATE, 0.3),
+            record("d", NO_OVERLAP, NOTHING_TO_SEPARATE, 0.5),
         ],
     )
     found = study.consistencies()
@@ -139,6 +145,14 @@ def test_all_joints_are_those_with_and_without_overlap():
     assert found[ALL, "model"]["median_px"] == pytest.approx(0.3)
     assert found[ALL, WITHOUT]["median_px"] == pytest.approx(0.45)
     assert found[OVERLAP, "model"]["median_low_px"] is None  # one value has no interval
+    # Paired with the joints that neither flags, by how far off each is.
+    assert found[OVERLAP, "model"]["compared"] == 1
+    assert found[OVERLAP, "model"]["difference_px"] == pytest.approx(-0.3)
+    assert found[ALL, "model"]["compared"] == 3
+    assert found[ALL, "model"]["difference_px"] == pytest.approx(-0.1)
+    low, high = (found[ALL, "model"][f"difference_{end}_px"] for end in ("low", "high"))
+    assert -0.31 < low < -0.1 < high <= 0
+    assert "difference_px" not in found[OVERLAP, WITHOUT]
     low, high = (found[ALL, WITHOUT][f"median_{end}_px"] for end in ("low", "high"))
     assert 0.3 <= low < 0.45 < high <= 0.6
     assert study.consistencies() == found
