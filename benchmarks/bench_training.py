@@ -253,8 +253,7 @@ class NaiveLite:
             tissues.append(0.5)
         image = to_tensor(images, self.device)[:, None]
         covered, truth = to_tensor(masks, self.device), to_tensor(truths, self.device)
-        image = image * covered.amax(dim=1, keepdim=True)
-        k_true = torch.tensor(tissues, dtype=torch.float32, device=self.device)
+        k_true = torch.tensor(tissues, dtype=torch.float32, device=self.device)[:, None, None, None]
         overlap_mask = covered.prod(dim=1, keepdim=True)
 
         with torch.no_grad():  # for the log
