@@ -38,10 +38,11 @@ figures = click.option(
 json_flag = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 split = click.option(
     "--split",
-    type=click.Choice(("train", "val", "all")),
+    metavar="train|val|all|K/N",
     default="val",
     show_default=True,
-    help="Joints to judge; nobody trained on those of val.",
+    help="Joints to judge; nobody trained on those of val. K/N: the K-th of N folds, which a run with "
+    "`--set held_out=K/N` has not seen.",
 )
 calibration_data = click.option(
     "--calibration-data",

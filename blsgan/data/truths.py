@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,23 @@ def cached_visit_truths(
                 _save(path, kept)
         found += kept
     return found
+
+
+def lend_registrations(source: Path, target: Path) -> None:
+    """Gives a run or an evaluation in ``target`` what was registered for ``source``.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    (target / FOLDER).mkdir(parents=True, exist_ok=True)
+    for kept in (source / FOLDER).glob("*.npz"):
+        lent = target / FOLDER / kept.name
+        if lent.exists():
+            continue
+        try:
+            os.link(kept, lent)
+        except OSError:  # another file system, or one without links
+            shutil.copy(kept, lent)
 
 
 def _load_kept(path: Path) -> list[VisitTruth] | None:

@@ -11,8 +11,6 @@ finished, so a study that was stopped goes on with the row it stood at.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +19,7 @@ from typing import TYPE_CHECKING, Any
 from blsgan.data.dataset import load_root
 from blsgan.data.layout import JointImage, check_complete, content_digest
 from blsgan.data.splits import select
-from blsgan.data.truths import FOLDER as REGISTRATION
-from blsgan.data.truths import cached_visit_truths
+from blsgan.data.truths import cached_visit_truths, lend_registrations
 from blsgan.data.visits import PROTOCOL, TRAINING
 from blsgan.errors import InputError, UsageError
 from blsgan.evaluation.compare import (
@@ -366,8 +363,7 @@ def _train(
     card = folder / WEIGHTS / f"{row.name}.json"
     if not card.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        for visits in (output / REGISTRATION).glob("*.npz"):
-            _lend(visits, folder / REGISTRATION / visits.name)
+        lend_registrations(output, folder)
 
         def show(progress: TrainingProgress) -> None:
             report(row, progress.step)
@@ -375,16 +371,6 @@ def _train(
         card = train(root, folder, config, resume=resume, device=device, report=show, warn=warn)
     fields: dict[str, Any] = json.loads(card.read_text(encoding="utf-8"))
     return fields
-
-
-def _lend(source: Path, target: Path) -> None:
-    if target.exists():
-        return
-    target.parent.mkdir(exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without links
-        shutil.copy(source, target)
 
 
 def _evaluate(

@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from blsgan.data.splits import VALIDATION, fold_of
 from blsgan.errors import UsageError
 from blsgan.ops import K_MAX
 from blsgan.training.plain_yaml import read_plain, shown
@@ -261,6 +262,11 @@ class TrainingConfig(RunConfig):
         "gives in a step depends on seed, source and step alone, so that runs which leave another "
         "source out see the same of it (crops only)",
     )
+    held_out: str = Field(
+        default=VALIDATION,
+        description="joints that no step sees and that validations are of: val, or K/N, the K-th "
+        "of N folds, for cross-validation",
+    )
     model: ModelConfig = ModelConfig()
     supervisor: SupervisorConfig = SupervisorConfig()
     data: DataConfig = DataConfig()
@@ -280,6 +286,16 @@ class TrainingConfig(RunConfig):
         if stages and fields.get("steps") is not None:
             raise ValueError("a run with stages has no key 'steps': set stages.0.steps and so on")
         return {**fields, "stages": stages, **({"steps": None} if stages else {})}
+
+    @field_validator("held_out")
+    @classmethod
+    def _a_split(cls, held_out: str) -> str:
+        if held_out != VALIDATION:
+            try:
+                fold_of(held_out)
+            except UsageError as error:
+                raise ValueError("must be val, or K/N for the K-th of N folds, as 1/4") from error
+        return held_out
 
     @model_validator(mode="after")
     def _has_a_length(self) -> TrainingConfig:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from blsgan import __version__
-from blsgan.data.splits import is_validation
+from blsgan.data.splits import VALIDATION, is_held_out
 from blsgan.errors import InputError, UsageError, WeightsError
 from blsgan.io.atomic import atomic_path, check_writable_folder
 from blsgan.machine import commit_of
@@ -221,13 +221,15 @@ def trained_card(
         limits: what the weights are not for.
     """
     described = _read_environment(run)
+    held_out = config.get("held_out", VALIDATION)
+    validation = {joint for joint in joints if is_held_out(joint, held_out)}
     return {
         "trained": {
             "config": config,
             "init": described.get("init"),
             "precision": described.get("precision"),
-            "training_joints": len({joint for joint in joints if not is_validation(joint)}),
-            "validation_joints": len({joint for joint in joints if is_validation(joint)}),
+            "training_joints": len(set(joints) - validation),
+            "validation_joints": len(validation),
             "steps": steps,
             "validation": metrics[-1] if metrics else None,
             "blsgan": __version__,

@@ -71,7 +71,7 @@ def check_sources(config: TrainingConfig, images: Sequence[JointImage]) -> None:
         raise UsageError(
             f"key 'model.configuration.layers' is {layers}; the dataset's joints have 2 bones"
         )
-    training, _ = split_for_training(images)
+    training, _ = split_for_training(images, config.held_out)
     check_one_square_size(images)
     if _visit_keys(config) and len(joints_of(training)) == len(training):
         raise _no_visits(config, f"none of the {len(training)} training joints has a second visit")
@@ -112,7 +112,7 @@ def load_sources(
         UsageError: the network is of another number of bones than the dataset's joints have.
     """
     check_sources(config, images)
-    training, validation = split_for_training(images)
+    training, validation = split_for_training(images, config.held_out)
     parts = [stage.data for stage in config.stages] or [config.data]
     if parts[0].pairs == "images":
         return _Images(parts, training, validation, config.seed, device)
