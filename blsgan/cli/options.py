@@ -41,8 +41,8 @@ split = click.option(
     metavar="train|val|all|K/N",
     default="val",
     show_default=True,
-    help="Joints to judge; nobody trained on those of val. K/N: the K-th of N folds, which a run with "
-    "`--set held_out=K/N` has not seen.",
+    help="Joints to judge; nobody trained on those of val. K/N: the K-th of N folds, which a run "
+    "with `--set held_out=K/N` has not seen.",
 )
 calibration_data = click.option(
     "--calibration-data",
