@@ -110,15 +110,17 @@ def _onnx(path: Path, data: bytes) -> dict[str, Any]:
     except ImportError as error:
         raise BackendError("onnx is not installed; pip install 'blsgan[engine]'.") from error
     try:
+        refuse_external_data(path, data)
         model = onnx.load_model_from_string(data)
         onnx.checker.check_model(model)
         facts = _model_facts(model)
+    except WeightsError:
+        raise
     except Exception as error:  # protobuf's and onnx's exceptions share no base class
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise InputError(
             f"{path} is not a whole ONNX model ({reason}); export or copy it again."
         ) from error
-    refuse_external_data(path, data)
     if not _is_ours(facts):
         raise InputError(
             f"{path} is an ONNX model of something else (it maps {', '.join(facts['inputs'])} to "

@@ -119,6 +119,11 @@ def _radiograph(header: Header, bit_depth: int | None) -> DicomRadiograph:
     values = modality(stored)
     windowed = apply_voi(header, values, signed=signed, notes=notes)
     if windowed is not None:
+        if np.ptp(windowed) == 0 < np.ptp(values):
+            raise InputError(
+                f"{path}: its window or VOI table makes every pixel the same; export it with one "
+                "that shows the bones, or with none."
+            )
         pixels = windowed
         if bit_depth is not None:
             notes.append("the bit depth given was not used: the file has a VOI transform")
@@ -234,10 +239,7 @@ def _check(header: Header) -> None:
     if len(dataset) == 0:
         raise InputError(f"{path} is not a DICOM file; give a PNG, JPEG, TIFF, BMP or DICOM file.")
     _check_kind(header)
-    if (
-        not {"PixelData", "Rows", "Columns"} <= set(dataset.dir())
-        or header.get("PixelData") is None
-    ):
+    if "PixelData" not in dataset or header.get("PixelData") is None:
         raise InputError(f"{path} is a DICOM file without pixel data; give the radiograph itself.")
     frames = header.whole("NumberOfFrames", 1)
     if frames not in (0, 1):

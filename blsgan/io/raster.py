@@ -1,7 +1,8 @@
 """PNG, JPEG, TIFF and BMP files as one grey channel, without losing or inventing a bit.
 
 Pillow decodes; what it would change silently is refused here instead: 16-bit colour (it keeps 8
-bits), transparency (it drops it), WhiteIsZero TIFF at 16 bit (it leaves it inverted).
+bits), transparency (it drops it), signed 8-bit TIFF below 0; WhiteIsZero TIFF beyond 8 bit, which
+it leaves inverted, is turned round.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _TIFF_BITS_PER_SAMPLE = 258
 _TIFF_PHOTOMETRIC = 262
 _WHITE_IS_ZERO = 0
 _TIFF_SAMPLE_FORMAT = 339
-_UNSIGNED = 1
+_UNSIGNED, _SIGNED = 1, 2
 _EXIF_ORIENTATION = 274
 
 
@@ -132,6 +133,11 @@ def _grey(path: Path, picture: Image.Image, data: bytes) -> Raster:
     if turned.mode in ("1", "L"):
         values, bits = np.asarray(turned.convert("L")), 8
         _refuse_transparent_level(path, picture, data, values)
+        # Pillow has no signed mode of 8 bits: -1 would be the brightest of all.
+        if tags and tags.get(_TIFF_SAMPLE_FORMAT, (1,))[0] == _SIGNED and values.max() > 127:
+            raise InputError(
+                f"{path} has signed 8-bit values below 0; save it as 8- or 16-bit greyscale."
+            )
     elif turned.mode.startswith("I;16"):
         values, bits = np.asarray(turned).astype(np.uint16), 16
         _refuse_transparent_level(path, picture, data, values)
@@ -150,6 +156,8 @@ def _grey(path: Path, picture: Image.Image, data: bytes) -> Raster:
         values, bits = wide.astype(np.uint16), 16
     elif turned.mode == "F":
         values, bits = np.asarray(turned, dtype=np.float32), 32
+        if tags and tags.get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO:
+            values = 1 - values
     else:
         values, bits = _one_channel(path, turned), 8
     return Raster(np.ascontiguousarray(values), file_format, bits, tuple(notes))

@@ -140,12 +140,25 @@ def test_a_model_that_only_calls_itself_a_separation_is_refused(exported, tmp_pa
         load_exported(tmp_path / "m.onnx")
 
 
+@pytest.mark.parametrize("location", ["w.bin", "/etc/hostname"])
+def test_a_model_with_tensors_elsewhere_is_called_that(exported, tmp_path, location):
+    model = onnx.load(exported.model)
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", location
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(WeightsError, match="keeps tensors in other files"):
+        inspect_file(tmp_path / "m.onnx")
+
+
 def test_files_that_tell_nothing(tmp_path):
     (tmp_path / "a.pth").write_bytes(b"x")
     with pytest.raises(InputError, match="neither weights"):
         inspect_file(tmp_path / "a.pth")
     for name, error in (
-        ("a.onnx", InputError),
+        ("a.onnx", WeightsError),
         ("a.safetensors", WeightsError),
         ("a.json", WeightsError),
     ):

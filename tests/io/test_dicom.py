@@ -477,6 +477,10 @@ class TestAsHospitalsWriteIt:
         step = read_radiograph(save(WindowCenter=1500, WindowWidth=1)).pixels
         np.testing.assert_array_equal(step, VALUES > 1499.5)
 
+    def test_a_window_beside_all_values_is_not_a_constant_picture(self, save):
+        with pytest.raises(InputError, match="window or VOI table makes every pixel the same"):
+            read_radiograph(save(WindowCenter=60000, WindowWidth=10))
+
     def test_an_unknown_voi_function_is_linear_with_a_note(self, save):
         radiograph = read_radiograph(
             save(WindowCenter=1500, WindowWidth=2000, VOILUTFunction="GAMMA22")
@@ -488,7 +492,8 @@ class TestAsHospitalsWriteIt:
         assert not any("GAMMA22" in note for note in radiograph.notes)
 
     @pytest.mark.parametrize(
-        "keyword", ["PixelRepresentation", "BitsStored", "BitsAllocated", "SamplesPerPixel"]
+        "keyword",
+        "PixelRepresentation BitsStored BitsAllocated SamplesPerPixel Rows Columns".split(),
     )
     def test_a_missing_element_is_named(self, tmp_path, keyword):
         made = dataset()

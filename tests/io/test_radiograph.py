@@ -75,6 +75,25 @@ def test_white_is_zero_tiff_is_inverted(tmp_path, values):
     )
 
 
+def test_white_is_zero_counts_in_floating_point(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    values = (GREY16 / 65535).astype(np.float32)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="miniswhite")
+    np.testing.assert_array_equal(read_radiograph(tmp_path / "a.tif").pixels, 1 - values)
+
+
+def test_signed_8_bit_tiff(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, (GREY8 // 2).astype(np.int8), photometric="minisblack")
+    np.testing.assert_array_equal(
+        read_radiograph(path).pixels, ((GREY8 // 2) / 255).astype(np.float32)
+    )
+    tifffile.imwrite(path, (GREY8.astype(int) - 128).astype(np.int8), photometric="minisblack")
+    with pytest.raises(InputError, match="signed 8-bit values below 0"):
+        read_radiograph(path)
+
+
 def test_grey_jpeg(tmp_path):
     smooth = np.tile(np.linspace(20, 230, 64), (48, 1)).astype(np.uint8)
     path = save(tmp_path / "a.jpg", smooth, quality=95)
