@@ -493,7 +493,10 @@ class TestAsHospitalsWriteIt:
 
     @pytest.mark.parametrize(
         "keyword",
-        "PixelRepresentation BitsStored BitsAllocated SamplesPerPixel Rows Columns".split(),
+        [
+            *("PixelRepresentation", "BitsStored", "BitsAllocated", "SamplesPerPixel"),
+            *("Rows", "Columns"),
+        ],
     )
     def test_a_missing_element_is_named(self, tmp_path, keyword):
         made = dataset()
