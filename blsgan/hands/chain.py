@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from blsgan.anatomy import BEYOND, JOINTS, PROMISED, WIDTH_SHARES, Side, title
 from blsgan.errors import InputError, NoJointError
+from blsgan.hands.growth import CLOSING_PLATE, OPEN_PLATE, growth_plate
 from blsgan.joint.geometry import bone_width_px, joint_axis
 from blsgan.records.hand import Placement
 from blsgan.tasks.joints import LEAST_LANDMARK, LocatedHand, Locator
@@ -63,6 +64,7 @@ MOST_OUTSIDE = 0.12
 """Share of a crop beyond the picture's edge."""
 
 _LEAST_WIDTH_PX = 18.0
+_WITH_PLATES = PROMISED[1:]  # the thumb lies on its side
 _OTHER_TRIES = (  # bone widths along the axis, degrees, scale: where the first crop is refused
     (0.3, 0.0, 1.0),
     (-0.3, 0.0, 1.0),
@@ -278,7 +280,7 @@ class HandSeparator:
         for name in JOINTS:
             progress(name)
             found.append(self._joint(image, hand, name))
-        return tuple(_mostly_refused(_distinct(found, hand)))
+        return tuple(_mostly_refused(_grown_up(_distinct(found, hand))))
 
     def _apart(self, joint: HandJoint) -> HandJoint:
         if joint.segmentation is None:
@@ -310,6 +312,8 @@ class HandSeparator:
             return refused(_short(error))
         shown = crop.cut(image)
         measured = bone_width_px(segmentation.masks)
+        if name in _WITH_PLATES:
+            figures["growth_plate"] = growth_plate(shown, segmentation.masks)
         shift = math.dist(crop.centre, centre) / width
         figures |= {
             "shift": shift,
@@ -449,6 +453,20 @@ def _distinct(joints: Sequence[HandJoint], hand: LocatedHand) -> list[HandJoint]
     return found
 
 
+def _plates(joints: Iterable[HandJoint]) -> float:
+    """How open a hand's growth plates are; 0 where fewer than two joints tell."""
+    values = [one.figures["growth_plate"] for one in joints if "growth_plate" in one.figures]
+    return float(np.median(values)) if len(values) > 1 else 0.0
+
+
+def _grown_up(joints: Sequence[HandJoint]) -> list[HandJoint]:
+    """Masks of a hand whose growth plates are open are refused, however sure they are."""
+    if _plates(joints) < OPEN_PLATE:
+        return list(joints)
+    reason = "the growth plates of this hand are open: a child's hand is not measured"
+    return [joint if joint.segmentation is None else _refuse(joint, reason) for joint in joints]
+
+
 def _mostly_refused(joints: Sequence[HandJoint]) -> list[HandJoint]:
     """Where MCP joints are refused, doubt the rest; where most are, refuse them."""
     main = [joint for joint in joints if joint.name in PROMISED]
@@ -478,6 +496,12 @@ def _notes(hand: LocatedHand, joints: Sequence[HandJoint], side: Side | None) ->
             f"the thumb lies as a {hand.side} hand's would, a {side} hand was said: the picture is "
             "mirrored, shows the palm, or the side is wrong"
         )
+    plates = _plates(joints)
+    if plates >= OPEN_PLATE:
+        yield "its growth plates are open: a child's hand, which is not measured"
+        return
+    if plates >= CLOSING_PLATE:
+        yield "its growth plates may not be closed yet: only adults' joints were validated"
     refused = [joint for joint in joints if joint.name in PROMISED and joint.status == "refused"]
     widths = [joint.figures["expected_width_px"] for joint in refused]
     if len(refused) >= MOST_REFUSED and min(widths) < _LEAST_WIDTH_PX:

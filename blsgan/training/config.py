@@ -372,6 +372,10 @@ class SceneConfig(_Strict):
     batch: Annotated[int, Field(ge=1)] = Field(default=8, description="pictures in a step")
     phantom_share: Share = Field(default=0.08, description="of them: phantoms")
     negative_share: Share = Field(default=0.2, description="of them: pictures without a joint")
+    overlap_share: Share = Field(
+        default=0.0,
+        description="of the real joints: drawn from those whose bones overlap by 150 px and more",
+    )
     validation: Annotated[int, Field(ge=1)] = Field(
         default=96, description="validation joints in a validation, and a quarter as many negatives"
     )

@@ -17,10 +17,7 @@ from blsgan.models.weights import load_segmenter
 from blsgan.tasks.task import SEGMENTATION
 from blsgan.training.config import SegmentationConfig, SegmentationLossConfig
 from blsgan.training.grid import GridTrainer, grid_recipe, picture_rows
-from blsgan.training.scenes import SceneBatch, Scenes
-
-LEAST_OVERLAP_PX = 150
-"""From here on the Dice coefficient of the overlap says something (evaluation.md)."""
+from blsgan.training.scenes import LEAST_OVERLAP_PX, SceneBatch, Scenes
 
 _VALIDATION_SEED = 1_000_003
 
@@ -75,6 +72,7 @@ class SegmentationTrainer(GridTrainer[SegmentationConfig, SceneBatch]):
             training,
             phantom_share=data.phantom_share,
             negative_share=data.negative_share,
+            overlap_share=data.overlap_share,
         )
         return scenes.draw, _held_out(validation, data.validation)
 

@@ -8,6 +8,7 @@ import pytest
 
 from blsgan.anatomy import JOINTS, LANDMARKS
 from blsgan.hands.chain import Crop, HandSeparator
+from blsgan.hands.growth import CLOSING_PLATE, OPEN_PLATE, growth_plate
 from blsgan.hands.picture import draw_overview, put_back
 from blsgan.synthesis.phantoms import joint_phantom
 from blsgan.tasks.joints import LocatedHand
@@ -146,3 +147,45 @@ def test_a_crop_goes_back_where_it_came_from(picture):
     assert Crop((0.0, 310.0), 0.0, 200).outside(picture.shape) == pytest.approx(0.5, abs=0.05)
     nothing, _ = Crop((-500.0, 0.0), 0.0, 20).place(np.ones((20, 20), np.float32), picture.shape)
     assert nothing.size == 0
+
+
+def with_plates(image: np.ndarray, masks: np.ndarray, share: float) -> np.ndarray:
+    """A line of cartilage across the upper bone of a joint phantom, a quarter of its width from its
+    joint end, in which ``share`` of the bone's brightness is lost."""
+    upper = masks[0]
+    end = 255 - np.argmax(upper[::-1], axis=0)
+    away = end[None] - np.arange(256)[:, None]
+    line = np.exp(-(((away - 0.25 * WIDTH_PX) / 4.0) ** 2)) * upper
+    return (image * (1 - share * line)).astype(np.float32)
+
+
+@pytest.mark.parametrize("seed", range(1, 9))
+def test_a_line_across_the_phalanx_is_told_by_its_depth(seed):
+    joint = joint_phantom(seed)
+    masks = joint.masks[:2]
+    plain, faint, deep = (
+        growth_plate(with_plates(joint.image, masks, share), masks) for share in (0.0, 0.1, 0.4)
+    )
+    assert plain < CLOSING_PLATE
+    assert plain <= faint < deep
+    assert deep > OPEN_PLATE
+    assert growth_plate(np.full((256, 256), 0.5, np.float32), masks) == 0
+
+
+def test_a_hand_with_open_growth_plates_is_refused_though_its_masks_are_sure(picture, networks):
+    separator = HandSeparator(Given(located()), *networks)
+    grown = separator.masks(picture)[0]
+    canvas = np.zeros(SHAPE, np.float32)
+    for seed, (x, degrees) in enumerate(PLACES.values(), start=1):
+        joint = joint_phantom(seed)
+        crop = Crop((x, SHAPE[0] / 2), degrees, 256)
+        part, place = crop.place(with_plates(joint.image, joint.masks[:2], 0.3), SHAPE)
+        canvas[place] = np.maximum(canvas[place], part)
+    child = separator.masks(canvas)[0]
+    for name in PLACES:
+        assert grown[name].segmentation is not None
+        assert child[name].segmentation is None
+        assert child[name].figures["growth_plate"] > OPEN_PLATE  # it had masks
+        assert "growth plates" in child[name].reasons[0]
+    assert any("a child's hand" in note for note in child.notes)
+    assert not any("growth plates" in note and "open: " in note for note in grown.notes)

@@ -75,3 +75,20 @@ def test_validation_takes_every_joint_as_it_is(joints, dataset):
     batch = joints.all()
     assert len(batch.image) == len(load_root(dataset))
     assert batch.masks.unique().tolist() == [0, 1]
+
+
+def test_a_share_of_the_joints_is_drawn_from_those_that_overlap(dataset):
+    images = load_root(dataset)
+    usual, often = (
+        Scenes(images, phantom_share=0, negative_share=0, overlap_share=share) for share in (0, 1)
+    )
+    bare = Scenes(images, phantom_share=0, negative_share=0)
+
+    def overlapped(drawn: Scenes) -> float:
+        joints = [drawn._joint(np.random.default_rng(seed)) for seed in range(60)]
+        sizes = [np.count_nonzero(joint.masks.all(axis=0)) for joint in joints]
+        return np.mean([size >= scenes.LEAST_OVERLAP_PX for size in sizes])
+
+    assert 0 < overlapped(usual) < 1 == overlapped(often)
+    # Without a share every draw is what it was before there was one.
+    assert usual.draw(2, (3, 1)).image.equal(bare.draw(2, (3, 1)).image)
