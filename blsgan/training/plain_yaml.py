@@ -29,7 +29,7 @@ def read_plain(text: str) -> Any:
         raise ValueError(f"it has {len(text)} characters, more than {_MAX_BYTES}")
     try:
         _check_size(text)
-        value = yaml.load(text, yaml.SafeLoader)
+        value = yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f" in line {error.problem_mark.line + 1}"
         raise ValueError(f"{error.problem or error.context}{line}") from error
@@ -42,6 +42,23 @@ def read_plain(text: str) -> Any:
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
     return _plain(value, ())
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML's own loader takes the last."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"key '{key.value[:_SHOWN]}' is given twice",
+                        problem_mark=key.start_mark,
+                    )
+                seen.add((key.tag, key.value))
+        return node
 
 
 def _check_size(text: str) -> None:

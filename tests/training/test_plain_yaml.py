@@ -22,6 +22,7 @@ def test_plain_values_and_aliases():
     value = read_plain(text)
     shared = {"x": 1, "y": [1.5, True, None]}
     assert value == {"a": shared, "b": shared, "c": {"x": "text", "y": [1.5, True, None]}}
+    assert read_plain("a: &a {x: 1}\nb: &b {<<: *a, x: 2}\nc: {<<: *b, x: 3}\n")["c"] == {"x": 3}
     value["a"]["x"] = 2  # a change of one is none of the other
     assert value["b"]["x"] == 1
 
@@ -44,6 +45,7 @@ def test_plain_values_and_aliases():
         ("a: !!python/object:os.system ls", "could not determine a constructor"),
         ("a: 1\n---\nb: 2", "found another document in line 2"),
         ("#" * 2**21, "more than 1048576"),
+        ("a: {b: 1, c: 2, 'b': 3}", "key 'b' is given twice in line 1"),
     ],
     ids=lambda value: value[:20],
 )
