@@ -33,6 +33,13 @@ BEYOND = {
 }
 """The landmark beyond a joint: its axis runs there."""
 
+BELOW = {
+    **{f"mcp{finger}": f"cmc{finger}" for finger in range(1, 6)},
+    **{f"pip{finger}": f"mcp{finger}" for finger in range(2, 6)},
+    "ip1": "mcp1",
+}
+"""The landmark on the wrist's side of a joint: its axis comes from there."""
+
 WIDTH_SHARES = {
     "mcp1": 0.25,
     "mcp2": 0.29,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from blsgan.anatomy import BEYOND, JOINTS, PROMISED, WIDTH_SHARES, Side, title
+from blsgan.anatomy import BELOW, BEYOND, JOINTS, LANDMARKS, PROMISED, WIDTH_SHARES, Side, title
 from blsgan.errors import InputError, NoJointError
 from blsgan.hands.growth import CLOSING_PLATE, OPEN_PLATE, growth_plate
 from blsgan.joint.geometry import bone_width_px, joint_axis
@@ -64,6 +64,7 @@ MOST_OUTSIDE = 0.12
 """Share of a crop beyond the picture's edge."""
 
 _LEAST_WIDTH_PX = 18.0
+_FINGERS = LANDMARKS.index("cmc1")  # landmarks before it are the fingers'
 _WITH_PLATES = PROMISED[1:]  # the thumb lies on its side
 _OTHER_TRIES = (  # bone widths along the axis, degrees, scale: where the first crop is refused
     (0.3, 0.0, 1.0),
@@ -276,6 +277,7 @@ class HandSeparator:
     def _joints(
         self, image: Float32, hand: LocatedHand, progress: Callable[[str], None]
     ) -> tuple[HandJoint, ...]:
+        hand = _distinct_landmarks(hand)
         found = []
         for name in JOINTS:
             progress(name)
@@ -288,8 +290,10 @@ class HandSeparator:
         return replace(joint, separation=self.separator(joint.image, joint.segmentation.masks))
 
     def _joint(self, image: Float32, hand: LocatedHand, name: str) -> HandJoint:
-        start, beyond = hand.point(name), hand.point(BEYOND[name])
+        start, beyond, below = (hand.point(one) for one in (name, BEYOND[name], BELOW[name]))
         up = beyond - start
+        if hand.confidence_of(BEYOND[name]) < LEAST_LANDMARK <= hand.confidence_of(BELOW[name]):
+            up = start - below  # the picture ends there, or something hides it
         degrees = math.degrees(math.atan2(up[0], -up[1]))
         width = WIDTH_SHARES[name] * _unit_length(hand)
         centre = (float(start[0]), float(start[1]))
@@ -366,6 +370,19 @@ class HandSeparator:
                 return max(found, key=lambda one: one[1].confidence.score)
         assert reason is not None, "every way was refused"
         raise reason
+
+
+def _distinct_landmarks(hand: LocatedHand) -> LocatedHand:
+    """Of finger landmarks on one place, as where fingers are cut off, only the surest was found."""
+    reach = LEAST_DISTANCE * min(WIDTH_SHARES.values()) * _unit_length(hand)
+    sure = hand.confidences.copy()
+    kept: list[int] = []
+    for index in np.argsort(-sure[:_FINGERS], kind="stable"):
+        if any(math.dist(hand.points[index], hand.points[other]) < reach for other in kept):
+            sure[index] = 0.0
+        else:
+            kept.append(int(index))
+    return replace(hand, confidences=sure)
 
 
 def _unit_length(hand: LocatedHand) -> float:

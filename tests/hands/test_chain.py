@@ -106,6 +106,28 @@ def test_two_joints_on_one_place_are_one(picture, networks):
     assert found["mcp4"].segmentation is None
 
 
+def test_a_joint_whose_finger_is_cut_off_is_taken_apart_and_what_is_missing_named(
+    picture, networks
+):
+    x, degrees = PLACES["mcp3"]
+    y, angle = SHAPE[0] / 2, math.radians(degrees)
+    whole = located(cmc3=(x - 300 * math.sin(angle), y + 300 * math.cos(angle)))
+    # The locator has nowhere to put PIP 3 but on MCP 3, and PIP 4 but on MCP 2.
+    points, sure = whole.points.copy(), whole.confidences.copy()
+    for name, place in (("pip3", (x + 2, y)), ("pip4", (PLACES["mcp2"][0], y - 3))):
+        points[LANDMARKS.index(name)] = place
+        sure[LANDMARKS.index(name)] = 0.8
+    for name in ("pip2", "pip5", "cmc3"):
+        sure[LANDMARKS.index(name)] = 0.9
+    hand = LocatedHand(points, sure, "left", 0.0)
+    found = HandSeparator(Given(hand), *networks).masks(picture)[0]
+    for name in ("mcp2", "mcp3", "mcp5"):
+        assert found[name].segmentation is not None, found[name].reasons
+        assert abs(found[name].crop.degrees - PLACES[name][1]) < 5
+    for name in ("pip3", "pip4"):
+        assert "not found" in found[name].reasons[0]
+
+
 def test_bones_that_are_displaced_against_each_other_are_doubted(picture, networks):
     x, degrees = PLACES["mcp3"]
     straight = Crop((x, SHAPE[0] / 2), degrees, 400).cut(picture)
