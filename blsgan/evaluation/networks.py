@@ -11,7 +11,6 @@ from blsgan.errors import BackendError, NoJointError, UsageError
 from blsgan.evaluation.methods import Answer, Method, Sample, from_separator
 from blsgan.joint.geometry import bounding_box
 from blsgan.joint.window import Window, around, around_overlap, cut
-from blsgan.joint.zone import zone
 from blsgan.tasks.segmentation import Segmenter
 from blsgan.tasks.separation import Separator
 from blsgan.tasks.task import Weights, find_weights
@@ -124,8 +123,7 @@ def from_generator(
                 torch.from_numpy(image)[None, None],
                 torch.from_numpy((masks >= 0.5).astype(np.float32))[None],
             )
-        reach_px = generator.reach_px and max(1, round(generator.reach_px / window.scale))
-        both = zone(sample.masks, reach_px)
+        both = window.zone(sample.masks, generator.reach_px)
         top, left, bottom, right = box = bounding_box(both)
         inside = window.restore(separated[0].float().cpu().numpy(), box)
         part = np.s_[top:bottom, left:right]

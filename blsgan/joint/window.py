@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blsgan.joint.geometry import bone_width_px, bounding_box
+from blsgan.joint.zone import zone
 
 Float32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
@@ -75,6 +76,19 @@ class Window:
             )
         )
         return top, left, bottom, right
+
+    def zone(self, masks: Bool, reach_px: int) -> Bool:
+        """Where layers are estimated, [H,W], for masks [N,H,W] and a reach in working pixels.
+
+        Bones that only touch far beside their overlap stay as they are.
+        """
+        top, left, bottom, right = self.box(masks.shape[1:])
+        reach = reach_px and max(1, round(reach_px / self.scale))
+        around = cut(masks, (top - reach, left - reach, bottom + reach, right + reach))
+        inner = np.s_[reach : reach + bottom - top, reach : reach + right - left]
+        reached = np.zeros(masks.shape[1:], np.bool_)
+        reached[top:bottom, left:right] = zone(around, reach)[inner]
+        return reached
 
     def resample(self, plane: NDArray[Any]) -> Float32:
         """Float32 [height,width] of ``plane`` [H,W]; 0 outside the image."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from blsgan.errors import BlsganError, InputError, WeightsError
 from blsgan.joint.geometry import bounding_box, doubtful_masks
-from blsgan.joint.window import MAX_AREA_PX, Window, around_overlap, cut
+from blsgan.joint.window import MAX_AREA_PX, Window, around_overlap
 from blsgan.joint.zone import SOFT_TISSUE_LEAST_PX, soft_tissue_beside, zone
 from blsgan.tasks.backend import Backend, create
 from blsgan.tasks.task import WeightsFile
@@ -306,19 +306,7 @@ class _Joint:
         doubt = doubtful_masks(masks)
         overlap = masks[0] & masks[1]
         window = around_overlap(masks, weights.size_multiple)
-        reached = np.zeros(overlap.shape, np.bool_)
-        if window is not None:
-            # Bones that only touch far beside their overlap stay as they are.
-            top, left, bottom, right = window.box(overlap.shape)
-            reach_px = weights.reach_px and max(1, round(weights.reach_px / window.scale))
-            around = cut(
-                masks, (top - reach_px, left - reach_px, bottom + reach_px, right + reach_px)
-            )
-            inner = (
-                slice(reach_px, reach_px + bottom - top),
-                slice(reach_px, reach_px + right - left),
-            )
-            reached[top:bottom, left:right] = zone(around, reach_px)[inner]
+        reached = np.zeros_like(overlap) if window is None else window.zone(masks, weights.reach_px)
         return cls(
             image,
             masks,

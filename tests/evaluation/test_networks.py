@@ -79,6 +79,25 @@ def test_nothing_overlaps_nothing_is_asked(weights, phantom):
     np.testing.assert_array_equal(answer.layers, phantom.image * masks)
 
 
+def test_bones_that_touch_far_beside_their_overlap_stay_as_they_are(weights):
+    """The zone ends with the window: beyond it nothing is asked, and nothing is answered."""
+    image = np.random.default_rng(0).uniform(0.4, 0.6, (200, 400)).astype(np.float32)
+    image[:, :40] = 0.1
+    masks = np.zeros((2, 200, 400), bool)
+    masks[0, 40:100, 40:390], masks[1, 100:160, 40:390] = True, True
+    masks[1, 96:100, 60:70] = True
+    generator = Even()
+    generator.reach_px = 4
+    answer = from_generator(weights, generator, "ab")(Sample(image, masks))
+    assert answer.zone[98, 65]
+    assert not answer.zone[:, 200:].any()
+    np.testing.assert_array_equal(answer.layers[:, :, 200:], (image * masks)[:, :, 200:])
+    generator.size_multiple = 8
+    answer = from_generator(weights, generator, "ab")(Sample(image, masks))
+    separated = Separator.from_pretrained()(image, masks)
+    np.testing.assert_array_equal(answer.zone, separated.zone)
+
+
 @pytest.mark.parametrize(
     ("card", "expected"),
     [
