@@ -51,7 +51,8 @@ WIDTH_RATIOS = (0.62, 1.6)
 """Of the masks' bone width to what the hand's size lets expect; beyond it is doubted."""
 
 MOST_REFUSED = 3
-"""MCP joints of a hand: where so many are refused, nothing of it is measured."""
+"""MCP joints of a hand: where so many are refused, or one less and none is without doubt, nothing
+of it is measured."""
 
 DOUBTFUL_LANDMARK = 0.55
 """Confidence of the landmark below which a joint is doubted."""
@@ -485,16 +486,32 @@ def _grown_up(joints: Sequence[HandJoint]) -> list[HandJoint]:
 
 
 def _mostly_refused(joints: Sequence[HandJoint]) -> list[HandJoint]:
-    """Where MCP joints are refused, doubt the rest; where most are, refuse them."""
-    main = [joint for joint in joints if joint.name in PROMISED]
-    refused = sum(joint.status == "refused" for joint in main)
-    if refused < MOST_REFUSED - 1:
+    """Where MCP joints are refused, doubt the rest; where none is sure or most are, refuse them."""
+    reason = _unknown(joints)
+    if reason is not None:
+        return [joint if joint.segmentation is None else _refuse(joint, reason) for joint in joints]
+    if _refused_main(joints) < MOST_REFUSED - 1:
         return list(joints)
-    if refused < MOST_REFUSED:
-        reason = "several MCP joints of this hand were refused"
-        return [joint if joint.segmentation is None else _doubt(joint, reason) for joint in joints]
-    reason = "most MCP joints of this hand were refused: a child's, or not like those it knows"
-    return [joint if joint.segmentation is None else _refuse(joint, reason) for joint in joints]
+    reason = "several MCP joints of this hand were refused"
+    return [joint if joint.segmentation is None else _doubt(joint, reason) for joint in joints]
+
+
+def _refused_main(joints: Iterable[HandJoint]) -> int:
+    return sum(joint.name in PROMISED and joint.status == "refused" for joint in joints)
+
+
+def _unknown(joints: Sequence[HandJoint]) -> str | None:
+    """Why a hand is not one that the segmenter knows."""
+    refused = _refused_main(joints)
+    if refused >= MOST_REFUSED:
+        return "most MCP joints of this hand were refused: a child's, or not like those it knows"
+    sure = any(joint.name in PROMISED and joint.status == "ok" for joint in joints)
+    if refused == MOST_REFUSED - 1 and not sure:
+        return (
+            "of this hand's MCP joints several were refused and none is without doubt: a child's, "
+            "or not like those it knows"
+        )
+    return None
 
 
 def _refuse(joint: HandJoint, reason: str) -> HandJoint:

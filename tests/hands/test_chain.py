@@ -1,13 +1,14 @@
 """A picture of several joints taken apart, on phantoms; the locator's part is given."""
 
 import math
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 
 from blsgan.anatomy import JOINTS, LANDMARKS
-from blsgan.hands.chain import Crop, HandSeparator
+from blsgan.hands.chain import Crop, HandSeparator, _mostly_refused
 from blsgan.hands.growth import CLOSING_PLATE, OPEN_PLATE, growth_plate
 from blsgan.hands.picture import draw_overview, put_back
 from blsgan.synthesis.phantoms import joint_phantom
@@ -211,3 +212,26 @@ def test_a_hand_with_open_growth_plates_is_refused_though_its_masks_are_sure(pic
         assert "growth plates" in child[name].reasons[0]
     assert any("a child's hand" in note for note in child.notes)
     assert not any("growth plates" in note and "open: " in note for note in grown.notes)
+
+
+def test_a_hand_of_which_nothing_is_sure_is_not_measured(picture, networks):
+    """Small children's epiphyses are taken for heads, with doubts and beside refused joints."""
+    found = HandSeparator(Given(located()), *networks).masks(picture)[0].joints
+    assert found[0].status == "refused"  # MCP 1 is not in the picture
+
+    def judged(*statuses: str) -> set[str]:
+        changed = [
+            replace(joint, status=status, segmentation=None if status == "refused" else masks)
+            for joint, status, masks in zip(
+                found, ("refused", *statuses), [one.segmentation for one in found], strict=False
+            )
+        ]
+        after = _mostly_refused([*changed, *found[5:]])
+        assert all((joint.segmentation is None) == (joint.status == "refused") for joint in after)
+        return {joint.status for joint in after[:5]}
+
+    assert judged("refused", "doubtful", "doubtful", "doubtful") == {"refused"}
+    assert judged("refused", "refused", "ok", "ok") == {"refused"}
+    assert judged("refused", "ok", "doubtful", "doubtful") == {"refused", "doubtful"}
+    assert judged("doubtful", "doubtful", "doubtful", "doubtful") == {"refused", "doubtful"}
+    assert judged("ok", "ok", "ok", "ok") == {"refused", "ok"}
