@@ -85,6 +85,14 @@ def _beside(x: Tensor) -> Tensor:
     return vertical + (p[..., 1:-1, :-2] + p[..., 1:-1, 2:])
 
 
+def _blurred(x: Tensor, side: int) -> Tensor:
+    """The mean over a window inside the picture; by columns and rows, which runtimes need told."""
+    for window in ((side, 1), (1, side)):
+        margin = (window[0] // 2, window[1] // 2)
+        x = F.avg_pool2d(x, window, stride=1, padding=margin, count_include_pad=False)
+    return x
+
+
 def _halved(x: Tensor) -> Tensor:
     return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
 
@@ -198,10 +206,7 @@ class Priors:
 
     def planes(self, image: Tensor, masks: Tensor) -> Tensor:
         """What a network is shown of all this: [B,7+4N,H,W]."""
-        near, far = (
-            F.avg_pool2d(image, side, stride=1, padding=side // 2, count_include_pad=False)
-            for side in (5, 9)
-        )
+        near, far = (_blurred(image, side) for side in (5, 9))
         return torch.cat(
             (
                 image,
@@ -249,29 +254,25 @@ def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     def numbers(*values: int) -> Any:
         return op.Constant(value_ints=list(values))
 
-    def shifted(x: Any, *by: tuple[int, int]) -> list[Any]:
-        """``x`` with rows and columns moved by -1, 0 or 1; 0 comes in."""
-        x = op.Pad(x, numbers(0, 0, 1, 1, 0, 0, 1, 1))
-        ends = {0: -2, 1: -1, 2: after}
-        return [
-            op.Slice(x, numbers(r, c), numbers(ends[r], ends[c]), numbers(2, 3))
-            for r, c in ((1 + row, 1 + column) for row, column in by)
-        ]
-
-    cross = ((-1, 0), (1, 0), (0, -1), (0, 1))
+    def largest(x: Any, rows: int, columns: int) -> Any:
+        margin = [rows // 2, columns // 2]
+        return op.MaxPool(x, kernel_shape=[rows, columns], pads=2 * margin)[0]
 
     def grow(masks: Any, reach_px: int) -> Any:
         for step in range(reach_px):
             if step % 2 == 0:
-                for line in (cross[:2], cross[2:]):
-                    masks = op.Max(op.Max(*shifted(masks, *line)), masks)
+                masks = largest(masks, 3, 3)
             else:
-                up, down, left, right = shifted(masks, *cross)
-                masks = op.Max(op.Max(op.Max(up, down), op.Max(left, right)), masks)
+                masks = op.Max(largest(masks, 3, 1), largest(masks, 1, 3))
         return masks
 
     def beside(x: Any) -> Any:
-        up, down, left, right = shifted(x, *cross)
+        x = op.Pad(x, numbers(0, 0, 1, 1, 0, 0, 1, 1))
+        ends = {0: -2, 1: -1, 2: after}
+        up, down, left, right = (
+            op.Slice(x, numbers(row, column), numbers(ends[row], ends[column]), numbers(2, 3))
+            for row, column in ((0, 1), (2, 1), (1, 0), (1, 2))
+        )
         return op.Add(op.Add(up, down), op.Add(left, right))
 
     def carry_on(values: Any, known: Any, domain: Any) -> Any:
