@@ -130,10 +130,17 @@ def _entries(folder: Path) -> list[_Entry]:
     except FileNotFoundError:
         return []
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{folder / _INDEX}: is not a readable index of checkpoints") from error
+        raise _unreadable_index(folder) from error
     if not isinstance(entries, list):
-        raise InputError(f"{folder / _INDEX}: is not a readable index of checkpoints")
+        raise _unreadable_index(folder)
     return sorted(filter(_is_whole, entries), key=lambda entry: int(entry["step"]))
+
+
+def _unreadable_index(folder: Path) -> InputError:
+    return InputError(
+        f"{folder / _INDEX}: is not a readable index of checkpoints, without whose hashes none is "
+        "trusted; copy it back, or start another run with --init and a .safetensors file beside it"
+    )
 
 
 def _is_whole(entry: object) -> bool:
