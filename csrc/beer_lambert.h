@@ -484,7 +484,7 @@ BLSGAN_HD bool is_canny_edge(int dx, int dy, int m, const CannyNeighbours& n) {
   // Without a branch, so that a compiler takes many pixels at once.
   const bool same = (dx < 0) == (dy < 0), flat = 5 * y < 2 * x, steep = 2 * y > 5 * x;
   const bool diagonal = (same & falling) | (!same & rising);
-  return (m > 0) & ((flat & across) | (!flat & ((steep & along) | (!steep & diagonal))));
+  return (m > 0) & ((flat & across) | ((!flat) & ((steep & along) | (!steep & diagonal))));
 }
 // A pixel is on the rim where an edge lies in its rows and columns -2..1: the dilating square
 // reaches one pixel before an edge and two behind it, which is two to either side of the border.
