@@ -12,6 +12,7 @@
 #   make wheels     a wheel for each Python of this machine and the sdist, in dist/, checked and tried
 #                   (needs PyPI); WHEEL_PYTHONS='python3.12' for some, WHEEL_TORCHES='2.13.0'
 #   make test-aarch64   cross-build the aarch64 wheel, the runner and the C++ tests, and run them by qemu
+#   make aarch64-ops    compile and link the torch and CUDA ops for a Jetson (8.7, 11.0); they are not run
 #   make bench      every benchmark of benchmarks/
 #   make clean      remove what was built; make distclean: .venv too
 #
@@ -40,7 +41,7 @@ build_inputs := pyproject.toml setup.py $(wildcard build_backend/blsgan_build/*.
     $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 
 .PHONY: all demo test setup lint lint-python lint-cpp sanitize sanitize-build sanitize-cpp sanitize-ops fuzz emulate emulate-build \
-    cuda wheels test-aarch64 docs bench cmake ctest clean distclean
+    cuda wheels test-aarch64 aarch64-ops docs bench cmake ctest clean distclean
 .DELETE_ON_ERROR:
 
 all: setup
@@ -208,6 +209,21 @@ test-aarch64: $(STAMPS)/test-tools
 	    $(PY) -m blsgan_build.aarch64 $(AARCH64) || status=$$?; \
 	case $$status in \
 	    0) BLSGAN_AARCH64=$(AARCH64) $(pytest) -p no:cacheprovider tests/packaging/test_aarch64.py;; \
+	    3) ;; \
+	    *) exit $$status;; \
+	esac
+
+# Not in .ci/run: torch for aarch64 is a download of 430 MB, which the folder keeps.
+AARCH64_OPS := build/aarch64-ops
+aarch64-ops: $(STAMPS)/test-tools
+	@$(BIN)/pip install --quiet nvidia-cuda-cuobjdump || echo "$@: no cuobjdump to be had"
+	@set -e; status=0; \
+	PATH="$(abspath $(BIN)):$$PATH" PYTHONPATH=build_backend \
+	    $(PY) -m blsgan_build.aarch64_ops $(AARCH64_OPS) || status=$$?; \
+	case $$status in \
+	    0) BLSGAN_CUDA_LIBRARY=$(AARCH64_OPS)/lib/blsgan/_ops.so BLSGAN_CUDA_MACHINE=aarch64 \
+	        BLSGAN_CUDA_ARCHS='8.7;11.0' \
+	        $(BIN)/pytest -p no:cacheprovider tests/packaging/test_cuda_library.py;; \
 	    3) ;; \
 	    *) exit $$status;; \
 	esac

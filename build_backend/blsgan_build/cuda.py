@@ -46,7 +46,7 @@ def _find_nvcc() -> str | None:
     return shutil.which("nvcc")
 
 
-def _toolkit_root(nvcc: str) -> Path:
+def toolkit_root(nvcc: str) -> Path:
     """The toolkit's folder as nvcc itself sees it: ``nvcc`` on the path may be a wrapper."""
     done = subprocess.run(
         [nvcc, "--dryrun", "none.cu"], capture_output=True, text=True, timeout=60, check=False
@@ -164,4 +164,4 @@ def plan_cuda(torch: Torch | None, have_sources: bool) -> CudaPlan:
     architectures = choose_architectures(
         os.environ.get("BLSGAN_CUDA_ARCHS"), _visible_gpu(), _supported(nvcc)
     )
-    return CudaPlan(nvcc, _toolkit_root(nvcc), tuple(architectures), "", required)
+    return CudaPlan(nvcc, toolkit_root(nvcc), tuple(architectures), "", required)

@@ -164,7 +164,8 @@ class Toolchain:
         if self.sanitize:
             self.link_flags.append(f"-fsanitize={self.sanitize}")
         else:
-            self.link_flags.append("-Wl,--strip-all")
+            # Of the kernels each library keeps those that it calls.
+            self.link_flags += ["-Wl,--strip-all", "-Wl,--gc-sections"]
         self.link_flags += shlex.split(os.environ.get("LDFLAGS", ""))
         # For tests alone: the library that runs csrc/cuda on the CPU, built by CMake.
         self.emulator = os.environ.get("BLSGAN_EMULATOR", "").strip()

@@ -31,6 +31,13 @@ def runtime(exported):
     return OnnxRuntime(exported.model.read_bytes(), "model")
 
 
+@pytest.fixture
+def traced(exported, monkeypatch):
+    """The small network's graph is there already: tracing it again takes seconds."""
+    graph = onnx.load(exported.model)
+    monkeypatch.setattr("blsgan.models.weights.to_onnx", lambda *a, **k: graph)
+
+
 def test_only_standard_operators(exported):
     model = onnx.load(exported.model)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 20)]
@@ -122,10 +129,9 @@ def test_fixed_sizes_and_the_same_bytes_again(exported, small_weights, tmp_path)
     assert again.model.read_bytes() == exported.model.read_bytes()
 
 
-def test_a_model_that_differs_is_not_written(exported, small_weights, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("traced")
+def test_a_model_that_differs_is_not_written(small_weights, tmp_path, monkeypatch):
     run = OnnxRuntime.run
-    traced = onnx.load(exported.model)  # tracing again takes seconds
-    monkeypatch.setattr("blsgan.models.weights.to_onnx", lambda *a, **k: traced)
 
     def wrong(self, sample):
         answer = run(self, sample)
@@ -176,6 +182,7 @@ def test_a_model_takes_no_precision_on_its_way_to_triton(exported, tmp_path, cap
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("traced")
 class TestInt8:
     """What OpenVINO runs fastest on a processor."""
 

@@ -1,11 +1,13 @@
 """The CUDA build of the ops, without a GPU: every architecture is inside, and CPU torch loads it.
 
-``make cuda`` compiles and links it with nvcc and names it in BLSGAN_CUDA_LIBRARY.
+``make cuda`` compiles and links it with nvcc and names it in BLSGAN_CUDA_LIBRARY; ``make
+aarch64-ops`` does so for the machine that it names in BLSGAN_CUDA_MACHINE, where nothing is run.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -19,6 +21,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "build_backend"))
 
 from blsgan_build.cuda import DEFAULT_ARCHITECTURES  # noqa: E402
+
+MACHINE = os.environ.get("BLSGAN_CUDA_MACHINE") or platform.machine()
+ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +68,11 @@ def number(architecture: str) -> str:
     return architecture.removesuffix("+PTX").replace(".", "")
 
 
+def test_it_is_for_the_machine_that_was_asked_for(library):
+    header = library.read_bytes()[:20]
+    assert int.from_bytes(header[18:20], "little") == ELF_MACHINES[MACHINE]
+
+
 def test_every_architecture_has_code_from_every_source(library, cuobjdump):
     wanted = {number(architecture) for architecture in asked()}
     found = listed(cuobjdump, "elf", library)
@@ -75,6 +85,7 @@ def test_ptx_is_there_for_gpus_to_come(library, cuobjdump):
     assert set(listed(cuobjdump, "ptx", library)) == wanted
 
 
+@pytest.mark.skipif(platform.machine() != MACHINE, reason="it is for another machine")
 def test_cpu_torch_loads_it_and_runs_the_cpu_kernels(library):
     """One library for every torch: the CUDA shims are weak, cudart is inside."""
     code = (
