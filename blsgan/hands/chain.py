@@ -271,7 +271,10 @@ class HandSeparator:
             joints = self._joints(oriented, hand, progress or (lambda name: None))
             hands.append(Hand(side or hand.side, hand, joints, tuple(_notes(hand, joints, side))))
         if len(hands) == 2 and hands[0].side == hands[1].side:
-            note = f"both hands look like {hands[0].side} ones: one of them is mirrored or misread"
+            note = (
+                f"both hands look like {hands[0].side} ones: one is mirrored or misread, or "
+                "they are two people's"
+            )
             hands = [replace(hand, notes=(*hand.notes, note)) for hand in hands]
         return hands
 
