@@ -104,10 +104,15 @@ def draw_panel(
     if zoom is not None:
         views.append(zoom)
         titles.append(f"Overlap, {_magnification(views[0], zoom):.1f}x")
-    box = bounding_box(masks[0] | masks[1])  # nothing but background lies outside it
+    del overlap  # a large picture has no room for what is only looked at once
+    box = bounding_box(masks)  # nothing but background lies outside it
     bones = np.s_[box[0] : box[2], box[1] : box[3]]
-    covered = masks[0] | masks[1]
-    white = max(float(image[bones][covered[bones]].max()), 1e-6)
+    bright, first, second = image[bones], masks[0][bones], masks[1][bones]
+    peaks = [
+        float(bright[rows][first[rows] | second[rows]].max(initial=0))
+        for rows in row_blocks(bright)
+    ]
+    white = max(*peaks, 1e-6)
     reach = max(float(residual[bones].max()), -float(residual[bones].min()), RESIDUAL_FLOOR)
 
     bar_width = 92
@@ -127,7 +132,7 @@ def draw_panel(
         _outline(tiles[0], masks, view)
         if zone is not None and view is zoom:
             _outline(tiles[0], zone[None], view, (_MUTED,), 0.5)
-        tiles.append(_residual_tile(residual, covered, view, reach))
+        tiles.append(_residual_tile(residual, masks, view, reach))
         if zoom is not None and view is not zoom:
             for tile in tiles:
                 _mark(tile, view, zoom, _MUTED if tile is tiles[-1] else _FRAME)
@@ -197,7 +202,7 @@ def _grey_tile(plane: NDArray[np.float32], view: _View, white: float) -> Image.I
 
 
 def _residual_tile(
-    residual: NDArray[np.float32], covered: NDArray[np.bool_], view: _View, reach: float
+    residual: NDArray[np.float32], masks: NDArray[np.bool_], view: _View, reach: float
 ) -> Image.Image:
     from PIL import Image
 
@@ -206,7 +211,7 @@ def _residual_tile(
         _nearest(view.top, view.bottom, view.height), _nearest(view.left, view.right, view.width)
     )
     colours = signed_colours(residual[seen] / reach)
-    colours[~covered[seen]] = OUTSIDE
+    colours[~(masks[0][seen] | masks[1][seen])] = OUTSIDE
     return Image.fromarray(colours)
 
 

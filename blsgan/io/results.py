@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -94,7 +94,7 @@ def write_result(
                 for plane, target, path in zip(PLANES, targets, pictures, strict=False):
                     current = target
                     encode = residual_to_uint16 if plane == "residual" else to_uint16
-                    _write_picture(path, encode(planes[plane]), file_format, pixel_spacing)
+                    _write_picture(path, planes[plane], encode, file_format, pixel_spacing)
             if panel is not None:
                 current = targets[-2]
                 write_png(pictures[-1], np.asarray(panel))
@@ -121,11 +121,15 @@ def _stale_files(folder: Path, name: str, new: set[str]) -> list[Path]:
 
 
 def _write_picture(
-    path: Path, values: NDArray[np.uint16], file_format: str, spacing: PixelSpacing | None
+    path: Path,
+    plane: NDArray[np.float32],
+    encode: Callable[[NDArray[np.float32]], NDArray[np.uint16]],
+    file_format: str,
+    spacing: PixelSpacing | None,
 ) -> None:
     if file_format == "png":
         pixel_mm = None if spacing is None else (spacing.column_mm, spacing.row_mm)
-        write_png(path, values, pixel_mm=pixel_mm)
+        write_png(path, plane, encode=encode, pixel_mm=pixel_mm)
         return
     from PIL import Image
 
@@ -133,7 +137,7 @@ def _write_picture(
     if spacing is not None:
         options["dpi"] = (_MM_PER_INCH / spacing.column_mm, _MM_PER_INCH / spacing.row_mm)
     encoded = io.BytesIO()  # libtiff, given the file, would not say that the disk is full
-    Image.fromarray(values).save(encoded, format="TIFF", **options)
+    Image.fromarray(encode(plane)).save(encoded, format="TIFF", **options)
     path.write_bytes(encoded.getbuffer())
 
 

@@ -27,8 +27,11 @@ def row_blocks(plane: NDArray[Any]) -> Iterator[slice]:
 
 
 def bounding_box(mask: Bool) -> tuple[int, int, int, int]:
-    """Top, left, bottom, right (past the end) of the True pixels of mask [H,W], which has some."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    """Top, left, bottom, right (past the end) of the True pixels of mask [H,W], or of any of masks
+    [N,H,W], which has some."""
+    others = tuple(range(mask.ndim - 2))
+    rows = np.flatnonzero(mask.any(axis=(*others, -1)))
+    columns = np.flatnonzero(mask.any(axis=(*others, -2)))
     return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
 
 
@@ -67,7 +70,7 @@ def bone_width_px(masks: Bool) -> float:
     shaft, and not a stray pixel); returned is the geometric mean of the two. That tells the scale
     whether a mask ends with the picture, as in the public dataset, or holds the whole bone.
     """
-    top, left, bottom, right = bounding_box(masks[0] | masks[1])
+    top, left, bottom, right = bounding_box(masks)
     step = max(1, max(bottom - top, right - left) // 512)
     pixels = [np.argwhere(mask[top:bottom:step, left:right:step]) for mask in masks]
     if min(map(len, pixels)) == 0:  # a bone thinner than the step

@@ -243,7 +243,8 @@ def separate_read(
     """
     read = time.perf_counter()
     separation = separator(radiograph.pixels, masks)
-    masks = masks != 0  # of every dtype that it takes
+    if masks.dtype != np.bool_:  # it takes others, too; a large picture has no room for a copy
+        masks = masks != 0
     separated = time.perf_counter()
     tissue = separation.soft_tissue[separation.zone]
     record = SeparationRecord(
@@ -301,11 +302,11 @@ def _masks_record(prediction: MasksRecord | None) -> GivenMasks | PredictedMasks
 
 
 def _reconstruction_mse(separation: Separation, masks: np.ndarray) -> float:
-    union = masks[0] | masks[1]
-    top, left, bottom, right = bounding_box(union)
+    top, left, bottom, right = bounding_box(masks)
     residual = separation.residual[top:bottom, left:right]  # 0 where no bone is
     squares = (np.square(residual[rows], dtype=np.float64).sum() for rows in row_blocks(residual))
-    return float(sum(squares) / np.count_nonzero(union))
+    union = sum(map(np.count_nonzero, masks)) - np.count_nonzero(separation.overlap)
+    return float(sum(squares) / union)
 
 
 def _spacing_record(radiograph: Radiograph) -> Spacing | None:

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blsgan.io.png import _BLOCK_ROWS, write_png
+from blsgan.io.png import _BLOCK_BYTES, write_png
 
-SHAPES = [(1, 1), (3, 5), (_BLOCK_ROWS, 4), (2 * _BLOCK_ROWS + 1, 3)]
+SHAPES = [(1, 1), (3, 5), (_BLOCK_BYTES // 4, 4), (_BLOCK_BYTES // 3 * 2 + 1, 3), (2, 2**17)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
