@@ -53,6 +53,35 @@ def _ops() -> str:
     return _table([*header, "share of copy bandwidth, large"], body)
 
 
+def _cross_validation() -> str:
+    """Every joint by a network that never saw it, and the closed forms that come nearest."""
+    rows = [row for row in _read("cross_validation") if row["thresholds"] == "protocol"]
+    found = {(row["method"], row["bone"]): row for row in rows}
+
+    def cell(method: str, bone: str) -> str:
+        row = found[method, bone]
+        mean, low, high = (float(row[f"corrected_db_{part}"]) for part in ("mean", "low", "high"))
+        return f"{mean:.1f} [{low:.1f}, {high:.1f}]"
+
+    def other(method: str, key: str, form: str) -> str:
+        cells = [found[method, bone][key] for bone in ("upper", "lower")]
+        return " / ".join(format(float(value), form) if value else "-" for value in cells)
+
+    body = [
+        [
+            method,
+            *(cell(method, bone) for bone in ("upper", "lower")),
+            other(method, "plain_db_mean", ".1f"),
+            other(method, "outline_worst", "+.3f"),
+            other(method, "ring_plain_db_mean", ".1f"),
+            other(method, "texture_median", ".2f"),
+        ]
+        for method in dict.fromkeys(row["method"] for row in rows)
+    ]
+    header = ["upper / lower bone", "corrected dB, upper", "corrected dB, lower", "plain dB"]
+    return _table([*header, "outline, worst", "ring, plain dB", "texture"], body)
+
+
 def _separation() -> str:
     """One joint through the network, and the command from the cold."""
     body = [
@@ -92,7 +121,12 @@ def _archive() -> str:
     return _table([*header, "load before"], body)
 
 
-TABLES = {"ops": _ops, "separation": _separation, "archive": _archive}
+TABLES = {
+    "archive": _archive,
+    "cross_validation": _cross_validation,
+    "ops": _ops,
+    "separation": _separation,
+}
 
 if __name__ == "__main__":
     PAGE.write_text(results(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -29,8 +29,8 @@ UPPER, LOWER = 0, 1
 
 LAYER_TRUST = np.array(
     [
-        [0.42, 0.38, 0.24, 0.26, 0.35, 0.51, 0.67, 0.80],  # upper bone
-        [0.55, 0.44, 0.49, 0.58, 0.79, 0.88, 0.96, 1.00],
+        [0.43, 0.39, 0.23, 0.25, 0.34, 0.50, 0.66, 0.80],  # upper bone
+        [0.54, 0.45, 0.50, 0.60, 0.80, 0.89, 0.97, 1.00],
     ]
 )
 """Weight of a layer's pixels in registration at -4..-3 to +3..+4 px from the border between overlap

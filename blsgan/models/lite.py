@@ -22,10 +22,11 @@ from blsgan.models.generator import Generator, Head
 from blsgan.models.priors import Priors, attenuation, display, slope
 from blsgan.ops import K_MAX
 
-EXPONENTIAL_LAW = 6.0
+EXPONENTIAL_LAW = 7.0
 """Exponent b of the display law by which layers compose. Levels are the network's; the law decides
-how the radiograph's texture is divided among the layers, and with this one their texture is nearest
-to that of free bones."""
+how the radiograph's texture is divided among the layers. Higher ones, towards that which overlaps
+obey, bring outline and texture nearer to free bones, and cost the upper bone's level where layers
+would need less soft tissue than none (docs/results.md)."""
 
 PRIOR_LAW = 8.0
 """Exponent of the law that predicts real overlaps best with one soft tissue for all
