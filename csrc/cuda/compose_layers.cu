@@ -6,8 +6,10 @@ namespace {
 using namespace cuda;
 constexpr const char* kOp = "compose_layers";
 
+// Left free, the compiler would spill for many layers of float32 to fit one block more.
 template <typename T, int N, template <typename> class Law>
-__global__ void __launch_bounds__(kThreads, kMinBlocks<T>) forward(ComposeLayers a) {
+__global__ void __launch_bounds__(kThreads, N == 0 && sizeof(T) == 4 ? 2 : kMinBlocks<T>)
+    forward(ComposeLayers a) {
   const int64_t items = item_count(a.shape);
   const Law<T> law(a.law);
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {

@@ -7,8 +7,9 @@ namespace {
 using namespace cuda;
 constexpr const char* kOp = "reconstruction_loss";
 
+// Left free, the compiler would spill in float32 to fit one block more.
 template <typename T, int N, template <typename> class Law>
-__global__ void __launch_bounds__(kThreads) forward(ReconstructionLoss a) {
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 4 ? 2 : 0) forward(ReconstructionLoss a) {
   const int64_t items = item_count(a.shape);
   const Law<T> law(a.law);
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
@@ -47,7 +48,8 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks<T>) backward(Reconstructi
     if (at.count > 0) {
       T k[kLanes];
       load_soft_tissue(a.soft_tissue, at, k);
-      LayerTile<T, N> tile;
+      // Two layers of float64 do not fit the registers.
+      LayerTile<T, sizeof(T) == 8 ? 0 : N> tile;
       tile.load(a.layers, a.masks, at, a.shape.layers);
       T grad[kLanes];
       load(a.image, at, 0, grad);

@@ -125,7 +125,7 @@ struct Case {
         for (int64_t p = 0; p < pixels; ++p) put(dtype, made.where(b, c, p), value());
       }
     }
-    if (spoiled && dtype != DType::kUInt8 && !made.memory.empty()) {
+    if (spoiled && dtype != DType::kUInt8 && batch * pixels > 0) {
       put(dtype, made.where(0, 0, pick(pixels)), std::numeric_limits<double>::quiet_NaN());
     }
     inputs.push_back(&made);
