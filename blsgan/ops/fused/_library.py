@@ -21,6 +21,14 @@ FLOAT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 MASK_DTYPES = (torch.bool, torch.uint8, *FLOAT_DTYPES)
 
 
+def is_exporting() -> bool:
+    """Whether a model is being exported: then plain PyTorch is traced, and not an op.
+
+    Inside torch.compile torch 2.11 answers yes as well, but its flag does not.
+    """
+    return torch.compiler.is_exporting() and getattr(torch.compiler, "_is_exporting_flag", True)
+
+
 def _load() -> None:
     if not LIBRARY.is_file():
         raise BackendError(

@@ -46,7 +46,7 @@ def compose_layers(layers: Tensor, masks: Tensor, soft_tissue: Tensor, law: floa
     _library.check_soft_tissue(_OP, soft_tissue, batch, height, width)
     law = _library.check_law(_OP, law)
     _library.check_device(_OP, layers=layers, masks=masks, soft_tissue=soft_tissue)
-    if torch.compiler.is_exporting():
+    if _library.is_exporting():
         return reference.compose_layers(layers, masks, soft_tissue, law)
     result: Tensor = _call(layers, masks, soft_tissue, law)
     return result

@@ -42,7 +42,7 @@ def layer_loss(layers: Tensor, true_layers: Tensor, masks: Tensor) -> Tensor:
     _library.check_shape(_OP, "layers", layers, shape, "[B,N,H,W]")
     _library.check_shape(_OP, "true_layers", true_layers, shape, "[B,N,H,W]")
     _library.check_device(_OP, layers=layers, true_layers=true_layers, masks=masks)
-    if torch.compiler.is_exporting():
+    if _library.is_exporting():
         return reference.layer_loss(layers, true_layers, masks)
     loss: Tensor = _call(layers, true_layers, masks)[0]
     return loss

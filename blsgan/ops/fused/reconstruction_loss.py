@@ -49,7 +49,7 @@ def reconstruction_loss(
     law = _library.check_law(_OP, law)
     _library.check_shape(_OP, "image", image, (batch, 1, height, width), "[B,1,H,W]")
     _library.check_device(_OP, layers=layers, masks=masks, soft_tissue=soft_tissue, image=image)
-    if torch.compiler.is_exporting():
+    if _library.is_exporting():
         return reference.reconstruction_loss(layers, masks, soft_tissue, image, law)
     loss: Tensor = _call(layers, masks, soft_tissue, image, law)[0]
     return loss

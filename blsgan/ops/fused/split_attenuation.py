@@ -62,7 +62,7 @@ def split_attenuation(
     _library.check_device(
         _OP, share_logits=share_logits, image=image, masks=masks, soft_tissue=soft_tissue
     )
-    if torch.compiler.is_exporting():
+    if _library.is_exporting():
         return reference.split_attenuation(share_logits, image, masks, soft_tissue, law)
     layers: Tensor = _call(share_logits, image, masks, soft_tissue, law)
     return layers

@@ -68,7 +68,7 @@ def supervisor_loss(
             f'{_OP}: terms="hybrid" asks for both bones in the overlap, which target_layers='
             f'{target_layers!r} contradicts; use terms="bce"'
         )
-    if torch.compiler.is_exporting():
+    if _library.is_exporting():
         return reference.supervisor_loss(logits, masks, target_layers, terms)
     target = get_args(TargetLayers).index(target_layers)
     loss: Tensor = _call(logits, masks, target, terms == "hybrid")[0]

@@ -95,7 +95,7 @@ def synthesize_overlap(
         for name, arg in zip(names, args, strict=True):
             if arg.requires_grad:
                 raise ValueError(f"{_OP}: {name} has no gradient: pass {name}.detach()")
-    if torch.compiler.is_exporting():
+    if _library.is_exporting():
         return SyntheticPairs(*reference.synthesize_overlap(*args))
     return SyntheticPairs(*torch.ops.blsgan.synthesize_overlap(*args))
 
