@@ -65,6 +65,7 @@ MOST_OUTSIDE = 0.12
 """Share of a crop beyond the picture's edge."""
 
 _LEAST_WIDTH_PX = 18.0
+_DECIMALS = 3  # of a crop's place, in px and degrees
 _FINGERS = LANDMARKS.index("cmc1")  # landmarks before it are the fingers'
 _WITH_PLATES = PROMISED[1:]  # the thumb lies on its side
 _OTHER_TRIES = (  # bone widths along the axis, degrees, scale: where the first crop is refused
@@ -142,8 +143,11 @@ class Crop:
     def record(self) -> dict[str, Any]:
         """What :class:`blsgan.records.hand.Placement` holds."""
         return {
-            "centre_px": {"x": round(self.centre[0], 3), "y": round(self.centre[1], 3)},
-            "turned_deg": round(self.degrees, 3),
+            "centre_px": {
+                "x": round(self.centre[0], _DECIMALS),
+                "y": round(self.centre[1], _DECIMALS),
+            },
+            "turned_deg": round(self.degrees, _DECIMALS),
             "side_px": self.side_px,
         }
 
@@ -435,7 +439,9 @@ def _centred(crop: Crop, masks: Bool, wide: float) -> Crop:
     # The axis points down: (1, 0) is a joint that stands upright.
     turn = math.degrees(math.atan2(-axis[1], axis[0]))
     side = max(round(wide * width), 8)
-    return Crop((float(centre[0]), float(centre[1])), crop.degrees + turn, side)
+    # As records say it, so that what is placed back by a record falls on the same pixels.
+    place = (round(float(centre[0]), _DECIMALS), round(float(centre[1]), _DECIMALS))
+    return Crop(place, round(crop.degrees + turn, _DECIMALS), side)
 
 
 def _doubts(figures: dict[str, float]) -> Iterable[str]:
