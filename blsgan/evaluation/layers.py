@@ -41,7 +41,7 @@ from blsgan.evaluation.texture import texture_ratio
 from blsgan.io.masks import BONES
 from blsgan.joint.distance import border_distance_px
 from blsgan.joint.geometry import bounding_box
-from blsgan.joint.zone import REACH_PX
+from blsgan.joint.zone import PREDICTED_MARGIN_PX, REACH_PX
 from blsgan.progress import Track, silent
 from blsgan.synthesis.overlap import as_unit, image_rng
 
@@ -119,8 +119,9 @@ def evaluate_layers(
             else:
                 part.left_out["no joint found"] += predict is not None
         for kind, masks in given.items():
+            margin_px = PREDICTED_MARGIN_PX if kind == PREDICTED else 0
             for method in methods if kind == DRAWN else with_other_masks:
-                layers = method(Sample(image, masks)).layers
+                layers = method(Sample(image, masks, margin_px=margin_px)).layers
                 part.records += judge(method.name, kind, layers)
                 if kind == DRAWN:
                     add_layers(method.name, layers)

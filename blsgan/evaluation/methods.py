@@ -11,7 +11,7 @@ import numpy as np
 from blsgan.errors import InputError
 from blsgan.evaluation import baselines
 from blsgan.synthesis.overlap import compose_image
-from blsgan.tasks.separation import Separator
+from blsgan.tasks.separation import Separation, Separator
 
 K_SYNTHETIC = 0.245  # mean k of the protocol's synthetic overlaps on the public dataset
 K_HALF = 0.5  # under which the upper bone of real overlaps comes out best
@@ -23,10 +23,12 @@ class Sample:
     """One overlap to separate: ``image`` float32 [H,W], ``masks`` bool [2,H,W].
 
     ``layers`` and ``soft_tissue`` are the truth where it is known; only oracles look at it.
+    ``margin_px`` is ``Separator``'s, for predicted masks.
     """
 
     image: np.ndarray
     masks: np.ndarray
+    margin_px: int = field(default=0, kw_only=True)
     layers: np.ndarray | None = None
     soft_tissue: float | None = None
 
@@ -93,17 +95,19 @@ def from_callable(
 
     def run(sample: Sample) -> Answer:
         answer = separate(sample.image, sample.masks)
-        if isinstance(answer, np.ndarray):
-            return Answer(answer)
-        tissue = answer.soft_tissue[answer.zone]
-        return Answer(
-            np.stack((answer.upper, answer.lower)),
-            float(tissue.mean()) if len(tissue) else None,
-            answer.reconstruction,
-            answer.zone,
-        )
+        return Answer(answer) if isinstance(answer, np.ndarray) else _answer(answer)
 
     return Method(name, run, description or {})
+
+
+def _answer(separation: Separation) -> Answer:
+    tissue = separation.soft_tissue[separation.zone]
+    return Answer(
+        np.stack((separation.upper, separation.lower)),
+        float(tissue.mean()) if len(tissue) else None,
+        separation.reconstruction,
+        separation.zone,
+    )
 
 
 def from_separator(separator: Separator) -> Method:
@@ -118,7 +122,11 @@ def from_separator(separator: Separator) -> Method:
         "backend_version": backend.version,
         "mirrored": separator.mirrored,
     }
-    return from_callable(model_name(description), separator, description)
+
+    def run(sample: Sample) -> Answer:
+        return _answer(separator(sample.image, sample.masks, margin_px=sample.margin_px))
+
+    return Method(model_name(description), run, description)
 
 
 def model_name(description: Mapping[str, Any]) -> str:

@@ -29,6 +29,7 @@ from blsgan.errors import BackendError, NoJointError
 from blsgan.evaluation.metrics import bootstrap_mean, psnr_db, region_mse
 from blsgan.io.atomic import ESCAPED, atomic_paths
 from blsgan.io.masks import BONES
+from blsgan.joint.zone import PREDICTED_MARGIN_PX
 from blsgan.progress import Track, silent
 from blsgan.records.evaluation import MasksEvaluationRecord
 from blsgan.synthesis.overlap import as_unit, protocol_overlap
@@ -248,7 +249,10 @@ def evaluate_separation(
             predicted = segmenter(image).masks
         except NoJointError:
             continue
-        layers = [separator(image, pair_of_masks).layers for pair_of_masks in (masks, predicted)]
+        layers = [
+            separator(image, masks).layers,
+            separator(image, predicted, margin_px=PREDICTED_MARGIN_PX).layers,
+        ]
         both = predicted[0] & predicted[1]
         for kind, bone, layer, region in known:
             errors = [region_mse(answer[bone], layer, region) for answer in layers]

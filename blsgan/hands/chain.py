@@ -20,6 +20,7 @@ from blsgan.anatomy import BELOW, BEYOND, JOINTS, LANDMARKS, PROMISED, WIDTH_SHA
 from blsgan.errors import InputError, NoJointError
 from blsgan.hands.growth import CLOSING_PLATE, OPEN_PLATE, growth_plate
 from blsgan.joint.geometry import bone_width_px, joint_axis
+from blsgan.joint.zone import PREDICTED_MARGIN_PX
 from blsgan.records.hand import Placement
 from blsgan.tasks.joints import LEAST_LANDMARK, LocatedHand, Locator
 from blsgan.tasks.segmentation import Segmentation, Segmenter
@@ -295,7 +296,10 @@ class HandSeparator:
     def _apart(self, joint: HandJoint) -> HandJoint:
         if joint.segmentation is None:
             return joint
-        return replace(joint, separation=self.separator(joint.image, joint.segmentation.masks))
+        separation = self.separator(
+            joint.image, joint.segmentation.masks, margin_px=PREDICTED_MARGIN_PX
+        )
+        return replace(joint, separation=separation)
 
     def _joint(self, image: Float32, hand: LocatedHand, name: str) -> HandJoint:
         start, beyond, below = (hand.point(one) for one in (name, BEYOND[name], BELOW[name]))

@@ -26,6 +26,12 @@ BLACK = 0.02
 """Intensity below which a pixel lies beyond the exposed field."""
 
 
+PREDICTED_MARGIN_PX = 2
+"""How far bones may reach beyond masks that a network predicted, in pixels at working scale. What a
+mask misses in the overlap is black in that bone's layer; a pixel too much is soft tissue, which the
+split knows. Chosen on validation joints (docs/how-to/segment.md)."""
+
+
 def grown(mask: Bool, reach_px: int) -> Bool:
     """``mask`` [H,W] dilated by ``reach_px``: squares and crosses in turn, which is nearly
     round."""

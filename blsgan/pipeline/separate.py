@@ -27,6 +27,7 @@ from blsgan.io.radiograph import (
     is_path_private,
 )
 from blsgan.joint.geometry import bounding_box, row_blocks
+from blsgan.joint.zone import PREDICTED_MARGIN_PX
 from blsgan.pipeline.joint import Joint, milliseconds, protect_drawn, residual_encoding
 from blsgan.pipeline.segment import image_record, segment_item, weights_record
 from blsgan.pipeline.worklist import Outcome
@@ -242,7 +243,8 @@ def separate_read(
     name.
     """
     read = time.perf_counter()
-    separation = separator(radiograph.pixels, masks)
+    margin_px = 0 if prediction is None else PREDICTED_MARGIN_PX
+    separation = separator(radiograph.pixels, masks, margin_px=margin_px)
     if masks.dtype != np.bool_:  # it takes others, too; a large picture has no room for a copy
         masks = masks != 0
     separated = time.perf_counter()

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from blsgan.errors import BlsganError, InputError, WeightsError
 from blsgan.joint.geometry import bounding_box, doubtful_masks
 from blsgan.joint.window import MAX_AREA_PX, Window, around_overlap
-from blsgan.joint.zone import SOFT_TISSUE_LEAST_PX, soft_tissue_beside, zone
+from blsgan.joint.zone import SOFT_TISSUE_LEAST_PX, grown, soft_tissue_beside, zone
 from blsgan.tasks.backend import Backend, create
 from blsgan.tasks.task import WeightsFile
 
@@ -184,24 +184,31 @@ class Separator:
         """Name, path and SHA-256 of the weights in use."""
         return self.backend.weights
 
-    def __call__(self, image: NDArray[Any], masks: NDArray[Any]) -> Separation:
+    def __call__(
+        self, image: NDArray[Any], masks: NDArray[Any], *, margin_px: int = 0
+    ) -> Separation:
         """Separate one joint.
 
         Args:
             image: [H,W], white = dense: floating point in [0,1], or uint8 / uint16 over their whole
                 range; [1,H,W] and grey RGB are taken as well, and the notes say so.
             masks: bool (or 0 and 1, or 0 and 255) [2,H,W], upper and lower bone.
+            margin_px: how far the bones may reach beyond their masks near the overlap, in pixels
+                where bones have the usual size; for predicted masks
+                ``blsgan.joint.zone.PREDICTED_MARGIN_PX``.
 
         Raises:
             InputError: shapes that do not fit, NaN or infinity, values outside [0,1], a mask that
                 is empty or covers everything, an image that is constant under the bones.
         """
-        return self.batch([image], [masks])[0]
+        return self.batch([image], [masks], margin_px=margin_px)[0]
 
     def batch(
         self,
         images: Sequence[NDArray[Any]] | NDArray[Any],
         masks: Sequence[NDArray[Any]] | NDArray[Any],
+        *,
+        margin_px: int = 0,
     ) -> SeparationBatch:
         """Separate several joints: images [B,H,W] (or a sequence of [H,W]), masks [B,2,H,W].
 
@@ -212,7 +219,7 @@ class Separator:
                 f"{len(images)} images came with {len(masks)} pairs of masks; give one each."
             )
         joints = [
-            _Joint.check(image, pair, self.weights)
+            _Joint.check(image, pair, self.weights, margin_px)
             for image, pair in zip(images, masks, strict=True)
         ]
         groups: dict[tuple[int, int], list[int]] = {}
@@ -272,10 +279,11 @@ class Separator:
 @dataclass(frozen=True)
 class _Joint:
     """One checked image and its masks, with the window around its overlap (None without one), and
-    the zone, which is empty then."""
+    the zone, which is empty then. The network sees the masks ``reached`` by the bones."""
 
     image: Float32
     masks: Bool
+    reached: Bool
     overlap: Bool
     zone: Bool
     window: Window | None
@@ -283,7 +291,9 @@ class _Joint:
     notes: tuple[str, ...]
 
     @classmethod
-    def check(cls, image: NDArray[Any], masks: NDArray[Any], weights: WeightsFile) -> _Joint:
+    def check(
+        cls, image: NDArray[Any], masks: NDArray[Any], weights: WeightsFile, margin_px: int
+    ) -> _Joint:
         masks = np.asarray(masks)
         image, shape_notes = as_plane(np.asarray(image))
         if masks.shape != (2, *image.shape):
@@ -306,12 +316,18 @@ class _Joint:
         doubt = doubtful_masks(masks)
         overlap = masks[0] & masks[1]
         window = around_overlap(masks, weights.size_multiple)
-        reached = np.zeros_like(overlap) if window is None else window.zone(masks, weights.reach_px)
+        reached, both = masks, np.zeros_like(overlap)
+        if window is not None:
+            if margin_px:
+                margin = max(1, round(margin_px / window.scale))
+                reached = np.stack([grown(mask, margin) for mask in masks])
+            both = window.zone(reached, weights.reach_px)
         return cls(
             image,
             masks,
-            overlap,
             reached,
+            overlap,
+            both,
             window,
             weights,
             (*notes, doubt) if doubt else notes,
@@ -338,7 +354,7 @@ class _Joint:
         """Image [1,h,w] and masks [2,h,w] of the window at working scale, float32."""
         window = self._planned()
         image = window.resample(self.image)
-        masks = np.stack([window.resample(mask.view(np.uint8)) for mask in self.masks])
+        masks = np.stack([window.resample(mask.view(np.uint8)) for mask in self.reached])
         working = masks >= 0.5
         if not (working[0] & working[1]).any():  # an overlap thinner than a working pixel
             working = masks > 0
@@ -409,6 +425,8 @@ class _Joint:
 
     def _masked(self) -> tuple[Float32, Float32, Float32]:
         union = self.masks[0] | self.masks[1]
+        if self.reached is not self.masks:
+            union |= self.zone
         top, left, bottom, right = bounding_box(union)
         box = np.s_[top:bottom, left:right]
 

@@ -11,7 +11,7 @@ import blsgan
 from blsgan.cli import main
 from blsgan.errors import UsageError
 from blsgan.evaluation.segmentation import dice
-from blsgan.joint.zone import REACH_PX, zone
+from blsgan.joint.zone import PREDICTED_MARGIN_PX, REACH_PX, grown, zone
 from blsgan.synthesis.hand import hand_phantom
 from blsgan.synthesis.phantoms import joint_phantom
 
@@ -129,7 +129,8 @@ class TestSeparateWithoutMasks:
         assert record["masks"]["confidence"]["score"] > 0.5
         assert record["masks"]["doubtful"] is False
         masks = np.stack([read(out / f"joint_mask_{bone}.png") > 0 for bone in ("upper", "lower")])
-        reached = masks | zone(masks, REACH_PX)
+        reaching = np.stack([grown(mask, PREDICTED_MARGIN_PX) for mask in masks])
+        reached = masks | zone(reaching, REACH_PX)
         assert not read(out / "joint_upper.png")[~reached[0]].any()
         before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
         assert "up to date" in run("separate", joint.image, "-o", out)[1]

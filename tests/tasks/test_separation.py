@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import binary_erosion
 
 import blsgan
 from blsgan.errors import InputError, WeightsError
@@ -158,6 +159,31 @@ def test_a_bone_may_fade_beyond_its_mask(separator, phantom):
         beyond = result.zone & ~mask
         assert beyond.sum() > 50
         assert (layer[beyond] > 0).any()
+
+
+def test_with_a_margin_bones_reach_beyond_their_masks_near_the_overlap(separator, phantom):
+    """What predicted masks miss is not black, and far from the overlap nothing changes."""
+    image = phantom.image.astype(np.float32)
+    bones = phantom.masks
+    missed = np.stack([np.asarray(binary_erosion(mask, iterations=2)) for mask in bones])
+    assert (missed[0] & missed[1]).any()
+    plain, reaching = separator(image, missed), separator(image, missed, margin_px=2)
+    np.testing.assert_array_equal(reaching.overlap, plain.overlap)
+    assert (reaching.zone | ~plain.zone).all()
+    near = bones[0] & bones[1] & ~(missed[0] | missed[1])
+    assert near.sum() > 10
+    assert (reaching.zone[near]).mean() > 0.9
+    for layer, before, mask in zip(
+        (reaching.upper, reaching.lower), (plain.upper, plain.lower), missed, strict=True
+    ):
+        assert (before[near] == 0).all()
+        assert (layer[near & reaching.zone] > 0.1).all()
+        outside = ~reaching.zone
+        np.testing.assert_array_equal(layer[outside], (image * mask)[outside])
+    np.testing.assert_allclose(
+        reaching.reconstruction[reaching.zone], image[reaching.zone], atol=1e-5
+    )
+    assert np.abs(reaching.residual).max() < 1e-5
 
 
 def test_a_picture_without_soft_tissue_is_said(separator, phantom):
