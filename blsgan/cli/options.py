@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from blsgan.errors import UsageError
 from blsgan.io.listing import DEFAULT_MASK_PATTERN
 from blsgan.runtimes.device import DEVICES
 from blsgan.runtimes.session import ENGINES, NAMES
@@ -36,9 +37,22 @@ figures = click.option(
     help="Draw figures into the output folder.  [default: where matplotlib is installed]",
 )
 json_flag = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+def _known_split(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    from blsgan.data.splits import check_split
+
+    try:
+        check_split(value)
+    except UsageError as error:
+        raise click.BadParameter(str(error), context, parameter) from error
+    return value
+
+
 split = click.option(
     "--split",
     metavar="train|val|all|K/N",
+    callback=_known_split,
     default="val",
     show_default=True,
     help="Joints to judge; nobody trained on those of val. K/N: the K-th of N folds, which a run "

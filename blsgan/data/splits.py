@@ -58,6 +58,12 @@ def fold_of(text: str) -> tuple[int, int]:
     return fold, folds
 
 
+def check_split(split: str) -> None:
+    """Raises :class:`UsageError` unless ``split`` is ``train``, ``val``, ``all`` or ``K/N``."""
+    if split not in SPLITS:
+        fold_of(split)
+
+
 def select(images: Iterable[JointImage], split: str) -> list[JointImage]:
     """The images of ``split``: ``train``, ``val``, ``all`` or a fold ``K/N``, in the given order.
 
@@ -68,8 +74,7 @@ def select(images: Iterable[JointImage], split: str) -> list[JointImage]:
         return list(images)
     if split == "train":
         return [image for image in images if not is_validation(image.joint)]
-    if split != VALIDATION:
-        fold_of(split)  # a wrong one is said of no images, too
+    check_split(split)  # a wrong one is said of no images, too
     return [image for image in images if is_held_out(image.joint, split)]
 
 
