@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
+import hashlib
 import os
 import re
 import secrets
@@ -37,7 +39,10 @@ ESCAPED = "backslashreplace"
 """How text is encoded that holds names of files: bytes that are no UTF-8 are written as escapes."""
 
 _TEMPORARY = re.compile(r"\.blsgan-[0-9A-Za-z]{6,12}\.tmp(\..*)?")  # blsgan-infer's too
+# A temporary file that no process holds is nobody's at once where its writer ran on this machine
+# since it was started; elsewhere a lock may not be seen, so its age must tell.
 _LEFTOVER_S = 600.0
+_HERE_LEFTOVER_S = 2.0  # a file is made before it is locked
 _looked: set[str] = set()
 
 
@@ -79,7 +84,8 @@ def atomic_paths(paths: Sequence[os.PathLike[str] | str]) -> Iterator[list[Path]
             _remove_leftovers(current.parent)
             if current.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            temporary = current.parent / f".blsgan-{secrets.token_hex(6)}.tmp{current.suffix}"
+            name = f".blsgan-{_here()}{secrets.token_hex(3)}.tmp{current.suffix}"
+            temporary = current.parent / name
             temporaries.append(temporary)  # first: an interrupt right after must find it to remove
             held.append(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
             with contextlib.suppress(OSError):  # not every file system has locks
@@ -107,11 +113,21 @@ def atomic_paths(paths: Sequence[os.PathLike[str] | str]) -> Iterator[list[Path]
             os.close(descriptor)
 
 
+@functools.cache
+def _here() -> str:
+    """Six digits that this machine has until it is started again: they open a temporary's name."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+    except OSError:
+        boot = os.uname().nodename
+    return hashlib.sha256(f"blsgan {boot}".encode()).hexdigest()[:6]
+
+
 def _remove_leftovers(folder: Path) -> None:
     """Remove the temporary files of a process that was killed (kill -9, a power cut).
 
-    They are those that no process holds and nobody has written for a while. Looked for once in each
-    folder.
+    They are those that no process holds, of this machine, or that nobody has written for a while.
+    Looked for once in each folder.
     """
     key = os.path.abspath(folder)
     if key in _looked:
@@ -122,7 +138,9 @@ def _remove_leftovers(folder: Path) -> None:
             if not _TEMPORARY.fullmatch(entry.name):
                 continue
             with contextlib.suppress(OSError):
-                if time.time() - entry.stat(follow_symlinks=False).st_mtime < _LEFTOVER_S:
+                ours = entry.name.startswith(f".blsgan-{_here()}")
+                age = time.time() - entry.stat(follow_symlinks=False).st_mtime
+                if age < (_HERE_LEFTOVER_S if ours else _LEFTOVER_S):
                     continue
                 descriptor = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW)
                 try:

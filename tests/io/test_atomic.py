@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -182,16 +183,19 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.txt"])
     assert done.returncode == -signal.SIGKILL
     (left,) = tmp_path.iterdir()
-    recent = tmp_path / ".blsgan-0123456789ab.tmp.png"
+    elsewhere, old = (tmp_path / f".blsgan-{token}.tmp.png" for token in ("0" * 12, "1" * 12))
     own = tmp_path / ".blsgan-notes"
-    for path in (recent, own):
+    for path in (elsewhere, old, own):
         path.write_bytes(b"")
-    for path in (left, own):
+    seconds_ago = time.time() - 5  # a lock of another machine may not be seen, so its file is left
+    for path in (left, elsewhere):
+        os.utime(path, (seconds_ago, seconds_ago))
+    for path in (old, own):
         os.utime(path, (0, 0))
     with atomic_path(tmp_path / "b.txt") as temporary:
         temporary.write_text("b")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
-        [recent.name, own.name, "b.txt"]
+        [elsewhere.name, own.name, "b.txt"]
     )
 
 
