@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blsgan.joint.geometry import bone_width_px, bounding_box
-from blsgan.joint.zone import zone
+from blsgan.joint.zone import grown, zone
 
 Float32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
@@ -82,13 +82,29 @@ class Window:
 
         Bones that only touch far beside their overlap stay as they are.
         """
+        reach, around, part, inner = self._around(masks, reach_px)
+        reached = np.zeros(masks.shape[1:], np.bool_)
+        reached[part] = zone(around, reach)[inner]
+        return reached
+
+    def grown(self, masks: Bool, margin_px: int) -> Bool:
+        """Masks [N,H,W] dilated inside the window by so many working pixels, elsewhere as given."""
+        margin, around, part, inner = self._around(masks, margin_px)
+        larger = masks.copy()
+        for mask, seen in zip(larger, around, strict=True):
+            mask[part] = grown(seen, margin)[inner]
+        return larger
+
+    def _around(
+        self, masks: Bool, reach_px: int
+    ) -> tuple[int, Bool, tuple[slice, slice], tuple[slice, slice]]:
+        """A reach in image pixels, the masks in the window and so far beside it, where the window
+        lies in the image, and where in those masks."""
         top, left, bottom, right = self.box(masks.shape[1:])
         reach = reach_px and max(1, round(reach_px / self.scale))
         around = cut(masks, (top - reach, left - reach, bottom + reach, right + reach))
         inner = np.s_[reach : reach + bottom - top, reach : reach + right - left]
-        reached = np.zeros(masks.shape[1:], np.bool_)
-        reached[top:bottom, left:right] = zone(around, reach)[inner]
-        return reached
+        return reach, around, np.s_[top:bottom, left:right], inner
 
     def resample(self, plane: NDArray[Any]) -> Float32:
         """Float32 [height,width] of ``plane`` [H,W]; 0 outside the image."""

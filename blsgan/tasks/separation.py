@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from blsgan.errors import BlsganError, InputError, WeightsError
 from blsgan.joint.geometry import bounding_box, doubtful_masks
 from blsgan.joint.window import MAX_AREA_PX, Window, around_overlap
-from blsgan.joint.zone import SOFT_TISSUE_LEAST_PX, grown, soft_tissue_beside, zone
+from blsgan.joint.zone import SOFT_TISSUE_LEAST_PX, soft_tissue_beside, zone
 from blsgan.tasks.backend import Backend, create
-from blsgan.tasks.task import WeightsFile
+from blsgan.tasks.task import MAX_REACH_PX, WeightsFile
 
 Float32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
@@ -194,12 +194,13 @@ class Separator:
                 range; [1,H,W] and grey RGB are taken as well, and the notes say so.
             masks: bool (or 0 and 1, or 0 and 255) [2,H,W], upper and lower bone.
             margin_px: how far the bones may reach beyond their masks near the overlap, in pixels
-                where bones have the usual size; for predicted masks
+                where bones have the usual size, 0 to 16; for predicted masks
                 ``blsgan.joint.zone.PREDICTED_MARGIN_PX``.
 
         Raises:
             InputError: shapes that do not fit, NaN or infinity, values outside [0,1], a mask that
-                is empty or covers everything, an image that is constant under the bones.
+                is empty or covers everything, an image that is constant under the bones, another
+                margin.
         """
         return self.batch([image], [masks], margin_px=margin_px)[0]
 
@@ -218,6 +219,8 @@ class Separator:
             raise InputError(
                 f"{len(images)} images came with {len(masks)} pairs of masks; give one each."
             )
+        if not 0 <= margin_px <= MAX_REACH_PX:
+            raise InputError(f"margin_px is {margin_px}; give 0 to {MAX_REACH_PX}.")
         joints = [
             _Joint.check(image, pair, self.weights, margin_px)
             for image, pair in zip(images, masks, strict=True)
@@ -319,8 +322,7 @@ class _Joint:
         reached, both = masks, np.zeros_like(overlap)
         if window is not None:
             if margin_px:
-                margin = max(1, round(margin_px / window.scale))
-                reached = np.stack([grown(mask, margin) for mask in masks])
+                reached = window.grown(masks, margin_px)
             both = window.zone(reached, weights.reach_px)
         return cls(
             image,

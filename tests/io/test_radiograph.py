@@ -9,6 +9,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from blsgan.errors import InputError, UsageError
@@ -55,7 +56,6 @@ def test_16_bit_is_read_exactly(tmp_path, suffix):
 
 
 def test_big_endian_and_compressed_tiff(tmp_path):
-    tifffile = pytest.importorskip("tifffile")
     for name, options in (("be", {"byteorder": ">"}), ("z", {"compression": "zlib"})):
         path = tmp_path / f"{name}.tif"
         tifffile.imwrite(path, GREY16, photometric="minisblack", **options)
@@ -66,7 +66,6 @@ def test_big_endian_and_compressed_tiff(tmp_path):
 
 @pytest.mark.parametrize("values", [GREY8, GREY16])
 def test_white_is_zero_tiff_is_inverted(tmp_path, values):
-    tifffile = pytest.importorskip("tifffile")
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, values, photometric="miniswhite")
     full = np.iinfo(values.dtype).max
@@ -76,14 +75,12 @@ def test_white_is_zero_tiff_is_inverted(tmp_path, values):
 
 
 def test_white_is_zero_counts_in_floating_point(tmp_path):
-    tifffile = pytest.importorskip("tifffile")
     values = (GREY16 / 65535).astype(np.float32)
     tifffile.imwrite(tmp_path / "a.tif", values, photometric="miniswhite")
     np.testing.assert_array_equal(read_radiograph(tmp_path / "a.tif").pixels, 1 - values)
 
 
 def test_signed_8_bit_tiff(tmp_path):
-    tifffile = pytest.importorskip("tifffile")
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, (GREY8 // 2).astype(np.int8), photometric="minisblack")
     np.testing.assert_array_equal(

@@ -186,6 +186,12 @@ def test_with_a_margin_bones_reach_beyond_their_masks_near_the_overlap(separator
     assert np.abs(reaching.residual).max() < 1e-5
 
 
+@pytest.mark.parametrize("margin_px", [-1, 17, 10**9])
+def test_a_margin_that_no_mask_needs_is_refused(separator, phantom, margin_px):
+    with pytest.raises(InputError, match=f"margin_px is {margin_px}; give 0 to 16"):
+        separator(phantom.image, phantom.masks, margin_px=margin_px)
+
+
 def test_a_picture_without_soft_tissue_is_said(separator, phantom):
     bare = np.where(phantom.masks.any(axis=0), phantom.image, np.float32(0))
     result = separator(bare, phantom.masks)
