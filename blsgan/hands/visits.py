@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from blsgan.io.tables import signed
 from blsgan.joint.window import TYPICAL_BONE_WIDTH_PX
 
 Verdict = Literal["narrowed", "not detectable", "not measurable"]
@@ -118,8 +119,8 @@ def judge(pair: Pair) -> Judgement:
         if abs(change - pair.narrowing_px) > tolerance:
             spoiling = True
             flags.append(
-                f"the width of the masks says {change:+.2f} px where the bones say "
-                f"{pair.narrowing_px:+.2f} px"
+                f"the width of the masks says {signed(change, 2)} px where the bones say "
+                f"{signed(pair.narrowing_px, 2)} px"
             )
     if -pair.narrowing_px > detectable:
         flags.append("the joint space seems to have widened: another position, more likely")

@@ -1,4 +1,4 @@
-"""Tables as CSV."""
+"""Figures as text, tables as CSV."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from blsgan.io.atomic import ESCAPED
+
+
+def signed(value: float, decimals: int) -> str:
+    """With its sign; none stands before what rounds to zero."""
+    rounded = round(value, decimals)
+    return f"{rounded:+.{decimals}f}" if rounded else f"{0:.{decimals}f}"
 
 
 def write_csv(path: Path, records: Sequence[dict[str, Any]]) -> None:

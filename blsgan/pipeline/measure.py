@@ -17,7 +17,7 @@ from blsgan.io.atomic import atomic_path, atomic_paths, output_error
 from blsgan.io.files import read_file
 from blsgan.io.listing import Item
 from blsgan.io.results import residual_to_uint16
-from blsgan.io.tables import write_csv
+from blsgan.io.tables import signed, write_csv
 from blsgan.jsn.picture import draw_measurement
 from blsgan.jsn.quantification import residual_maps
 from blsgan.jsn.visits import (
@@ -129,9 +129,9 @@ def _picture(result: PairResult) -> Image.Image:
 
 def summary(record: NarrowingRecord) -> list[str]:
     """The result as lines of text; the first says whether it is one."""
-    narrowing = f"{record.narrowing_px:+.3f} px"
+    narrowing = f"{signed(record.narrowing_px, 3)} px"
     if record.narrowing_mm is not None:
-        narrowing += f" = {record.narrowing_mm:+.4f} mm"
+        narrowing += f" = {signed(record.narrowing_mm, 4)} mm"
     if record.mismatch:
         first = f"mismatch ({'; '.join(record.problems)}): {narrowing} is no measurement"
     else:

@@ -16,6 +16,7 @@ from blsgan.anatomy import JOINTS, title
 from blsgan.errors import InputError
 from blsgan.io.atomic import ESCAPED, atomic_path, output_error
 from blsgan.io.files import read_file
+from blsgan.io.tables import signed
 from blsgan.records.hand import HandRecord
 from blsgan.records.hand_visits import HandVisitsRecord, JointInterval
 from blsgan.report.plots import IntervalPlot, plot_intervals
@@ -209,7 +210,7 @@ def _length(px: float, pixel_mm: float | None) -> str:
 
 
 def _signed(px: float, pixel_mm: float | None) -> str:
-    return f"{px:+.2f} px" if pixel_mm is None else f"{px * pixel_mm:+.3f} mm"
+    return f"{signed(px, 2)} px" if pixel_mm is None else f"{signed(px * pixel_mm, 3)} mm"
 
 
 def _spacing(record: HandRecord) -> str:

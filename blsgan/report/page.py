@@ -18,6 +18,7 @@ from blsgan.io.atomic import ESCAPED, atomic_paths, output_error
 from blsgan.io.listing import natural_key
 from blsgan.io.panel import signed_colours
 from blsgan.io.stored import find_by_hash
+from blsgan.io.tables import signed
 from blsgan.progress import Track, silent
 from blsgan.records.narrowing import SpaceWidth
 from blsgan.records.record import Record
@@ -286,7 +287,7 @@ def _area(record: SeparationRecord) -> str:
 
 
 def _signed(value: float, unit: str) -> str:
-    return f"{value:+.3f} mm" if unit == "mm" else f"{value:+.2f} px"
+    return f"{signed(value, 3)} mm" if unit == "mm" else f"{signed(value, 2)} px"
 
 
 def _joint_view(joint: Joint, number: int, draw: _Draw) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from blsgan.io.tables import signed
 from blsgan.report.collect import Curve
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56.0, 18.0, 14.0, 34.0
@@ -129,12 +130,12 @@ def plot_curve(
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     places = 3 if curve.unit == "mm" else 2
     points = [
-        Point(x, y(value), f"{value:+.{places}f}" if value else "0", hollow)
+        Point(x, y(value), signed(value, places), hollow)
         for x, value, hollow in zip(xs, curve.values, curve.summed, strict=True)
         if value is not None
     ]
     said = ", ".join(
-        f"visit {index}: " + ("not measured" if value is None else f"{value:+.{places}f}")
+        f"visit {index}: " + ("not measured" if value is None else signed(value, places))
         for index, value in enumerate(curve.values, start=1)
     )
     count = round((high - low) / step)
@@ -196,7 +197,7 @@ def plot_intervals(
     points = [
         IntervalPoint(
             x, y(value[0]), y(value[0] + value[1]), y(value[0] - value[1]), value[2],
-            f"{name}: {value[0]:+.3f} ± {value[1]:.3f} {unit}, {value[2]}",
+            f"{name}: {signed(value[0], 3)} ± {value[1]:.3f} {unit}, {value[2]}",
         )
         for x, name, value in zip(xs, names, values, strict=True)
         if value is not None

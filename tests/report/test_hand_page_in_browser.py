@@ -1,5 +1,7 @@
 """The page of a patient's hands in a real browser: on a screen, on a phone, under its sliders."""
 
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -41,7 +43,7 @@ def written(root, count):
             verdict=verdict, narrowing_px=narrowing, standard_error_px=0.1, detectable_px=0.3,
             width_px=[5.0, 5.0 - narrowing], flags=["a flag"],
         )
-        for later, narrowing, verdict in ((1, 0.1, "not detectable"), (2, 0.9, "narrowed"))
+        for later, narrowing, verdict in ((1, -0.0004, "not detectable"), (2, 0.9, "narrowed"))
     ]  # fmt: skip
     record = HandVisitsRecord(
         schema=1, blsgan="0", weights=WEIGHTS, intervals=intervals, notes=["a note"],
@@ -66,6 +68,12 @@ def test_it_loads_without_errors_and_asks_nobody(browser, page):
     assert browser.requests() == []
     assert "narrowed" in browser.find("#left-mcp3 h3").text
     assert len(browser.all("#left-mcp3 .point")) == 3
+
+
+def test_what_rounds_to_zero_has_no_sign(page):
+    text = page.read_text()
+    assert "0.00 px since visit 1" in text
+    assert not re.search(r"[-+]0\.0+\b", text)
 
 
 def test_the_slider_shows_the_first_and_the_last_visit(browser, page):
