@@ -18,7 +18,13 @@ from numpy.typing import NDArray
 
 from blsgan.anatomy import BELOW, BEYOND, JOINTS, LANDMARKS, PROMISED, WIDTH_SHARES, Side, title
 from blsgan.errors import InputError, NoJointError
-from blsgan.hands.growth import CLOSING_PLATE, OPEN_PLATE, growth_plate
+from blsgan.hands.growth import (
+    CLOSING_PLATE,
+    MOST_APART,
+    OPEN_PLATE,
+    bones_apart,
+    growth_plate,
+)
 from blsgan.joint.geometry import bone_width_px, joint_axis
 from blsgan.joint.zone import PREDICTED_MARGIN_PX
 from blsgan.records.hand import Placement
@@ -336,9 +342,14 @@ class HandSeparator:
             "width_ratio": measured / width,
             "turn_deg": abs((crop.degrees - degrees + 180) % 360 - 180),
             "outside": crop.outside(image.shape),
+            "bones_apart": bones_apart(segmentation.masks),
         }
         if shift > MOST_SHIFT:
             return refused("its masks lie on another joint than the one that was located")
+        if figures["bones_apart"] > MOST_APART:
+            return refused(
+                "its bones lie further apart than a joint's: an open growth plate, or dislocated"
+            )
         doubts = [*segmentation.doubts, *_doubts(figures)]
         return HandJoint(
             name,

@@ -6,13 +6,12 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blsgan.anatomy import JOINTS, Side
+from blsgan.anatomy import JOINTS, PROMISED, Side
 from blsgan.errors import InputError
 from blsgan.hands.visits import Pair, judge
 from blsgan.io.spacing import PixelSpacing
@@ -45,10 +44,23 @@ SAME_SIZE = 0.03
 """Hands without pixel spacings that differ by less are left to the fit of the magnification."""
 
 _MOST_ENLARGED = 3
-_VISITS_KEPT = 3
+_FEWEST_BONES = 4  # that agree on a magnification
 _PICTURE_WIDTHS = 1.3  # side of a joint's picture, in bone widths
 
 Grey = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Of a later visit against an earlier one.
+
+    Attributes:
+        pixel: side of its pixels in pixels of the earlier one; None: as their headers say.
+        fit: whether every bone also fits a magnification of its own.
+    """
+
+    pixel: float | None
+    fit: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,24 +81,60 @@ class SideVisits:
     first: int
     pictures: dict[tuple[str, str], tuple[Grey, Grey]]
 
-    def measure(self, progress: Callable[[str], None]) -> Iterator[JointInterval]:
+    def measure(self, progress: Callable[[str], None]) -> list[JointInterval]:
         """Every joint between consecutive visits, and from the first to each."""
         last = len(self.hands) - 1
         places = [*itertools.pairwise(range(last + 1)), *((0, n) for n in range(2, last + 1))]
-        for name in JOINTS:
-            progress(f"{self.side} {name}")
-            read = lru_cache(maxsize=_VISITS_KEPT)(self._reader(name))
-            for earlier, later in sorted(places, key=lambda pair: (pair[1], pair[0])):
-                yield self._interval(name, earlier, later, read)
+        found = []
+        for earlier, later in places:
+            progress(f"{self.side} hand, visits {earlier + 1} and {later + 1}")
+            scale = self._scale(earlier, later)
+            found += [self._interval(name, earlier, later, scale) for name in JOINTS]
+        return sorted(found, key=lambda one: (JOINTS.index(one.joint), one.later, one.earlier))
 
-    def _reader(self, name: str) -> Callable[[int, int], RadiographVisit]:
-        return lambda index, times: _enlarged(_read(self.hands[index], name), times)
+    def _scale(self, earlier: int, later: int) -> Scale:
+        """By the hand's size, and then by what the bones of the MCP joints agree on: a bone that
+        fits a magnification of its own seems to move by the noise of that."""
+        records = self.hands[earlier].record, self.hands[later].record
+        if _spaced(records) or _identical(records):
+            return Scale(None)
+        whole = Scale(pixel_ratio(*records), fit=True)
+        scales: list[float] = []
+        for name in PROMISED:
+            if any(record.joints[name].status == "refused" for record in records):
+                continue
+            try:
+                result, _ = self._measured(name, earlier, later, whole)
+            except InputError:
+                continue
+            if not result.record.mismatch:
+                found = result.measurement
+                scales += [bone.transform.scale for bone in (found.upper, found.lower)]
+        if len(scales) < _FEWEST_BONES:
+            return whole
+        assert whole.pixel is not None, "by the hand's size"
+        return Scale(whole.pixel / float(np.median(scales)))
 
-    def _interval(
-        self, name: str, earlier: int, later: int, read: Callable[[int, int], RadiographVisit]
-    ) -> JointInterval:
+    def _measured(
+        self, name: str, earlier: int, later: int, scale: Scale
+    ) -> tuple[PairResult, int]:
+        """The measurement, and how many times larger its pictures are than the visits'."""
         hands = self.hands[earlier], self.hands[later]
-        joints = [hand.record.joints[name] for hand in hands]
+        width = min(hand.record.joints[name].bone_width_px for hand in hands)
+        times = min(max(math.ceil(LEAST_WIDTH_PX / width), 1), _MOST_ENLARGED)
+        visits = [_enlarged(_read(hand, name), times) for hand in hands]
+        if scale.pixel is not None:
+            visits = [
+                replace(visit, spacing=PixelSpacing(side, side, "hand"))
+                for visit, side in zip(visits, (1.0, scale.pixel), strict=True)
+            ]
+        separate = separated(self.separator)
+        return measure_pair(visits[0], visits[1], separate, None, fit_scale=scale.fit), times
+
+    def _interval(self, name: str, earlier: int, later: int, scale: Scale) -> JointInterval:
+        hands = self.hands[earlier], self.hands[later]
+        records = hands[0].record, hands[1].record
+        joints = [record.joints[name] for record in records]
         doubtful = any(joint.status == "doubtful" for joint in joints)
         common: dict[str, Any] = {
             "joint": name,
@@ -106,33 +154,21 @@ class SideVisits:
                 **{**common, "status": "refused"}, verdict="not measurable", flags=refused
             )
         width = min(joint.bone_width_px for joint in joints)
-        identical = len({hand.record.inputs["image"].sha256 for hand in hands}) == 1
+        identical = _identical(records)
         if joints[0].experimental and width < LEAST_EXPERIMENTAL_PX and not identical:
             flag = (
                 f"its bones are {width:.0f} px wide in a picture, {LEAST_EXPERIMENTAL_PX:.0f} are "
                 "needed of a PIP or IP joint: give it in its full resolution"
             )
             return JointInterval(**common, verdict="not measurable", flags=[flag])
-        times = min(max(math.ceil(LEAST_WIDTH_PX / width), 1), _MOST_ENLARGED)
         try:
-            visits = [read(earlier, times), read(later, times)]
-            scale = pixel_ratio(*(hand.record for hand in hands))
-            if scale != 1:
-                sides = 1.0, scale
-                visits = [
-                    replace(visit, spacing=PixelSpacing(side, side, "hand"))
-                    for visit, side in zip(visits, sides, strict=True)
-                ]
-            known = all(hand.record.pixel_spacing_mm is not None for hand in hands)
-            result = measure_pair(
-                visits[0], visits[1], separated(self.separator), None, fit_scale=not known
-            )
+            result, times = self._measured(name, earlier, later, scale)
         except InputError as error:
             return JointInterval(**common, verdict="not measurable", flags=[str(error)])
         if earlier == 0 and not result.record.mismatch:
             self.pictures[self.side, name] = _pictures(result)
         found = _judged(common, result, times, joints[0].bone_width_px, doubtful, identical)
-        if scale == 1:
+        if _spaced(records):
             return found
         return found.model_copy(update={"pixel_mm": None, "narrowing_mm": None})
 
@@ -149,13 +185,21 @@ class SideVisits:
                 )
 
 
+def _spaced(records: Sequence[HandRecord]) -> bool:
+    return all(record.pixel_spacing_mm is not None for record in records)
+
+
+def _identical(records: Sequence[HandRecord]) -> bool:
+    return len({record.inputs["image"].sha256 for record in records}) == 1
+
+
 def pixel_ratio(earlier: HandRecord, later: HandRecord) -> float:
     """Side of a pixel of the later visit in pixels of the earlier one, by the hand's size.
 
     The median over the bones of fingers 2 to 5; 1 where it is less than :data:`SAME_SIZE` away, and
     where the pixel spacings of both are known.
     """
-    if all(record.pixel_spacing_mm is not None for record in (earlier, later)):
+    if _spaced((earlier, later)):
         return 1.0
     ratios = []
     for finger in range(2, 6):

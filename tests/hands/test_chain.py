@@ -134,15 +134,36 @@ def test_bones_that_are_displaced_against_each_other_are_doubted(picture, networ
     straight = Crop((x, SHAPE[0] / 2), degrees, 400).cut(picture)
     displaced = straight.copy()
     displaced[204:] = np.roll(straight[204:], 40, axis=1)  # below the joint line: a quarter width
-    names = {name: np.array([0.0, 0.0]) for name in LANDMARKS}
-    names |= {"mcp3": np.array([199.5, 199.5]), "pip3": np.array([199.5, 199.5 - WIDTH_PX / 0.3])}
-    sure = np.array([0.95 if name in ("mcp3", "pip3") else 0.0 for name in LANDMARKS])
-    hand = LocatedHand(np.stack([names[name] for name in LANDMARKS]), sure, "left", 0.0)
+    hand = alone(199.5, 199.5)
     for image, subluxed in ((straight, False), (displaced, True)):
         found = HandSeparator(Given(hand), *networks)._joint(image, hand, "mcp3")
         assert (found.figures["turn_deg"] > 15) == subluxed
         assert any("displaced" in reason for reason in found.reasons) == subluxed
         assert found.status == "doubtful" or not subluxed
+
+
+def alone(x: float, y: float) -> LocatedHand:
+    """A hand of which MCP 3 alone is seen, upright at this place."""
+    points = {name: np.array([0.0, 0.0]) for name in LANDMARKS}
+    points |= {"mcp3": np.array([x, y]), "pip3": np.array([x, y - WIDTH_PX / 0.3])}
+    sure = np.array([0.95 if name in ("mcp3", "pip3") else 0.0 for name in LANDMARKS])
+    return LocatedHand(np.stack([points[name] for name in LANDMARKS]), sure, "left", 0.0)
+
+
+@pytest.mark.parametrize(("gap_px", "apart"), [(8.0, False), (40.0, True)])
+def test_masks_with_room_for_an_epiphysis_between_them_are_refused(
+    gap_px, apart, networks, monkeypatch
+):
+    joint = joint_phantom(2, gap_px=gap_px)
+    sure = networks[0](joint_phantom(2, gap_px=8.0).image)
+    masks = replace(sure, masks=joint.masks[:2])
+    crop = Crop((127.5, 127.5), 0.0, 256)
+    separator = HandSeparator(Given(alone(*crop.centre)), *networks)
+    monkeypatch.setattr(HandSeparator, "_segmented", lambda *_: (crop, masks))
+    found = separator._joint(joint.image, alone(*crop.centre), "mcp3")
+    assert found.figures["bones_apart"] == pytest.approx(0.29 if apart else 0.07, abs=0.01)
+    assert (found.segmentation is None) == apart
+    assert any("further apart" in reason for reason in found.reasons) == apart
 
 
 def test_a_negative_is_inverted(picture, networks):

@@ -10,14 +10,15 @@ from PIL import Image
 
 from blsgan.anatomy import PROMISED
 from blsgan.cli import main
-from blsgan.errors import InputError
+from blsgan.pipeline import hand_intervals
 from blsgan.pipeline.hand import HandResult, Header
-from blsgan.pipeline.hand_intervals import SideVisits, pixel_ratio
+from blsgan.pipeline.hand_intervals import Scale, SideVisits, pixel_ratio
 from blsgan.records.hand import HandRecord
 from blsgan.records.hand_visits import HandVisitsRecord
 from blsgan.records.record import InputFile, Spacing
 from blsgan.records.separation import SeparationRecord
 from blsgan.synthesis.phantoms import joint_phantom
+from blsgan.tasks.separation import Separator
 
 pytestmark = pytest.mark.slow
 
@@ -125,11 +126,9 @@ def test_hands_of_another_size_are_brought_to_one_scale(visits):
     assert "1.25" in notes[1]
 
 
-@pytest.mark.parametrize(("width", "said"), [(44.0, "44 px wide"), (46.0, "read")])
+@pytest.mark.parametrize(("width", "said"), [(44.0, "44 px wide"), (46.0, "pip3.png")])
 def test_small_experimental_joints_are_not_measured(visits, width, said):
-    def read(index, times):
-        raise InputError("read")
-
+    """The larger ones are, so their crops are read; here there are none."""
     hands = []
     for name, hashed in (("visit1", "1"), ("visit2", "2")):
         record = HandRecord.read(visits[0] / name / "hand.json")
@@ -139,9 +138,27 @@ def test_small_experimental_joints_are_not_measured(visits, width, said):
         hands.append(
             HandResult(visits[0] / name, record.model_copy(update=changes), None, Header())
         )
-    found = SideVisits(None, hands, "left", 0, {})._interval("pip3", 0, 1, read)
+    both = SideVisits(None, hands, "left", 0, {})
+    found = both._interval("pip3", 0, 1, Scale(1.0))
     assert found.verdict == "not measurable"
     assert said in found.flags[0]
+
+
+def test_a_hand_has_one_magnification(visits, monkeypatch):
+    """By the bones that are measured, where there are enough of them."""
+    hands = [
+        HandResult(
+            visits[0] / name, HandRecord.read(visits[0] / name / "hand.json"), None, Header()
+        )
+        for name in ("visit1", "visit2")
+    ]
+    both = SideVisits(Separator.from_pretrained(threads=1), hands, "left", 0, {})
+    found = both._scale(0, 1)
+    assert found.pixel == pytest.approx(1.0, abs=0.001)  # turned and moved, no more
+    assert not found.fit
+    monkeypatch.setattr(hand_intervals, "PROMISED", PROMISED[:1])
+    assert both._scale(0, 1) == Scale(1.0, fit=True)
+    assert both._scale(0, 0) == Scale(None)
 
 
 def test_narrowed_joints_are_found_and_the_table_says_the_same(visits):
