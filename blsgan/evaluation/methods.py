@@ -101,7 +101,7 @@ def from_callable(
 
 
 def _answer(separation: Separation) -> Answer:
-    tissue = separation.soft_tissue[separation.zone]
+    tissue = separation.tissue
     return Answer(
         np.stack((separation.upper, separation.lower)),
         float(tissue.mean()) if len(tissue) else None,

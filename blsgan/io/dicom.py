@@ -22,6 +22,7 @@ from blsgan.io.greyscale import Header, apply_voi, inversion, read_modality
 from blsgan.io.levels import guess_bits
 from blsgan.io.raster import check_size
 from blsgan.io.spacing import RANGE_MM, PixelSpacing, is_believable
+from blsgan.joint.geometry import row_blocks
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -115,8 +116,10 @@ def _radiograph(header: Header, bit_depth: int | None) -> DicomRadiograph:
     bits = header.whole("BitsStored")
     signed = header.whole("PixelRepresentation") == 1
     stored = _without_overlay(_decode(header), bits, signed)
+    # A transform is of grey levels: it is computed of each that occurs, not of every pixel.
+    levels = _levels(stored)
     modality = read_modality(header, signed=signed, notes=notes)
-    values = modality(stored)
+    values = modality(levels)
     windowed = apply_voi(header, values, signed=signed, notes=notes)
     if windowed is not None:
         if np.ptp(windowed) == 0 < np.ptp(values):
@@ -128,11 +131,11 @@ def _radiograph(header: Header, bit_depth: int | None) -> DicomRadiograph:
         if bit_depth is not None:
             notes.append("the bit depth given was not used: the file has a VOI transform")
     else:
-        bits = bit_depth or _used_bits(header, stored, bits, signed, notes)
+        bits = bit_depth or _used_bits(header, levels, bits, signed, notes)
         first, last = _stored_range(bits, signed)
-        if stored.min() < first or stored.max() > last:
+        if levels.min() < first or levels.max() > last:
             raise InputError(
-                f"{path} has values from {stored.min()} to {stored.max()}, more than {bits} bits "
+                f"{path} has values from {levels.min()} to {levels.max()}, more than {bits} bits "
                 "hold; give a larger bit depth."
             )
         low, high = modality.range(first, last)
@@ -148,20 +151,46 @@ def _radiograph(header: Header, bit_depth: int | None) -> DicomRadiograph:
         notes.append(f"{reason}: inverted after the VOI transform")
     spacing = _spacing(header, notes)
     return DicomRadiograph(
-        np.ascontiguousarray(pixels, dtype=np.float32),
+        _on_pixels(stored, levels, pixels.astype(np.float32)),
         bits,
         spacing,
         tuple(notes),
     )
 
 
+def _levels(stored: NDArray[Any]) -> NDArray[Any]:
+    """The values that occur, ascending; all of the picture where they may be more than 2**16."""
+    low, high = int(stored.min()), int(stored.max())
+    if high - low >= 2**16:
+        return stored
+    occurs = np.zeros(high - low + 1, np.bool_)
+    for rows in row_blocks(stored):
+        occurs[stored[rows].astype(np.int64) - low] = True
+    return np.flatnonzero(occurs) + low
+
+
+def _on_pixels(
+    stored: NDArray[Any], levels: NDArray[Any], values: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """What ``values`` are of ``levels``, as a picture."""
+    if levels is stored:
+        return values
+    low = int(levels[0])
+    table = np.zeros(int(levels[-1]) - low + 1, np.float32)
+    table[levels - low] = values
+    pixels = np.empty(stored.shape, np.float32)
+    for rows in row_blocks(stored):
+        pixels[rows] = table[stored[rows].astype(np.int64) - low]
+    return pixels
+
+
 def _used_bits(
-    header: Header, stored: NDArray[Any], bits: int, signed: bool, notes: list[str]
+    header: Header, levels: NDArray[Any], bits: int, signed: bool, notes: list[str]
 ) -> int:
     """The depth of the stored values, where the header only gives the container's."""
     if bits != header.whole("BitsAllocated") or bits <= 8 or signed:
         return bits
-    used = guess_bits(int(stored.max()), bits)
+    used = guess_bits(int(levels.max()), bits)
     if used != bits:
         notes.append(
             f"{bits} bits stored, taken as {used} bit, by the largest value (a bit depth given "

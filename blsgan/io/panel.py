@@ -97,8 +97,8 @@ def draw_panel(
     """
     from PIL import Image, ImageDraw
 
-    overlap = masks[0] & masks[1]
     views = [_fit(*joint_window(masks), _TILE_PX)]
+    overlap = masks[0] & masks[1]
     titles = ["Joint"]
     zoom = _overlap_view(overlap, views[0]) if overlap.any() else None
     if zoom is not None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blsgan.joint.geometry import bone_width_px, bounding_box
+from blsgan.joint.geometry import bone_width_px, bounding_box, row_blocks
 from blsgan.joint.zone import grown, zone
 
 Float32 = NDArray[np.float32]
@@ -117,22 +117,27 @@ class Window:
             return padded
         y, x = self.top - top, self.left - left
         box = (x, y, min(x + width, right - left), min(y + height, bottom - top))
-        return _resize(padded, self.height, self.width, box)
+        return _resize(padded, box, np.empty((self.height, self.width), np.float32))
 
-    def restore(self, planes: Float32, box: Box) -> Float32:
+    def restore(self, planes: Float32, box: Box, out: Float32 | None = None) -> Float32:
         """Float32 [N,h,w] on the image's pixels of ``box``, which lies inside the window, from
-        ``planes`` [N,height,width]."""
+        ``planes`` [N,height,width]; in ``out`` where that is given."""
         top, left, bottom, right = box
+        if out is None:
+            out = np.empty((len(planes), bottom - top, right - left), np.float32)
         if self.aligned:
             y, x = top - int(self.top), left - int(self.left)
-            return np.ascontiguousarray(planes[:, y : y + bottom - top, x : x + right - left])
+            out[:] = planes[:, y : y + bottom - top, x : x + right - left]
+            return out
         part = (
             max((left - self.left) * self.scale, 0.0),
             max((top - self.top) * self.scale, 0.0),
             min((right - self.left) * self.scale, float(self.width)),
             min((bottom - self.top) * self.scale, float(self.height)),
         )
-        return np.stack([_resize(plane, bottom - top, right - left, part) for plane in planes])
+        for plane, restored in zip(planes, out, strict=True):
+            _resize(plane, part, restored)
+        return out
 
 
 def around_overlap(masks: Bool, size_multiple: int = SIZE_MULTIPLE) -> Window | None:
@@ -229,10 +234,8 @@ def _origin(start: int, stop: int, size: float, limit: int, *, whole: bool) -> f
     return float(math.floor(origin)) if whole else origin
 
 
-def _resize(
-    plane: Float32, height: int, width: int, box: tuple[float, float, float, float]
-) -> Float32:
-    """Float32 [height,width] from the part of ``plane`` in ``box`` (left, top, right, bottom).
+def _resize(plane: Float32, box: tuple[float, float, float, float], out: Float32) -> Float32:
+    """Fill ``out`` with the part of ``plane`` in ``box`` (left, top, right, bottom).
 
     Pillow widens its triangle when it shrinks, so nothing aliases; the box may be fractional. Which
     direction Pillow goes through first depends on its version, and with it the last bit: it is
@@ -240,9 +243,11 @@ def _resize(
     """
     from PIL import Image
 
-    left, top, right, bottom = box
+    (height, width), (left, top, right, bottom) = out.shape, box
     triangle = Image.Resampling.BILINEAR
     rows = Image.fromarray(np.ascontiguousarray(plane))
     rows = rows.resize((width, rows.height), triangle, box=(left, 0, right, rows.height))
     resized = rows.resize((width, height), triangle, box=(0, top, width, bottom))
-    return np.asarray(resized, dtype=np.float32)
+    for seen in row_blocks(out):  # at once, Pillow would write the picture twice more
+        out[seen] = np.asarray(resized.crop((0, seen.start, width, min(seen.stop, height))))
+    return out

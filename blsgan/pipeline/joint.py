@@ -111,7 +111,7 @@ class Joint(Separation):
             panel,
             record,
             file_format=options.format,
-            arrays=self._arrays(),
+            arrays=self._arrays() if options.format == "npz" else None,
             pixel_spacing=self.radiograph.pixel_spacing,
         )
         return record

@@ -69,8 +69,9 @@ def separate_item(
         if not overwrite:
             protect_drawn(output / item.folder, item.name)
         masks_options = SegmentationOptions(bit_depth=options.bit_depth, invert=options.invert)
-        predicted = segment_item(segmenter(), item, output, masks_options, overwrite=overwrite)
-        item = replace(item, upper=predicted.files[0], lower=predicted.files[1])
+        # Of a large picture there is no room for what was found beside its files.
+        files = segment_item(segmenter(), item, output, masks_options, overwrite=overwrite).files
+        item = replace(item, upper=files[0], lower=files[1])
     read = JointFiles.read(item)
     folder = output if read.private else output / item.folder
     names = results.result_names(read.name, options.format, panel=options.panels)
@@ -78,9 +79,10 @@ def separate_item(
     made_from = made_from_hashes(separator, read.hashes, options)
     if not overwrite and (known := results.finished(SeparationRecord, files, made_from)):
         return Outcome(files, known, None, read.private)
-    joint = read.separate(separator, options, started)
+    joint, private = read.separate(separator, options, started), read.private
+    del read  # the bytes of a large file have no room beside its results
     made = joint.write(folder, overwrite=overwrite)
-    return Outcome(files, made, joint, read.private)
+    return Outcome(files, made, joint, private)
 
 
 @dataclass(frozen=True)
@@ -248,7 +250,7 @@ def separate_read(
     if masks.dtype != np.bool_:  # it takes others, too; a large picture has no room for a copy
         masks = masks != 0
     separated = time.perf_counter()
-    tissue = separation.soft_tissue[separation.zone]
+    tissue = separation.tissue
     record = SeparationRecord(
         schema=1,
         name=name,

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blsgan.errors import NoJointError
-from blsgan.joint.geometry import GRID_PX, bone_width_px, bounding_box
+from blsgan.joint.geometry import GRID_PX, bone_width_px, bounding_box, row_blocks
 from blsgan.joint.window import SAME_SCALE, TYPICAL_BONE_WIDTH_PX, Window
 from blsgan.tasks.grid import GridPredictor
 from blsgan.tasks.separation import as_plane, as_unit_interval
@@ -148,11 +148,15 @@ class Segmenter(GridPredictor):
             looks.append((closer, self._look(image, closer)))
         window, logits = looks[-1]
         confidence = _judge(logits)
-        probabilities = _sigmoid(
-            _at_full_resolution([(seen, pair.mean(axis=0)) for seen, pair in looks], image.shape)
+        probabilities = _at_full_resolution(
+            [(seen, pair.mean(axis=0)) for seen, pair in looks], image.shape
         )
-        masks = np.stack([_clean(plane > 0.5) for plane in probabilities])
-        for bone, mask in zip(("upper", "lower"), masks, strict=True):
+        for plane in probabilities:
+            for rows in row_blocks(plane):
+                plane[rows] = _sigmoid(plane[rows])
+        masks = np.empty(probabilities.shape, np.bool_)
+        for bone, plane, mask in zip(("upper", "lower"), probabilities, masks, strict=True):
+            mask[:] = _clean(plane > 0.5)
             if not mask.any():
                 raise NoJointError(
                     f"no {bone} bone is left at full resolution; give a radiograph "
@@ -325,15 +329,14 @@ def _clean(mask: Bool) -> Bool:
     """The largest connected piece of a mask [H,W], its holes filled."""
     import cv2
 
-    count, labels, found, _ = cv2.connectedComponentsWithStats(
-        mask.astype(np.uint8), connectivity=4
-    )
+    count, labels, found, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=4)
     if count == 1:
         return mask
     if count > 2:
         mask = labels == 1 + found[1:, cv2.CC_STAT_AREA].argmax()
+    del labels
     # What the frame cannot be reached from is a hole.
-    outside = np.pad(~mask, 1, constant_values=True).astype(np.uint8)
+    outside = np.pad(~mask, 1, constant_values=True).view(np.uint8)
     cv2.floodFill(outside, None, (0, 0), 2)
     return np.asarray(outside[1:-1, 1:-1] != 2, dtype=np.bool_)
 
@@ -348,7 +351,8 @@ def _at_full_resolution(looks: list[tuple[Window, Float32]], shape: tuple[int, i
         bottom = min(math.floor(window.top + side), height)
         right = min(math.floor(window.left + side), width)
         if top < bottom and left < right:
-            full[:, top:bottom, left:right] = window.restore(logits, (top, left, bottom, right))
+            box = top, left, bottom, right
+            window.restore(logits, box, out=full[:, top:bottom, left:right])
     return full
 
 

@@ -32,7 +32,7 @@ _BATCH_AREA_PX = 2 * MAX_AREA_PX  # pixels that go through the network at once
 
 @dataclass(frozen=True)
 class Separation:
-    """The layers of one joint; all arrays are [H,W].
+    """The layers of one joint; all arrays but ``tissue`` are [H,W].
 
     Attributes:
         upper: float32 in [0,1], the upper bone with the soft tissue around it: the image inside its
@@ -40,8 +40,8 @@ class Separation:
         lower: the same for the lower bone.
         reconstruction: float32, the layers composed by Beer-Lambert, 0 outside the bones.
         residual: float32, image inside the bones minus ``reconstruction``.
-        soft_tissue: float32 in [0, 0.95], display intensity of soft tissue alone
-            (docs/explanation/physics.md) in the zone; NaN elsewhere.
+        tissue: float32 [N] in [0, 0.95], display intensity of soft tissue alone
+            (docs/explanation/physics.md) at the zone's pixels, row by row.
         overlap: bool, pixels that both masks cover.
         zone: bool, pixels that both bones' pictures may reach: the overlap and a few pixels beside
             it, where a bone fades beyond its drawn mask.
@@ -53,7 +53,7 @@ class Separation:
     lower: Float32
     reconstruction: Float32
     residual: Float32
-    soft_tissue: Float32
+    tissue: Float32
     overlap: Bool
     zone: Bool
     scale: float = 1.0
@@ -63,6 +63,13 @@ class Separation:
     def layers(self) -> Float32:
         """float32 [2,H,W]: upper and lower layer in one array (a copy)."""
         return np.stack((self.upper, self.lower))
+
+    @property
+    def soft_tissue(self) -> Float32:
+        """float32 [H,W]: ``tissue`` in the zone, NaN elsewhere (a copy)."""
+        plane = np.full(self.zone.shape, np.nan, np.float32)
+        plane[self.zone] = self.tissue
+        return plane
 
 
 class SeparationBatch(Sequence[Separation]):
@@ -343,7 +350,7 @@ class _Joint:
             lower,
             reconstruction,
             np.zeros(reconstruction.shape, np.float32),
-            np.full_like(reconstruction, np.nan),
+            np.empty(0, np.float32),
             self.overlap,
             self.zone,
             notes=(
@@ -364,6 +371,34 @@ class _Joint:
 
     def split(self, logits: Float32, soft_tissue: Float32, working_masks: Float32) -> Separation:
         """The layers, from share logits [2,h,w] and soft tissue [1,h,w] on the window."""
+        window = self._planned()
+        part, estimated = self._in_zone(logits, soft_tissue, working_masks)
+        doubts = self._doubts_of_soft_tissue(working_masks)
+        *layers, composed, tissue = estimated
+        inside = self.zone[part]
+        upper, lower, reconstruction = self._masked()
+        original = reconstruction[part][inside]
+        for plane, values in zip((upper, lower, reconstruction), (*layers, composed), strict=True):
+            plane[part][inside] = values
+        residual = np.zeros(reconstruction.shape, np.float32)
+        residual[part][inside] = original - composed
+        return Separation(
+            upper,
+            lower,
+            reconstruction,
+            residual,
+            tissue,
+            self.overlap,
+            self.zone,
+            window.scale,
+            (*self.notes, *doubts),
+        )
+
+    def _in_zone(
+        self, logits: Float32, soft_tissue: Float32, working_masks: Float32
+    ) -> tuple[tuple[slice, slice], list[Float32]]:
+        """Where the zone's box lies, and at the zone's pixels the layers, what they compose to and
+        the soft tissue, each [N]."""
         from blsgan.ops import native
 
         window = self._planned()
@@ -375,39 +410,13 @@ class _Joint:
         top, left, bottom, right = box = bounding_box(self.zone)
         part = np.s_[top:bottom, left:right]
         inside = self.zone[part]
-        answers = window.restore(answers, box)
+        answers = window.restore(answers, box)[None]
         supports = np.ascontiguousarray(self.masks[:, top:bottom, left:right] | inside)[None]
-        tissue = np.ascontiguousarray(answers[None, 2:])
-        law = self.weights.law
-        layers = native.split_attenuation(
-            np.ascontiguousarray(answers[None, :2]),
-            np.ascontiguousarray(self.image[part])[None, None],
-            supports,
-            tissue,
-            law,
-        )
-        composed = native.compose_layers(layers, supports, tissue, law)[0, 0]
-
-        upper, lower, reconstruction = self._masked()
-        original = reconstruction[part][inside]
-        upper[part][inside] = layers[0, 0][inside]
-        lower[part][inside] = layers[0, 1][inside]
-        reconstruction[part][inside] = composed[inside]
-        residual = np.zeros(reconstruction.shape, np.float32)
-        residual[part][inside] = original - composed[inside]
-        shown = np.full_like(reconstruction, np.nan)
-        shown[part][inside] = tissue[0, 0][inside]
-        return Separation(
-            upper,
-            lower,
-            reconstruction,
-            residual,
-            shown,
-            self.overlap,
-            self.zone,
-            window.scale,
-            (*self.notes, *self._doubts_of_soft_tissue(working_masks)),
-        )
+        tissue, law = answers[:, 2:], self.weights.law
+        image = np.ascontiguousarray(self.image[part])[None, None]
+        layers = native.split_attenuation(answers[:, :2], image, supports, tissue, law)
+        composed = native.compose_layers(layers, supports, tissue, law)
+        return part, [plane[inside] for planes in (layers, composed, tissue) for plane in planes[0]]
 
     def _doubts_of_soft_tissue(self, working_masks: Float32) -> tuple[str, ...]:
         """What is doubtful about the soft tissue that the network saw beside the bones."""

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -469,37 +470,38 @@ class TestBadInput:
         assert upper.read_bytes() == before
 
 
+@pytest.fixture
+def dicom(write_joint, tmp_path):
+    """A joint as DICOM, MONOCHROME1, with a patient; its files are named by ``stem``."""
+    from pydicom import Dataset, dcmwrite
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    def write(folder, stem, patient="Lovelace^Ada", source=None):
+        joint = write_joint(tmp_path / folder, stem, source=source)
+        made = Dataset()
+        made.file_meta = FileMetaDataset()
+        made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        made.SOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
+        made.SOPInstanceUID = f"1.2.3.{len(stem)}"  # no two files are the same
+        made.SpecificCharacterSet = "ISO_IR 192"
+        made.PatientName, made.PatientID = patient, "PAT00815"
+        made.Rows, made.Columns = joint.pixels.shape
+        made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME1"
+        made.BitsAllocated, made.BitsStored, made.HighBit = 16, 16, 15
+        made.PixelRepresentation = 0
+        made.WindowCenter, made.WindowWidth = 32768, 65536
+        made.PixelSpacing = [0.1, 0.1]
+        made.PixelData = (65535 - joint.pixels).astype(np.uint16).tobytes()
+        joint.image.unlink()
+        path = joint.image.with_suffix(".dcm")
+        dcmwrite(path, made, enforce_file_format=True)
+        return joint, path
+
+    return write
+
+
 class TestDicom:
-    @pytest.fixture
-    def dicom(self, write_joint, tmp_path):
-        """A joint as DICOM, MONOCHROME1, with a patient; its files are named by ``stem``."""
-        from pydicom import Dataset, dcmwrite
-        from pydicom.dataset import FileMetaDataset
-        from pydicom.uid import ExplicitVRLittleEndian
-
-        def write(folder, stem, patient="Lovelace^Ada"):
-            joint = write_joint(tmp_path / folder, stem)
-            made = Dataset()
-            made.file_meta = FileMetaDataset()
-            made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-            made.SOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
-            made.SOPInstanceUID = f"1.2.3.{len(stem)}"  # no two files are the same
-            made.SpecificCharacterSet = "ISO_IR 192"
-            made.PatientName, made.PatientID = patient, "PAT00815"
-            made.Rows, made.Columns = joint.pixels.shape
-            made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME1"
-            made.BitsAllocated, made.BitsStored, made.HighBit = 16, 16, 15
-            made.PixelRepresentation = 0
-            made.WindowCenter, made.WindowWidth = 32768, 65536
-            made.PixelSpacing = [0.1, 0.1]
-            made.PixelData = (65535 - joint.pixels).astype(np.uint16).tobytes()
-            joint.image.unlink()
-            path = joint.image.with_suffix(".dcm")
-            dcmwrite(path, made, enforce_file_format=True)
-            return joint, path
-
-        return write
-
     def check_no_patient(self, folder, *words):
         assert names(folder)
         for path in folder.rglob("*"):
@@ -687,6 +689,39 @@ def test_cold_start_stays_light(network, write_joint, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.splitlines()[-1]) < 300_000  # KiB
+
+
+@pytest.mark.parametrize("kind", ["png", "dcm"])
+def test_memory_of_a_large_picture(network, write_joint, dicom, tmp_path, kind):
+    """Of bones that fill it, by the pixel; blocks of a megapixel weigh more here than at 8192x8192
+    px, where it is less than 1.5 GB (benchmarks/bench_archive.py)."""
+    phantom, times, joints = joint_phantom(1, 256), 12, []
+    for folder, factor in (("small", 1), ("large", times)):
+        source = SimpleNamespace(
+            image=phantom.image.repeat(factor, axis=0).repeat(factor, axis=1),
+            masks=phantom.masks.repeat(factor, axis=1).repeat(factor, axis=2),
+        )
+        joints.append(
+            write_joint(tmp_path / folder, source=source).image
+            if kind == "png"
+            else dicom(folder, "joint", source=source)[1]
+        )
+    code = (
+        "import re, sys\nfrom pathlib import Path\nfrom blsgan.cli import main\n"
+        "def kib(name):\n"
+        "    status = Path('/proc/self/status').read_text()\n"
+        "    return int(re.search(name + r':\\s+(\\d+)', status)[1])\n"
+        "*images, output, weights = sys.argv[1:]\n"
+        "for image in images:\n"
+        "    before = kib('VmRSS')\n"
+        "    main(['separate', image, '-o', output + image, '--weights', weights, '-q'])\n"
+        "print(1024 * (kib('VmHWM') - before))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *joints, tmp_path / "out", network],
+        capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    assert int(done.stdout) / (256 * times) ** 2 < 26.7, done.stderr
 
 
 @pytest.mark.parametrize("file_format", ["png", "tiff", "npz"])

@@ -83,7 +83,7 @@ def test_a_model_goes_through_the_same_path(images):
         return SimpleNamespace(
             upper=layers[0],
             lower=layers[1],
-            soft_tissue=np.where(both, np.float32(0.3), np.float32(np.nan)),
+            tissue=np.full(np.count_nonzero(both), np.float32(0.3)),
             reconstruction=None,
             zone=both,
         )

@@ -135,6 +135,12 @@ def test_signed_values(save):
     )
 
 
+def test_more_levels_than_16_bits_have(save):
+    values = VALUES.astype(np.uint32) * 5000
+    path = save(values=values, BitsAllocated=32, BitsStored=24, HighBit=23)
+    np.testing.assert_allclose(read_radiograph(path).pixels, values / (2**24 - 1), atol=1e-6)
+
+
 def test_without_voi(save):
     radiograph = read_radiograph(save())
     np.testing.assert_allclose(radiograph.pixels, VALUES / 4095, atol=1e-6)

@@ -73,6 +73,7 @@ def check_promises(result, image, masks):
     assert result.soft_tissue.dtype == np.float32
     assert ((result.soft_tissue[zone] >= 0) & (result.soft_tissue[zone] <= 0.95)).all()
     assert np.isnan(result.soft_tissue[~zone]).all()
+    np.testing.assert_array_equal(result.soft_tissue[zone], result.tissue)
 
 
 def phantom_of_size(size):
