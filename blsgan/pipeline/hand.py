@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import platform
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -358,9 +359,11 @@ def _header(file: FileBytes) -> Header:
     tags = ["ImageLaterality", "Laterality", "AcquisitionDate", "ContentDate", "StudyDate",
             "PatientID"]  # fmt: skip
     try:
-        header = pydicom.dcmread(
-            io.BytesIO(file.data), stop_before_pixels=True, specific_tags=tags, force=True
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged files, which reading the pixels names
+            header = pydicom.dcmread(
+                io.BytesIO(file.data), stop_before_pixels=True, specific_tags=tags, force=True
+            )
         values = {tag: str(header.get(tag) or "").strip() for tag in tags}
     except Exception:  # pydicom raises what damaged bytes lead it to; the pixels were read
         return Header()

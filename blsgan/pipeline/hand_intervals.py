@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blsgan.anatomy import JOINTS, PROMISED, Side
+from blsgan.anatomy import JOINTS, LANDMARKS, PROMISED, Side
 from blsgan.errors import InputError
 from blsgan.hands.visits import Pair, judge
 from blsgan.io.spacing import PixelSpacing
@@ -29,7 +29,7 @@ from blsgan.pipeline.hand import HandResult
 from blsgan.records.hand import HandRecord
 from blsgan.records.hand_visits import JointInterval
 from blsgan.records.narrowing import ReadOptions
-from blsgan.tasks.joints import LEAST_LANDMARK
+from blsgan.tasks.joints import LEAST_LANDMARK, side_by_thumb
 from blsgan.tasks.separation import Separator
 
 LEAST_WIDTH_PX = 90.0
@@ -55,11 +55,11 @@ class Scale:
     """Of a later visit against an earlier one.
 
     Attributes:
-        pixel: side of its pixels in pixels of the earlier one; None: as their headers say.
+        pixel: side of its pixels in pixels of the earlier one.
         fit: whether every bone also fits a magnification of its own.
     """
 
-    pixel: float | None
+    pixel: float
     fit: bool = False
 
 
@@ -93,11 +93,11 @@ class SideVisits:
         return sorted(found, key=lambda one: (JOINTS.index(one.joint), one.later, one.earlier))
 
     def _scale(self, earlier: int, later: int) -> Scale:
-        """By the hand's size, and then by what the bones of the MCP joints agree on: a bone that
-        fits a magnification of its own seems to move by the noise of that."""
+        """By the pixels or the hand's size, and then by what the bones of the MCP joints agree on:
+        one that fits a magnification of its own seems to move by the noise of that."""
         records = self.hands[earlier].record, self.hands[later].record
-        if _spaced(records) or _identical(records):
-            return Scale(None)
+        if _identical(records):
+            return Scale(1.0)
         whole = Scale(pixel_ratio(*records), fit=True)
         scales: list[float] = []
         for name in PROMISED:
@@ -111,8 +111,7 @@ class SideVisits:
                 found = result.measurement
                 scales += [bone.transform.scale for bone in (found.upper, found.lower)]
         if len(scales) < _FEWEST_BONES:
-            return whole
-        assert whole.pixel is not None, "by the hand's size"
+            return replace(whole, fit=not _spaced(records))
         return Scale(whole.pixel / float(np.median(scales)))
 
     def _measured(
@@ -122,12 +121,16 @@ class SideVisits:
         hands = self.hands[earlier], self.hands[later]
         width = min(hand.record.joints[name].bone_width_px for hand in hands)
         times = min(max(math.ceil(LEAST_WIDTH_PX / width), 1), _MOST_ENLARGED)
-        visits = [_enlarged(_read(hand, name), times) for hand in hands]
-        if scale.pixel is not None:
-            visits = [
-                replace(visit, spacing=PixelSpacing(side, side, "hand"))
-                for visit, side in zip(visits, (1.0, scale.pixel), strict=True)
-            ]
+        spacing = hands[0].record.pixel_spacing_mm
+        unit = (1.0 if spacing is None else spacing.column) / times
+        visits = [
+            replace(
+                _enlarged(_read(hand, name), times),
+                spacing=PixelSpacing(side, side, "hand"),
+                pixel_mm=side,
+            )
+            for hand, side in zip(hands, (unit, unit * scale.pixel), strict=True)
+        ]
         separate = separated(self.separator)
         return measure_pair(visits[0], visits[1], separate, None, fit_scale=scale.fit), times
 
@@ -153,6 +156,11 @@ class SideVisits:
             return JointInterval(
                 **{**common, "status": "refused"}, verdict="not measurable", flags=refused
             )
+        if len({_thumb(record) for record in records}) > 1:
+            flag = (
+                "one of the visits shows the other hand, or is mirrored: the thumbs' sides differ"
+            )
+            return JointInterval(**common, verdict="not measurable", flags=[flag])
         width = min(joint.bone_width_px for joint in joints)
         identical = _identical(records)
         if joints[0].experimental and width < LEAST_EXPERIMENTAL_PX and not identical:
@@ -173,15 +181,27 @@ class SideVisits:
         return found.model_copy(update={"pixel_mm": None, "narrowing_mm": None})
 
     def notes(self) -> Iterator[str]:
-        """Which visits were brought to the scale of the first."""
+        """Which visits were brought to the scale of the first, or show another side of a hand."""
         first = self.hands[0]
         for hand in self.hands[1:]:
-            scale = pixel_ratio(first.record, hand.record)
-            if scale != 1:
+            records = first.record, hand.record
+            ratio, size = pixel_ratio(*records), size_ratio(*records)
+            if not _spaced(records) and ratio != 1:
                 yield (
                     f"{hand.folder.name} was brought to the scale of {first.folder.name} by the "
-                    f"{self.side} hand's size, for want of pixel spacings (a pixel is {scale:.2f} "
+                    f"{self.side} hand's size, for want of pixel spacings (a pixel is {ratio:.2f} "
                     "of one there)"
+                )
+            elif _spaced(records) and abs(ratio / size - 1) > SAME_SIZE:
+                yield (
+                    f"by their pixel spacings the {self.side} hand is {abs(ratio / size - 1):.0%} "
+                    f"{'larger' if ratio > size else 'smaller'} in {hand.folder.name} than in "
+                    f"{first.folder.name}: a spacing is wrong, or it was magnified otherwise"
+                )
+            if _thumb(hand.record) != _thumb(first.record):
+                yield (
+                    f"{hand.folder.name} shows the other hand than {first.folder.name} does, or is "
+                    "mirrored: the thumbs' sides differ"
                 )
 
 
@@ -193,14 +213,30 @@ def _identical(records: Sequence[HandRecord]) -> bool:
     return len({record.inputs["image"].sha256 for record in records}) == 1
 
 
-def pixel_ratio(earlier: HandRecord, later: HandRecord) -> float:
-    """Side of a pixel of the later visit in pixels of the earlier one, by the hand's size.
+def _thumb(record: HandRecord) -> Side:
+    """The side that the thumb tells, whatever user or header say."""
+    values = np.array([record.landmarks[name] for name in LANDMARKS])
+    return side_by_thumb(values[:, :2], values[:, 2])
 
-    The median over the bones of fingers 2 to 5; 1 where it is less than :data:`SAME_SIZE` away, and
-    where the pixel spacings of both are known.
+
+def pixel_ratio(earlier: HandRecord, later: HandRecord) -> float:
+    """Side of a pixel of the later visit in pixels of the earlier one.
+
+    By their spacings where both are known; else by the hand's size, 1 where that is less than
+    :data:`SAME_SIZE` away.
     """
-    if _spaced((earlier, later)):
-        return 1.0
+    first, second = earlier.pixel_spacing_mm, later.pixel_spacing_mm
+    if first is not None and second is not None:
+        return second.column / first.column
+    ratio = size_ratio(earlier, later)
+    return ratio if abs(ratio - 1) > SAME_SIZE else 1.0
+
+
+def size_ratio(earlier: HandRecord, later: HandRecord) -> float:
+    """How many times larger in its pixels the earlier visit shows the hand.
+
+    The median over the bones of fingers 2 to 5; 1 where none is known.
+    """
     ratios = []
     for finger in range(2, 6):
         for one, other in (("cmc", "mcp"), ("mcp", "pip"), ("pip", "dip")):
@@ -211,18 +247,13 @@ def pixel_ratio(earlier: HandRecord, later: HandRecord) -> float:
             if min(point[2] for pair in ends for point in pair) >= LEAST_LANDMARK:
                 lengths = [math.dist(a[:2], b[:2]) for a, b in ends]
                 ratios.append(lengths[0] / max(lengths[1], 1e-6))
-    ratio = float(np.median(ratios)) if ratios else 1.0
-    return ratio if abs(ratio - 1) > SAME_SIZE else 1.0
+    return float(np.median(ratios)) if ratios else 1.0
 
 
 def _read(hand: HandResult, name: str) -> RadiographVisit:
     folder = hand.folder / name
-    spacing = hand.record.pixel_spacing_mm
     masks = [folder / f"{name}_mask_{bone}.png" for bone in ("upper", "lower")]
-    options = ReadOptions(
-        bit_depth=16, pixel_spacing_mm=None if spacing is None else spacing.column
-    )
-    return read_visit(VisitFiles(folder / f"{name}.png", *masks), options)
+    return read_visit(VisitFiles(folder / f"{name}.png", *masks), ReadOptions(bit_depth=16))
 
 
 def _enlarged(visit: RadiographVisit, times: int) -> RadiographVisit:
@@ -236,17 +267,12 @@ def _enlarged(visit: RadiographVisit, times: int) -> RadiographVisit:
         size = plane.shape[1] * times, plane.shape[0] * times
         return np.asarray(cv2.resize(plane, size, interpolation=method), dtype=np.float32)
 
-    spacing = visit.spacing
     return replace(
         visit,
         image=np.clip(larger(visit.image, cv2.INTER_CUBIC), 0, 1),
         masks=np.stack(
             [larger(mask.astype(np.float32), cv2.INTER_LINEAR) >= 0.5 for mask in visit.masks]
         ),
-        spacing=None
-        if spacing is None
-        else replace(spacing, row_mm=spacing.row_mm / times, column_mm=spacing.column_mm / times),
-        pixel_mm=None if visit.pixel_mm is None else visit.pixel_mm / times,
     )
 
 

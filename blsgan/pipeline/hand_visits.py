@@ -73,8 +73,8 @@ def compare_visits(
         hands = list(_of_side(results, side, notes))
         if len(hands) == 1 and len(results) > 1:
             notes.append(
-                f"only one visit shows the {side} hand ({hands[0].folder.name}); if it is another "
-                "visit's, that is mirrored: give its --side"
+                f"only one visit shows the {side} hand ({hands[0].folder.name}); if the others are "
+                "of the same hand, one of them is mirrored: mirror it back"
             )
         indices, note = order([hand.header.date for hand in hands])
         if note is not None and len(hands) > 1:

@@ -324,20 +324,26 @@ def _up(points: Float64, confidences: Float64) -> Float64:
     return up if float(np.hypot(*up)) > 1e-6 else np.array([0.0, -1.0])
 
 
-def _hand(look: _Look) -> LocatedHand:
-    up = _up(look.points, look.confidences)
+def side_by_thumb(points: Float64, confidences: Float64) -> Side:
+    """The side of a hand with these landmarks, as if the picture were not mirrored."""
+    up = _up(points, confidences)
     right = np.array([-up[1], up[0]])
     index = {name: n for n, name in enumerate(LANDMARKS)}
-    thumb = look.points[[index[name] for name in ("mcp1", "ip1", "tip1")]].mean(axis=0)
-    fingers = look.points[[index[f"mcp{n}"] for n in range(2, 6)]]
+    thumb = points[[index[name] for name in ("mcp1", "ip1", "tip1")]].mean(axis=0)
+    fingers = points[[index[f"mcp{n}"] for n in range(2, 6)]]
     across = float((fingers[0] - fingers[3]) @ right) + float(
         (thumb - fingers.mean(axis=0)) @ right
     )
+    return "left" if across > 0 else "right"
+
+
+def _hand(look: _Look) -> LocatedHand:
+    up = _up(look.points, look.confidences)
     turned = math.degrees(math.atan2(up[0], -up[1]))
     return LocatedHand(
         look.points,
         look.confidences,
-        "left" if across > 0 else "right",
+        side_by_thumb(look.points, look.confidences),
         turned,
         look.view.negative,
     )

@@ -107,6 +107,18 @@ def test_two_joints_on_one_place_are_one(picture, networks):
     assert found["mcp4"].segmentation is None
 
 
+@pytest.mark.parametrize(("apart", "doubted"), [(0.30, True), (0.40, False)])
+def test_neighbours_nearly_on_one_place_make_the_names_of_fingers_doubtful(
+    apart, doubted, picture, networks
+):
+    x, y = PLACES["mcp3"][0] + apart * WIDTH_PX / 0.3, SHAPE[0] / 2
+    found = HandSeparator(Given(located(mcp4=(x, y))), *networks).masks(picture)[0]
+    for name in ("mcp2", "mcp5"):
+        assert found[name].segmentation is not None
+        assert found[name].status == "doubtful" or not doubted
+        assert any("names may be wrong" in reason for reason in found[name].reasons) == doubted
+
+
 def test_a_joint_whose_finger_is_cut_off_is_taken_apart_and_what_is_missing_named(
     picture, networks
 ):

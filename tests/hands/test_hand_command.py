@@ -104,6 +104,12 @@ def test_a_copy_did_not_narrow_and_the_same_file_is_exactly_zero(visits):
     assert refused.narrowing_px is None
 
 
+def mirrored(record):
+    return record.model_copy(
+        update={"landmarks": {n: [999 - x, y, c] for n, (x, y, c) in record.landmarks.items()}}
+    )
+
+
 def test_hands_of_another_size_are_brought_to_one_scale(visits):
     record = HandRecord.read(visits[0] / "visit1" / "hand.json")
 
@@ -114,16 +120,29 @@ def test_hands_of_another_size_are_brought_to_one_scale(visits):
     assert pixel_ratio(record, sized(0.8)) == pytest.approx(1.25)
     assert pixel_ratio(record, sized(1.02)) == 1.0
     spacing = Spacing(row=0.1, column=0.1, source="PixelSpacing")
-    known = [one.model_copy(update={"pixel_spacing_mm": spacing}) for one in (record, sized(0.8))]
-    assert pixel_ratio(*known) == 1.0
-    hands = [
-        HandResult(visits[0] / name, one, None, Header())
-        for name, one in (("visit1", record), ("visit2", sized(0.8)), ("visit10", sized(0.8)))
+    coarser = spacing.model_copy(update={"column": 0.125, "row": 0.125})
+    known = [
+        one.model_copy(update={"pixel_spacing_mm": mm})
+        for one, mm in ((record, spacing), (sized(0.8), spacing), (sized(0.8), coarser))
     ]
-    notes = list(SideVisits(None, hands, "left", 0, {}).notes())
-    assert len(notes) == 2
-    assert "visit10" in notes[1]
-    assert "1.25" in notes[1]
+    assert pixel_ratio(*known[:2]) == 1.0
+    assert pixel_ratio(known[0], known[2]) == pytest.approx(1.25)
+
+    def notes(*records):
+        hands = [
+            HandResult(visits[0] / name, one, None, Header())
+            for name, one in zip(("visit1", "visit2"), records, strict=True)
+        ]
+        return list(SideVisits(None, hands, "right", 0, {}).notes())
+
+    (said,) = notes(record, sized(0.8))
+    assert "visit2 was brought to the scale of visit1" in said
+    assert "1.25" in said
+    assert notes(known[0], known[2]) == []
+    (said,) = notes(*known[:2])
+    assert "20% smaller in visit2 than in visit1: a spacing is wrong" in said
+    (said,) = notes(record, mirrored(record))
+    assert "visit2 shows the other hand" in said
 
 
 @pytest.mark.parametrize(("width", "said"), [(44.0, "44 px wide"), (46.0, "pip3.png")])
@@ -158,7 +177,18 @@ def test_a_hand_has_one_magnification(visits, monkeypatch):
     assert not found.fit
     monkeypatch.setattr(hand_intervals, "PROMISED", PROMISED[:1])
     assert both._scale(0, 1) == Scale(1.0, fit=True)
-    assert both._scale(0, 0) == Scale(None)
+    assert both._scale(0, 0) == Scale(1.0)
+
+
+def test_a_mirrored_visit_is_not_measured(visits):
+    records = [HandRecord.read(visits[0] / name / "hand.json") for name in ("visit1", "visit2")]
+    hands = [
+        HandResult(visits[0] / "visit1", records[0], None, Header()),
+        HandResult(visits[0] / "visit2", mirrored(records[1]), None, Header()),
+    ]
+    found = SideVisits(None, hands, "right", 0, {})._interval("mcp3", 0, 1, Scale(1.0))
+    assert found.verdict == "not measurable"
+    assert "other hand" in found.flags[0]
 
 
 def test_narrowed_joints_are_found_and_the_table_says_the_same(visits):
