@@ -28,7 +28,7 @@ MINORS = range(10, 15)  # of Python 3: from requires-python to the newest
 # The newest glibc that a wheel may ask for: that of RHEL 9, older than those of Ubuntu 22.04
 # (and so JetPack 6) and Debian 12.
 GLIBC = (2, 34)
-LARGEST_BYTES = 12 * 2**20
+LARGEST_BYTES = 12_000_000
 # Of torch's and the driver's own; a copy inside the wheel would be a second torch.
 OUTSIDE = ("libtorch*", "libc10*", "libcuda.so*")
 MACHINES = ("x86_64", "aarch64")
