@@ -158,6 +158,10 @@ def for_strangers(report: Report) -> dict[str, Any]:
     return cast("dict[str, Any]", _without_identifiers(facts))
 
 
+# Devices are the same everywhere; any other path may name somebody.
+_PATH = re.compile(r"(?<![^\s,;:()'\"])(?!/dev/|/proc/)(?:<path>|[^\s,;:()'\"]*/)[^\s,;:()'\"]*")
+
+
 def _without_identifiers(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _without_identifiers(each) for name, each in value.items()}
@@ -165,11 +169,19 @@ def _without_identifiers(value: Any) -> Any:
         return [_without_identifiers(each) for each in value]
     if not isinstance(value, str):
         return value
-    # Devices are the same everywhere; any other path may name somebody.
-    value = re.sub(r"(?<![\w.])(?:/(?!dev/|proc/)[^\s/,;:()'\"]+){2,}", "<path>", value)
-    for secret in {platform.node(), _user()} - {""}:
+    # What may have spaces in it first: where a name with one ends cannot be seen from outside.
+    for folder in sorted(_own_folders(), key=len, reverse=True):
+        value = value.replace(folder, "<path>")
+    value = _PATH.sub("<path>", value)
+    node = platform.node()
+    for secret in sorted({node, node.partition(".")[0], _user()} - {""}, key=len, reverse=True):
         value = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "<name>", value)
     return value
+
+
+def _own_folders() -> set[str]:
+    folders = {os.path.expanduser("~"), os.getcwd(), sys.prefix, str(Path(__file__).parents[1])}
+    return folders - {"", "~", os.sep}
 
 
 def _user() -> str:

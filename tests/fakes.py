@@ -35,6 +35,18 @@ def _members(name, text):
     return enum.IntEnum(name, {word: index for index, word in enumerate(text.split())})
 
 
+def _closed(cls, real):
+    """Refuse attributes that the ``real`` class lacks, as bindings do; ``_kept`` are our own."""
+    allowed = {*real.split(), *getattr(cls, "_kept", ())}
+
+    def set_known(self, name, value):
+        if name not in allowed:
+            raise AttributeError(f"{cls.__name__!r} object has no attribute {name!r}")
+        object.__setattr__(self, name, value)
+
+    cls.__setattr__ = set_known
+
+
 def fake_tensorrt(generation: str, cuda: FakeCuda | None = None, name: str = "tensorrt"):
     """A module that looks like TensorRT ``generation`` ("10", "11", or "rtx"); ``built`` tells what
     it was asked for."""
@@ -57,11 +69,15 @@ def fake_tensorrt(generation: str, cuda: FakeCuda | None = None, name: str = "te
         Severity = _members("Severity", "INTERNAL_ERROR ERROR WARNING INFO VERBOSE")
 
     class Network:
+        _kept = ("flags", "graph")
+
         def __init__(self, flags):
             self.flags = flags
             self.graph = None
 
     class Profile:
+        _kept = ("shapes",)
+
         def __init__(self):
             self.shapes = {}
 
@@ -69,6 +85,8 @@ def fake_tensorrt(generation: str, cuda: FakeCuda | None = None, name: str = "te
             self.shapes[input] = (tuple(min), tuple(opt), tuple(max))
 
     class TimingCache:
+        _kept = ("data",)
+
         def __init__(self, data):
             self.data = data
 
@@ -76,6 +94,8 @@ def fake_tensorrt(generation: str, cuda: FakeCuda | None = None, name: str = "te
             return self.data + b"measured;"
 
     class Config:
+        _kept = ("flags_set", "flags_cleared", "pools", "profiles", "cache", "capabilities")
+
         def __init__(self):
             self.flags_set, self.flags_cleared = set(), set()
             self.pools, self.profiles, self.cache = {}, [], None
@@ -104,6 +124,8 @@ def fake_tensorrt(generation: str, cuda: FakeCuda | None = None, name: str = "te
             return True
 
     class Builder:
+        _kept = ("logger",)
+
         def __init__(self, logger):
             self.logger = logger
 
@@ -126,6 +148,8 @@ def fake_tensorrt(generation: str, cuda: FakeCuda | None = None, name: str = "te
             return MAGIC + network.graph
 
     class OnnxParser:
+        _kept = ("network",)
+
         def __init__(self, network, logger):
             self.network = network
             self.num_errors = 0
@@ -141,6 +165,8 @@ def fake_tensorrt(generation: str, cuda: FakeCuda | None = None, name: str = "te
             return SimpleNamespace(desc=lambda: module.built.refuse_graph)
 
     class Context:
+        _kept = ("engine", "shapes", "addresses")
+
         def __init__(self, engine):
             self.engine, self.shapes, self.addresses = engine, {}, {}
 
@@ -172,6 +198,8 @@ def fake_tensorrt(generation: str, cuda: FakeCuda | None = None, name: str = "te
             return True
 
     class Engine:
+        _kept = ("session", "session_outputs", "names", "contexts")
+
         def __init__(self, graph):
             import onnxruntime
 
@@ -202,6 +230,8 @@ def fake_tensorrt(generation: str, cuda: FakeCuda | None = None, name: str = "te
     class RuntimeCache:
         """Every kernel that a context of it ran is one byte."""
 
+        _kept = ("content",)
+
         def __init__(self):
             self.content = b""
 
@@ -215,11 +245,15 @@ def fake_tensorrt(generation: str, cuda: FakeCuda | None = None, name: str = "te
             return self.content or b"kernels:" + b"k" * module.built.count
 
     class RuntimeConfig:
+        _kept = ("cache",)
+
         def _set(self, cache):
             self.cache = cache
             return True
 
     class Runtime:
+        _kept = ("logger",)
+
         deserialised = 0
 
         def __init__(self, logger):
@@ -249,6 +283,9 @@ def fake_tensorrt(generation: str, cuda: FakeCuda | None = None, name: str = "te
         "IRuntimeConfig": RuntimeConfig, "ITimingCache": TimingCache, "OnnxParser": OnnxParser,
         "Runtime": Runtime,
     }  # fmt: skip
+    for name, cls in module.faked.items():
+        if cls is not ILogger:  # which blsgan derives from
+            _closed(cls, real["classes"].get(name, ""))
     for cls in (ILogger, Builder, OnnxParser, Runtime):
         setattr(module, cls.__name__, cls)
     return module
@@ -277,6 +314,8 @@ def fake_onnxruntime():
     module.devices = [OrtEpDevice("CPUExecutionProvider", 0)]
 
     class SessionOptions:
+        _kept = ("given",)
+
         def __init__(self):
             self.intra_op_num_threads = self.inter_op_num_threads = 0
             self.log_severity_level = 2
@@ -344,6 +383,7 @@ def fake_onnxruntime():
     ):  # fmt: skip
         module.faked[cls.__name__] = cls
         setattr(module, cls.__name__, cls)
+    _closed(SessionOptions, surface("onnxruntime-gpu")["classes"]["SessionOptions"])
     module.register_execution_provider_library = register_execution_provider_library
     module.get_ep_devices = lambda: module.devices
     module.preload_dlls = lambda directory=None: print("libcudnn.so.9 is not there")
