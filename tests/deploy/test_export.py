@@ -15,7 +15,7 @@ from scipy.special import softmax
 from blsgan import cli
 from blsgan.cli.export import command
 from blsgan.deploy import gate, lowering, parity
-from blsgan.deploy.export import OUTPUTS, export
+from blsgan.deploy.export import OUTPUTS, _samples, export
 from blsgan.deploy.parity import OnnxRuntime
 from blsgan.deploy.samples import phantom_sample, random_sample
 from blsgan.errors import ParityError, UsageError, WeightsError
@@ -23,7 +23,9 @@ from blsgan.joint.zone import REACH_PX, zone
 from blsgan.models.lite import EXPONENTIAL_LAW
 from blsgan.ops import native
 from blsgan.records.parity import report_path
+from blsgan.tasks.backend import create
 from blsgan.tasks.separation import Separator
+from blsgan.tasks.task import SEPARATION
 
 # What the last digit of e^b is worth near display intensity 0.
 ROUNDING = float(np.finfo(np.float32).eps * np.exp(EXPONENTIAL_LAW) / EXPONENTIAL_LAW)
@@ -90,22 +92,27 @@ def test_openvino_agrees_with_onnx_runtime_in_batches(exported, runtime, batch):
         np.testing.assert_allclose(given, wanted, atol=1e-5, err_msg=name)
 
 
+def split(answer, sample):
+    """The layers of a network's answer by the NumPy kernel, and where each may be."""
+    supports = np.stack([each | zone(each, REACH_PX) for each in sample.masks.astype(bool)])
+    layers = native.split_attenuation(
+        answer["share_logits"],
+        sample.image,
+        supports,
+        answer["soft_tissue"],
+        law=EXPONENTIAL_LAW,
+    )
+    return layers, supports
+
+
 def test_any_size_and_batch_recomposes_and_agrees_with_the_kernels(runtime):
     for sample in (random_sample(3, 16, 40, 1), phantom_sample(2, 128, 96, 5)):
         answer = runtime.run(sample)
-        masks = sample.masks.astype(bool)
-        inside = masks.any(axis=1, keepdims=True)
+        inside = sample.masks.any(axis=1, keepdims=True)
         np.testing.assert_allclose(
             answer["reconstruction"], np.where(inside, sample.image, 0), atol=ROUNDING
         )
-        supports = np.stack([each | zone(each, REACH_PX) for each in masks])
-        layers = native.split_attenuation(
-            answer["share_logits"],
-            sample.image,
-            supports,
-            answer["soft_tissue"],
-            law=EXPONENTIAL_LAW,
-        )
+        layers, supports = split(answer, sample)
         np.testing.assert_allclose(answer["layers"], layers, atol=ROUNDING)
         single = supports & (supports.sum(axis=1, keepdims=True) == 1)
         expected = np.broadcast_to(sample.image, layers.shape)
@@ -144,6 +151,30 @@ def test_a_model_that_differs_is_not_written(small_weights, tmp_path, monkeypatc
     with pytest.raises(ParityError, match=r"layers of \d \w+ differs from torch by 2\.\de-04"):
         export(small_weights, tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_shipped_weights_pass_the_parity_of_their_export():
+    """On the export's own samples, by the graph that ships: tracing takes a minute."""
+    for sample in _samples(None, None):
+        answers = []
+        for backend in (create("onnx"), create("torch")):
+            outputs = backend.run(sample.image, sample.masks)
+            answer = dict(zip(SEPARATION.outputs, outputs, strict=True))
+            answers.append({**answer, "layers": split(answer, sample)[0]})
+        case = parity.compare(*answers, sample)
+        assert case["passed"], case
+
+
+def test_shares_count_by_what_they_divide():
+    sample = random_sample(1, 16, 16, 0)
+    logits = np.zeros((1, 2, 16, 16), np.float32)
+    other = logits.copy()
+    other[0, 0, 3, 3] = 0.01
+    layers = np.zeros_like(logits)
+    for soft_tissue, passes in ((sample.image, True), (0 * sample.image, False)):
+        expected = {"layers": layers, "soft_tissue": soft_tissue, "share_logits": logits}
+        case = parity.compare({**expected, "share_logits": other}, expected, sample)
+        assert case["passed"] == passes
 
 
 def test_nan_is_a_difference():
