@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -72,6 +73,23 @@ def test_it_writes_what_the_command_writes(joints):
                 assert without_times(joints / other / path.name) == without_times(path)
             else:
                 assert (joints / other / path.name).read_bytes() == path.read_bytes()
+
+
+def test_what_is_returned_is_one_line(joints):
+    pair = blsgan.measure("a.png", "b.png")
+    (stored,) = blsgan.separate(["joint.png"], output="out")
+    for made, starts in (
+        (blsgan.Separator.from_pretrained()(PHANTOM.image, PHANTOM.masks), "<Separation: 128x128"),
+        (blsgan.Separator.from_pretrained(), "<Separator: lite, onnx on cpu>"),
+        (blsgan.Segmenter.from_pretrained(), "<Segmenter: segmenter, onnx on cpu>"),
+        (blsgan.segment(PHANTOM.image), "<Segmentation: 128x128 px, score 0."),
+        (blsgan.read("joint.png"), "<Radiograph: 128x128 px, PNG of 16 bits>"),
+        (pair, "<PairResult: <Measurement: "),
+        (replace(pair.measurement, narrowing_px=0.5), "<Measurement: narrowing 0.50 px, quality "),
+        (stored, f"<StoredResult: {Path('out') / 'joint.json'}>"),
+    ):
+        assert repr(made).startswith(starts)
+        assert "\n" not in repr(made)
 
 
 def test_predicted_masks_are_saved_as_the_command_does(joints):

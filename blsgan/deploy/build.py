@@ -49,7 +49,6 @@ DEFAULT_WORKSPACE = 2 * 2**30
 
 AMPERE_AND_NEWER = "ampere+"
 _LEVELS = {"ampere+": "AMPERE_PLUS", "same-capability": "SAME_COMPUTE_CAPABILITY"}
-HARDWARE = ("none", *_LEVELS)
 """Modes of compatibility with other GPUs; a mode costs speed, which only the GPU can tell."""
 _VERSIONS = "VERSION_COMPATIBLE"
 

@@ -21,7 +21,7 @@ SUFFIXES = (*raster.SUFFIXES, *dicom.SUFFIXES)
 """File name endings that a folder is searched for."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Radiograph:
     """A radiograph ready for separation.
 
@@ -36,6 +36,10 @@ class Radiograph:
     bits: int
     pixel_spacing: PixelSpacing | None = None
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        height, width = self.pixels.shape
+        return f"<Radiograph: {width}x{height} px, {self.format} of {self.bits} bits>"
 
 
 def is_path_private(file: FileBytes) -> bool:

@@ -22,13 +22,16 @@ from blsgan.records.record import read_json
 from blsgan.records.separation import SeparationRecord
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StoredResult:
     """One finished result: ``path`` of its record, ``place`` in the folder searched, bare."""
 
     path: Path
     place: Path
     record: SeparationRecord
+
+    def __repr__(self) -> str:
+        return f"<StoredResult: {self.path}>"
 
     @property
     def name(self) -> str:

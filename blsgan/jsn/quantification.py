@@ -121,7 +121,7 @@ class JointSpace:
     lower_border: Float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Measurement:
     """What happened to a joint between two visits; lengths in px of the baseline.
 
@@ -154,6 +154,11 @@ class Measurement:
     followup_space: JointSpace | None
     problems: tuple[str, ...]
     notes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        if self.mismatch:
+            return f"<Measurement: none, {self.problems[0]}>"
+        return f"<Measurement: narrowing {self.narrowing_px:.2f} px, quality {self.quality:.2f}>"
 
     @property
     def mismatch(self) -> bool:

@@ -76,7 +76,7 @@ class RadiographVisit:
     options: ReadOptions = field(default_factory=ReadOptions)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PairResult:
     """A measured pair: the visits on one scale, as registered, and the record of the result."""
 
@@ -84,6 +84,9 @@ class PairResult:
     visits: tuple[Visit, Visit]
     measurement: Measurement
     record: NarrowingRecord
+
+    def __repr__(self) -> str:
+        return f"<PairResult: {self.measurement!r}>"
 
 
 Separate = Callable[[RadiographVisit], tuple[Visit, tuple[str, ...]]]

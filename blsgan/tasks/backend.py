@@ -63,6 +63,9 @@ class Backend:
         asked = (self.name, path, sha256, self.threads, self.task.name, str(self.device))
         return _load_again, asked
 
+    def __str__(self) -> str:
+        return f"{self.weights.name}, {self.name} on {self.device}"
+
     def facts(self) -> dict[str, str]:
         """What a record says of it."""
         return {"name": self.name, "version": self.version, "device": str(self.device)}

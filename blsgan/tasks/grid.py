@@ -41,6 +41,9 @@ class GridPredictor:
         """
         return cls(create(backend, path_or_name, threads, cls.task, device))
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.backend}>"
+
     @property
     def weights(self) -> WeightsFile:
         """Name, path and SHA-256 of the weights in use."""

@@ -76,7 +76,7 @@ class Confidence:
         return {name: round(float(value), 4) for name, value in vars(self).items()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Segmentation:
     """The masks of one joint.
 
@@ -94,6 +94,11 @@ class Segmentation:
     confidence: Confidence
     doubts: tuple[str, ...] = ()
     scale: float = 1.0
+
+    def __repr__(self) -> str:
+        height, width = self.masks.shape[1:]
+        doubtful = ", doubtful" if self.doubts else ""
+        return f"<Segmentation: {width}x{height} px, score {self.confidence.score:.2f}{doubtful}>"
 
     @property
     def upper(self) -> Bool:

@@ -30,7 +30,7 @@ Bool = NDArray[np.bool_]
 _BATCH_AREA_PX = 2 * MAX_AREA_PX  # pixels that go through the network at once
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Separation:
     """The layers of one joint; all arrays but ``tissue`` are [H,W].
 
@@ -58,6 +58,10 @@ class Separation:
     zone: Bool
     scale: float = 1.0
     notes: tuple[str, ...] = field(default=())
+
+    def __repr__(self) -> str:
+        height, width = self.overlap.shape
+        return f"<Separation: {width}x{height} px, overlap {np.count_nonzero(self.overlap)} px>"
 
     @property
     def layers(self) -> Float32:
@@ -185,6 +189,9 @@ class Separator:
         backend or device that does not exist or less than one thread.
         """
         return cls(create(backend, path_or_name, threads, device=device), mirrored=mirrored)
+
+    def __repr__(self) -> str:
+        return f"<Separator: {self.backend}>"
 
     @property
     def weights(self) -> WeightsFile:
