@@ -52,10 +52,11 @@ def metadata(wheel: Path):
         return Parser().parsestr(archive.read(name).decode())
 
 
-def test_sdist_holds_everything_that_a_build_needs(sdist, tracked):
+def test_sdist_holds_everything_that_a_build_and_its_tests_need(sdist, tracked):
     names = archive_names(sdist)
     kinds = {".h", ".cpp", ".cu", ".cuh", ".py", ".pyi", ".yaml", ".onnx", ".safetensors", ".json"}
-    folders = {"csrc", "blsgan", "build_backend", "tests"}
+    kinds |= {".md", ".ipynb", ".csv"}
+    folders = {"csrc", "blsgan", "build_backend", "tests", "docs", "benchmarks"}
     needed = {str(p) for p in tracked if p.parts[0] in folders and p.suffix in kinds}
     assert any(name.startswith("csrc/cuda/") for name in needed)
     assert needed - names == set()
@@ -70,7 +71,10 @@ def test_no_radiograph_and_nothing_built_is_packed_by_accident(kind, request):
     path = request.getfixturevalue(kind)
     names = archive_names(path) if kind == "sdist" else set(zipfile.ZipFile(path).namelist())
     images = {".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".npz", ".npy"}
-    assert {n for n in names if PurePosixPath(n).suffix.lower() in images} == set()
+    shown = {"docs/images/phantom_panel.png"}  # in the documents: a phantom and two plots
+    shown |= {f"benchmarks/results/ops-{size}.png" for size in ("training", "large")}
+    found = {n for n in names if PurePosixPath(n).suffix.lower() in images}
+    assert found == (shown if kind == "sdist" else set())
     objects = {n for n in names if PurePosixPath(n).suffix in (".o", ".so", ".a", ".pyc")}
     ours = ("blsgan/_native.", "blsgan/_ops.") if kind == "wheel" else ()
     assert {n for n in objects if not n.startswith(ours)} == set()
@@ -88,6 +92,11 @@ def test_wheel_holds_the_package_both_libraries_and_the_weights(wheel, tracked):
     expected = ("blsgan/", f"blsgan-{metadata(wheel)['Version']}.dist-info/")
     assert {n for n in names if not n.startswith(expected)} == set()
     assert any(n.endswith(".dist-info/licenses/LICENSE") for n in names)
+
+
+def test_wheel_says_where_method_and_data_are_from(wheel):
+    urls = [url.split(", ")[1] for url in metadata(wheel).get_all("Project-URL")]
+    assert urls == ["https://arxiv.org/abs/2409.07304", "https://github.com/pokeblow/BLS-GAN"]
 
 
 def test_wheel_asks_for_no_torch_unless_an_extra_does(wheel):
