@@ -53,7 +53,7 @@ def draw_overview(image: Float32, hand: Hand, caption: str) -> Image.Image:
             cv2.polylines(canvas, [points], True, colour, 2, cv2.LINE_AA, shift=4)
     page = Image.new("RGB", (size[0], size[1] + 30), (17, 17, 17))
     page.paste(Image.fromarray(canvas), (0, 0))
-    draw, font = ImageDraw.Draw(page), ImageFont.load_default(max(14, round(size[1] / 70)))
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(max(14, round(size[1] / 48)))
     for joint in hand.joints:
         _name(draw, joint, scale, font)
     draw.text((10, size[1] + 15), caption, fill=(230, 230, 230), font=ImageFont.load_default(14),

@@ -102,15 +102,21 @@ def _side(
     for name in JOINTS:
         against_first = [intervals.get((name, first, later)) for later in places]
         steps = [intervals.get((name, later - 1, later)) for later in places]
+        cells = [
+            _cell(visit.record, name, one, step)
+            for visit, one, step in zip(shown, against_first, steps, strict=True)
+        ]
+        cells[0]["lines"] += [
+            f"space {_length(one.width_px[0], one.pixel_mm)}"
+            for one in against_first
+            if one is not None and one.width_px[0] is not None
+        ][:1]
         joints.append(
             {
                 "name": name,
                 "label": title(name),
                 "experimental": shown[0].record.joints[name].experimental,
-                "cells": [
-                    _cell(visit.record, name, one, step)
-                    for visit, one, step in zip(shown, against_first, steps, strict=True)
-                ],
+                "cells": cells,
                 "plot": _plot(against_first, days),
                 "pictures": _slider(pictures.get((side, name))),
                 "flags": _flags(shown, names, name, against_first),

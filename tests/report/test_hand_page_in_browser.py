@@ -76,6 +76,29 @@ def test_what_rounds_to_zero_has_no_sign(page):
     assert not re.search(r"[-+]0\.0+\b", text)
 
 
+def test_the_joint_space_of_every_visit_is_in_the_table(browser, page):
+    browser.open(page)
+    cells = browser.all("tr:has(a[href='#left-mcp3']) td")
+    assert [cell.text.splitlines()[1] for cell in cells] == [
+        "space 5.00 px",
+        "space 5.00 px",
+        "space 4.10 px",
+    ]
+
+
+def test_notes_are_open_on_paper(browser, page):
+    browser.open(page)
+    closed = "const d = document.querySelector('details'); return [d.open, d.offsetHeight]"
+    is_open, on_screen = browser.run(closed)
+    browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        _, on_paper = browser.run(closed)
+    finally:
+        browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert not is_open
+    assert on_paper > 1.5 * on_screen
+
+
 def test_the_slider_shows_the_first_and_the_last_visit(browser, page):
     browser.open(page)
     stack, slider = browser.find(".compare .stack"), browser.find(".compare input")
