@@ -33,12 +33,13 @@ from blsgan.tasks.joints import LEAST_LANDMARK, side_by_thumb
 from blsgan.tasks.separation import Separator
 
 LEAST_WIDTH_PX = 90.0
-"""Of bones: smaller ones are measured on an enlarged picture. Between noisy copies of a hand whose
-bones are 45 px wide MCP joints then differ by at most 0.04 px of it, else by up to 0.13."""
+"""Of bones: smaller ones are measured on an enlarged picture. Between copies of a hand whose bones
+are 45 px wide, with noise of a grey level, MCP joints then differ by at most 0.04 px of it, else by
+up to 0.13."""
 
 LEAST_EXPERIMENTAL_PX = 45.0
 """Of the bones of PIP and IP joints: smaller ones seem to narrow by up to 0.09 px between noisy
-copies, so they are not measured. MCP joints of that size stay within 0.05 px."""
+copies, so they are not measured. MCP joints of that size stay within 0.07 px."""
 
 SAME_SIZE = 0.03
 """Hands without pixel spacings that differ by less are left to the fit of the magnification."""
