@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -164,20 +165,23 @@ def test_small_experimental_joints_are_not_measured(visits, width, said):
 
 
 def test_a_hand_has_one_magnification(visits, monkeypatch):
-    """By the bones that are measured, where there are enough of them."""
-    hands = [
-        HandResult(
-            visits[0] / name, HandRecord.read(visits[0] / name / "hand.json"), None, Header()
-        )
-        for name in ("visit1", "visit2")
+    """By the bones that are measured, where there are enough of them, whatever headers say."""
+    records = [HandRecord.read(visits[0] / name / "hand.json") for name in ("visit1", "visit2")]
+    hands = [HandResult(visits[0] / one.name, one, None, Header()) for one in records]
+    sides = [Spacing(row=mm, column=mm, source="PixelSpacing") for mm in (0.1, 0.102)]
+    spaced = [
+        replace(hand, record=hand.record.model_copy(update={"pixel_spacing_mm": side}))
+        for hand, side in zip(hands, sides, strict=True)
     ]
-    both = SideVisits(Separator.from_pretrained(threads=1), hands, "left", 0, {})
-    found = both._scale(0, 1)
-    assert found.pixel == pytest.approx(1.0, abs=0.001)  # turned and moved, no more
-    assert not found.fit
+    both = SideVisits(Separator.from_pretrained(threads=1), hands, "right", 0, {})
+    known = replace(both, hands=spaced)
+    turned = Scale(pytest.approx(1.0, abs=0.001))  # and moved, no more
+    assert both._scale(0, 1) == turned
+    assert known._scale(0, 1) == turned
+    assert both._scale(0, 0) == Scale(1.0)
     monkeypatch.setattr(hand_intervals, "PROMISED", PROMISED[:1])
     assert both._scale(0, 1) == Scale(1.0, fit=True)
-    assert both._scale(0, 0) == Scale(1.0)
+    assert known._scale(0, 1) == Scale(pytest.approx(1.02))
 
 
 def test_a_mirrored_visit_is_not_measured(visits):
