@@ -92,6 +92,13 @@ def test_what_is_returned_is_one_line(joints):
         assert "\n" not in repr(made)
 
 
+@pytest.mark.parametrize("call", [blsgan.read, lambda a: blsgan.measure(a, "b.png")])
+@pytest.mark.parametrize("given", [["a.png"], PHANTOM.image])
+def test_what_takes_one_file_says_so(joints, call, given):
+    with pytest.raises(UsageError, match=f"^{type(given).__name__} is no path; give the path of"):
+        call(given)
+
+
 def test_predicted_masks_are_saved_as_the_command_does(joints):
     shutil.copy("joint.png", "alone.png")
     assert main(["separate", "alone.png", "-o", "command"]) == 0

@@ -90,7 +90,10 @@ def read(
         UsageError: a bit depth or a spacing that cannot be.
     """
     return read_radiograph(
-        path, bit_depth=bit_depth, invert=invert, pixel_spacing_mm=_square_spacing(pixel_spacing)
+        _path(path),
+        bit_depth=bit_depth,
+        invert=invert,
+        pixel_spacing_mm=_square_spacing(pixel_spacing),
     )
 
 
@@ -496,7 +499,7 @@ def segment(
     if isinstance(source, (str, os.PathLike)):
         items, single = work_list(Path(source), folder, pattern=None)
         if not single:
-            raise UsageError(f"{source} names many radiographs; give it in a list.")
+            raise UsageError(f"{source} names many radiographs; give it in a list: [{source!r}].")
         return one(items[0])
     jobs: list[Callable[[], Segmentation]] = []
     places = _Places(folder)
@@ -551,7 +554,7 @@ def measure(
         NoJointError: masks were to be predicted and there is no joint. InputError: visits that
         cannot be measured. UsageError: one mask was not found.
     """
-    one, other = Path(baseline), Path(followup)
+    one, other = _path(baseline), _path(followup)
     check_same_joint(one, other)
     options = ReadOptions(bit_depth=bit_depth, invert=invert, pixel_spacing_mm=pixel_spacing)
     if output is not None:
@@ -615,7 +618,7 @@ def _refuse_other_arrays(source: object) -> None:
     if not isinstance(source, np.ndarray) and (
         hasattr(source, "__array__") or hasattr(source, "__array_interface__")
     ):
-        raise UsageError(f"a {type(source).__name__} is no NumPy array; give numpy.asarray of it.")
+        raise UsageError(f"{type(source).__name__} is no NumPy array; give numpy.asarray of it.")
 
 
 def _record_path(work: _Separating, job: Callable[[], Joint]) -> Path:
@@ -677,6 +680,12 @@ def _square_spacing(side: float | None) -> tuple[float, float] | None:
         return None
     user_spacing(side, side)  # says what is wrong with it
     return side, side
+
+
+def _path(file: object) -> Path:
+    if not isinstance(file, (str, os.PathLike)):
+        raise UsageError(f"{type(file).__name__} is no path; give the path of one file.")
+    return Path(file)
 
 
 def _paths(masks: tuple[Name, Name] | None) -> tuple[Path, Path] | None:
