@@ -44,14 +44,16 @@ def test_a_dockerfile(path):
     text = path.read_text(encoding="utf-8")
     instructions = re.sub(r"\\\n", " ", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE))
     words = [line.split(maxsplit=1) for line in instructions.splitlines() if line.strip()]
-    assert words[0] == ["FROM", "python:3.12-slim"]
+    assert words[:2] == [["ARG", "PYTHON=3.12"], ["FROM", "python:${PYTHON}-slim"]]
+    (given,) = re.findall(r"docker build .* --build-arg (\w+)=", text)
+    assert given == "PYTHON"
     assert ["COPY", "dist/*.whl /tmp/wheels/"] in words  # where `make wheels` puts them
     assert ["USER", "blsgan"] in words
     assert ["ENTRYPOINT", '["blsgan"]'] in words
     assert set(re.findall(r"blsgan\[([a-z-]+)\]", text)) <= extras()
     assert ("blsgan[rtx]" in text) == (path.suffix == ".gpu")
     parses(["doctor"])
-    usage = " ".join(re.findall(r"^#\s+(.*)$", text.split("FROM")[0], re.MULTILINE)).replace(
+    usage = " ".join(re.findall(r"^#\s+(.*)$", text.split("\nARG")[0], re.MULTILINE)).replace(
         "\\ ", ""
     )
     called = usage.split("docker run", 1)[1]
