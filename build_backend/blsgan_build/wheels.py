@@ -69,6 +69,10 @@ def _version(python: str) -> tuple[int, int] | None:
     return (int(major), int(minor)) if headers == "True" else None
 
 
+def _served(version: tuple[int, int]) -> bool:
+    return version[0] == 3 and version[1] in MINORS
+
+
 def find_pythons(asked: list[str], only: tuple[int, int] | None = None) -> list[str]:
     """An interpreter with headers for each minor version, oldest first.
 
@@ -88,6 +92,11 @@ def find_pythons(asked: list[str], only: tuple[int, int] | None = None) -> list[
                 f"{python} cannot build a wheel: it does not run, or has no Python.h (Debian,"
                 " Ubuntu: apt-get install python3-dev)."
             )
+        if not _served(version):
+            raise BuildError(
+                f"{python} is Python {version[0]}.{version[1]}: wheels are made for"
+                f" 3.{MINORS.start} to 3.{MINORS[-1]}."
+            )
         found[version] = python
     if not asked:
         pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
@@ -99,7 +108,7 @@ def find_pythons(asked: list[str], only: tuple[int, int] | None = None) -> list[
             version = _version(python)
             if only not in (None, version):
                 continue
-            if version and version not in found and version[0] == 3 and version[1] in MINORS:
+            if version and version not in found and _served(version):
                 found[version] = python
     if not found:
         wanted = ".".join(map(str, only)) if only else "3.10 or newer"
@@ -154,6 +163,23 @@ def find_machines(asked: list[str]) -> list[str]:
         else:
             print(f"blsgan: NOT BUILT, the wheels for {machine}: no {compiler} on PATH", flush=True)
     return found
+
+
+def _clear(output: Path) -> None:
+    """Remove what an earlier build left in ``output``.
+
+    Raises:
+        BuildError: something else is in there.
+    """
+    left = sorted(output.iterdir()) if output.exists() else []
+    for path in left:
+        if path.name != "work" and not path.name.startswith("blsgan-"):
+            raise BuildError(
+                f"{output} holds {path.name}, which no build of wheels left there: name a folder"
+                " of its own by -o."
+            )
+    for path in left:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _hook(python: str, tree: Path, hook: str, folder: Path, environment: dict[str, str]) -> Path:
@@ -211,7 +237,7 @@ def build(
     """Build, check and write the sdist and a wheel for each of ``pythons`` and ``machines``.
 
     Args:
-        output: the folder; what it held is removed.
+        output: the folder; what an earlier build left there is removed.
         pythons: interpreters.
         machines: of :data:`MACHINES`.
         folders: in which the same sdist is built; two show that the folder changes no byte.
@@ -220,7 +246,7 @@ def build(
         BuildError: a step failed; ``output`` then holds no wheel.
     """
     output = output.resolve()
-    shutil.rmtree(output, ignore_errors=True)
+    _clear(output)
     work = output / "work"
     work.mkdir(parents=True)
     bin_folder = Path(sys.executable).parent

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "build_backend"))
 
-from blsgan_build import cuda, torch_source  # noqa: E402
+from blsgan_build import cuda, torch_source, wheels  # noqa: E402
 from blsgan_build.torch_source import BuildError, Torch  # noqa: E402
 
 NVCC_13 = {"75", "80", "86", "87", "88", "89", "90", "100", "103", "110", "120", "121"}
@@ -224,3 +224,30 @@ class TestBackendAsksForTorch:
 
     def test_not_when_it_is_not_wanted(self, empty_environment, tools):
         assert self.ask(empty_environment, tools, "-S", BLSGAN_TORCH="0") == []
+
+
+class TestWheels:
+    @pytest.mark.parametrize(
+        ("facts", "message"),
+        [("3 9 True", r"is Python 3\.9: wheels are made for 3\.10 to 3\.14"),
+         ("3 12 False", r"has no Python\.h"),
+         (None, "it does not run")],
+    )  # fmt: skip
+    def test_a_python_that_no_wheel_can_be_made_for_is_named(self, tmp_path, facts, message):
+        python = tmp_path / "python"
+        if facts is not None:
+            python.write_text(f"#!/bin/sh\necho {facts}\n")
+            python.chmod(0o755)
+        with pytest.raises(BuildError, match=message):
+            wheels.find_pythons([str(python)])
+
+    def test_only_what_a_build_left_is_removed(self, tmp_path):
+        (tmp_path / "work" / "1").mkdir(parents=True)
+        (tmp_path / "blsgan-0.1.0.tar.gz").touch()
+        wheels._clear(tmp_path)
+        assert list(tmp_path.iterdir()) == []
+        (tmp_path / "thesis.tex").touch()
+        (tmp_path / "blsgan-0.1.0.tar.gz").touch()
+        with pytest.raises(BuildError, match=r"holds thesis\.tex, which no build of wheels left"):
+            wheels._clear(tmp_path)
+        assert len(list(tmp_path.iterdir())) == 2
