@@ -86,7 +86,7 @@ class OnnxSession:
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             if device != CPU:
                 raise BackendError(
-                    f"device {device} cannot run {what} ({first_line(error)})."
+                    f"device {device} cannot run {what} ({first_line(error)}); take another device."
                 ) from error
             raise unloadable(what, error) from error
         self.inputs: Ports = {port.name: _shape(port) for port in self._session.get_inputs()}

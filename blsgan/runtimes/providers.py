@@ -5,8 +5,8 @@ logs it; here that is an error with its reason. Precision is the graph's own: Te
 and no provider may lower anything.
 
 None of them was ever run by the authors, who had no GPU: the packages were imported without one
-(onnxruntime-gpu 1.31.1, onnxruntime-ep-nv-tensorrt-rtx 0.5.0), and the names of all options were
-read from them.
+(onnxruntime-gpu 1.31.1, onnxruntime-ep-nv-tensorrt-rtx 0.5.0), the CUDA provider and the plugin
+were loaded beside a libcuda that only fails, and the names of all options were read from them.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
@@ -32,6 +33,10 @@ _PACKAGES = {
     "torch": ("torch", "'blsgan[train]'"),
 }
 NAMES = (*ENGINES, *_PACKAGES)
+
+
+_CUDA = re.compile(r"\bCU\w+ (?:failure|error) \d+: [^;]+")
+_SOURCE = re.compile(r"^/onnxruntime_src/.*?\[ONNXRuntimeError\] : \d+ : \w+ : ")
 
 
 class Session(Protocol):
@@ -111,5 +116,11 @@ def unloadable(what: str, error: Exception) -> WeightsError:
 
 
 def first_line(error: Exception) -> str:
-    """The beginning of what a runtime says, for the sentence that reports it."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:120].rstrip(".")
+    """The beginning of what a runtime says, for the sentence that reports it.
+
+    ONNX Runtime begins with where in its sources it stood, and CUDA's own words come after it.
+    """
+    words = (str(error).splitlines() or [type(error).__name__])[0]
+    if found := _CUDA.search(words):
+        words = found[0].rstrip()
+    return _SOURCE.sub("", words)[:120].rstrip(".")

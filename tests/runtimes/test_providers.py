@@ -117,6 +117,38 @@ def test_a_cuda_library_that_is_missing_is_named_with_its_origin(machine, networ
             Separator.from_pretrained(network, device=kind)
 
 
+def test_a_driver_that_is_too_old_is_named_in_the_words_of_cuda(machine, network, monkeypatch):
+    """As onnxruntime-gpu 1.31.1 says it, its CUDA provider loaded, beside a libcuda that fails."""
+    said = (
+        "/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_execution_provider_info.cc:63 static"
+        " onnxruntime::CUDAExecutionProviderInfo onnxruntime::CUDAExecutionProviderInfo::"
+        "FromProviderOptions(const onnxruntime::ProviderOptions&) [ONNXRuntimeError] : 1 : FAIL : "
+        'provider_options_utils.h:187 Parse Failed to parse provider option "device_id": CUDA '
+        "failure 35: CUDA driver version is insufficient for CUDA runtime version ; GPU=-1 ; "
+        "hostname=ward7 ; file=/onnxruntime_src/onnxruntime/core ; line=70 ; \n"
+    )
+
+    real = machine.InferenceSession
+
+    def fails(*arguments, providers, **options):
+        if providers == ["CPUExecutionProvider"]:
+            return real(*arguments, providers=providers, **options)
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(machine, "InferenceSession", fails)
+    with pytest.raises(BackendError) as caught:
+        Separator.from_pretrained(network, device="cuda")
+    assert str(caught.value) == (
+        f"device cuda:0 cannot run {network} (CUDA failure 35: CUDA driver version is insufficient "
+        "for CUDA runtime version); take another device."
+    )
+    said = said.partition("CUDA failure")[0] + "no words of CUDA."
+    with pytest.raises(
+        BackendError, match=r"\(provider_options_utils\.h:187 .* no words of CUDA\)"
+    ):
+        Separator.from_pretrained(network, device="cuda")
+
+
 def test_the_plugin_without_a_driver_and_without_such_a_gpu(machine, network, monkeypatch):
     def register(name, path):
         raise RuntimeError(
