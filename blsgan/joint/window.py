@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blsgan.joint.geometry import bone_width_px, bounding_box, row_blocks
-from blsgan.joint.zone import grown, zone
+from blsgan.joint.zone import TAPER, grown, zone
 
 Float32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
@@ -98,12 +98,13 @@ class Window:
     def _around(
         self, masks: Bool, reach_px: int
     ) -> tuple[int, Bool, tuple[slice, slice], tuple[slice, slice]]:
-        """A reach in image pixels, the masks in the window and so far beside it, where the window
-        lies in the image, and where in those masks."""
+        """A reach in image pixels, the masks in the window and beside it, where the window lies in
+        the image, and where in those masks."""
         top, left, bottom, right = self.box(masks.shape[1:])
         reach = reach_px and max(1, round(reach_px / self.scale))
-        around = cut(masks, (top - reach, left - reach, bottom + reach, right + reach))
-        inner = np.s_[reach : reach + bottom - top, reach : reach + right - left]
+        beside = TAPER * reach + 1  # as far as the zone looks for background
+        around = cut(masks, (top - beside, left - beside, bottom + beside, right + beside))
+        inner = np.s_[beside : beside + bottom - top, beside : beside + right - left]
         return reach, around, np.s_[top:bottom, left:right], inner
 
     def resample(self, plane: NDArray[Any]) -> Float32:

@@ -20,6 +20,7 @@ from blsgan.joint.zone import (
     SOFT_TISSUE_FAR_PX,
     SOFT_TISSUE_LEAST_PX,
     SOFT_TISSUE_NEAR_PX,
+    TAPER,
 )
 from blsgan.ops import K_MAX
 
@@ -38,26 +39,39 @@ def grown(masks: Tensor, reach_px: int) -> Tensor:
     if torch.compiler.is_exporting():
         return _traced_grown(masks, reach_px)
     for step in range(reach_px):
-        p = F.pad(masks, (1, 1, 1, 1))
-        if step % 2 == 0:
-            rows = torch.maximum(torch.maximum(p[..., :-2, :], p[..., 1:-1, :]), p[..., 2:, :])
-            masks = torch.maximum(torch.maximum(rows[..., :-2], rows[..., 1:-1]), rows[..., 2:])
-        else:
-            vertical = torch.maximum(p[..., :-2, 1:-1], p[..., 2:, 1:-1])
-            across = torch.maximum(p[..., 1:-1, :-2], p[..., 1:-1, 2:])
-            masks = torch.maximum(masks, torch.maximum(vertical, across))
+        masks = _grown_by_one(masks, square=step % 2 == 0)
     return masks
+
+
+def _grown_by_one(masks: Tensor, *, square: bool) -> Tensor:
+    p = F.pad(masks, (1, 1, 1, 1))
+    if square:
+        rows = torch.maximum(torch.maximum(p[..., :-2, :], p[..., 1:-1, :]), p[..., 2:, :])
+        return torch.maximum(torch.maximum(rows[..., :-2], rows[..., 1:-1]), rows[..., 2:])
+    vertical = torch.maximum(p[..., :-2, 1:-1], p[..., 2:, 1:-1])
+    across = torch.maximum(p[..., 1:-1, :-2], p[..., 1:-1, 2:])
+    return torch.maximum(masks, torch.maximum(vertical, across))
 
 
 def zone(masks: Tensor, reach_px: int) -> Tensor:
     """Where more than one bone's picture may reach, {0,1} [B,1,H,W].
 
-    A mask ends before the blurred edge of its bone does: the zone is where at least two of the
-    masks [B,N,H,W], each dilated by ``reach_px``, cover a pixel that lies in one of the masks. With
-    a reach of 0 it is the overlap. ``blsgan.joint.zone.zone`` does the same to arrays.
+    A mask [B,N,H,W] ends before the blurred edge of its bone does: the zone is the overlap and what
+    lies at most ``reach_px`` beyond a mask inside another one, less towards the overlap's ends.
+    With a reach of 0 it is the overlap. ``blsgan.joint.zone.zone`` does the same to arrays.
     """
-    reached = grown(masks, reach_px).sum(dim=1, keepdim=True) > 1
-    return reached.to(masks.dtype) * masks.amax(dim=1, keepdim=True)
+    if torch.compiler.is_exporting():
+        return _traced_zone(masks, reach_px)
+    both = masks.sum(dim=1, keepdim=True) > 1
+    background = F.pad(1 - masks.amax(dim=1, keepdim=True), (1, 1, 1, 1), value=1.0)
+    reached = masks
+    for step in range(reach_px):
+        reached = _grown_by_one(reached, square=step % 2 == 0)
+        for _ in range(TAPER):
+            background = _grown_by_one(background, square=True)
+        near = background[..., 1:-1, 1:-1] > 0
+        both = both | ((reached.sum(dim=1, keepdim=True) > 1) & ~near)
+    return both.to(masks.dtype)
 
 
 def attenuation(display: Tensor, law: float) -> Tensor:
@@ -230,12 +244,18 @@ def _traced_grown(masks: Tensor, reach_px: int) -> Tensor:
     return grown(masks, reach_px).clone()
 
 
+@torch.library.custom_op("blsgan_priors::zone", mutates_args=())
+def _traced_zone(masks: Tensor, reach_px: int) -> Tensor:
+    return zone(masks, reach_px).clone()
+
+
 @torch.library.custom_op("blsgan_priors::continued", mutates_args=())
 def _traced_continued(values: Tensor, known: Tensor, domain: Tensor) -> Tensor:
     return continued(values, known, domain)
 
 
 _traced_grown.register_fake(lambda masks, reach_px: torch.empty_like(masks))
+_traced_zone.register_fake(lambda masks, reach_px: torch.empty_like(masks[:, :1]))
 _traced_continued.register_fake(lambda values, known, domain: torch.empty_like(values))
 
 
@@ -258,13 +278,28 @@ def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         margin = [rows // 2, columns // 2]
         return op.MaxPool(x, kernel_shape=[rows, columns], pads=2 * margin)[0]
 
+    def grow_by_one(masks: Any, square: bool) -> Any:
+        return (
+            largest(masks, 3, 3) if square else op.Max(largest(masks, 3, 1), largest(masks, 1, 3))
+        )
+
     def grow(masks: Any, reach_px: int) -> Any:
         for step in range(reach_px):
-            if step % 2 == 0:
-                masks = largest(masks, 3, 3)
-            else:
-                masks = op.Max(largest(masks, 3, 1), largest(masks, 1, 3))
+            masks = grow_by_one(masks, step % 2 == 0)
         return masks
+
+    def reach(masks: Any, reach_px: int) -> Any:  # of two bones: others are not exported
+        one, axis = number(1.0), numbers(1)
+        first, second = (op.Slice(masks, numbers(i), numbers(i + 1), axis) for i in (0, 1))
+        both = op.Min(first, second)
+        covered = op.Pad(op.Max(first, second), numbers(0, 0, 1, 1, 0, 0, 1, 1))
+        background = op.Sub(one, covered)
+        for step in range(reach_px):
+            first, second = (grow_by_one(mask, step % 2 == 0) for mask in (first, second))
+            background = largest(largest(background, 2 * TAPER + 1, 1), 1, 2 * TAPER + 1)
+            near = op.Slice(background, numbers(1, 1), numbers(-1, -1), numbers(2, 3))
+            both = op.Max(both, op.Sub(op.Min(first, second), near))
+        return both
 
     def beside(x: Any) -> Any:
         x = op.Pad(x, numbers(0, 0, 1, 1, 0, 0, 1, 1))
@@ -304,4 +339,8 @@ def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         return x
 
     ops = torch.ops.blsgan_priors
-    return {ops.grown.default: grow, ops.continued.default: carry_on}
+    return {
+        ops.grown.default: grow,
+        ops.zone.default: reach,
+        ops.continued.default: carry_on,
+    }

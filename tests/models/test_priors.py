@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import distance_transform_edt
 from scipy.sparse import lil_matrix
 from scipy.sparse.linalg import spsolve
 
@@ -42,6 +43,35 @@ def test_the_zone_of_arrays_is_that_of_tensors(reach_px):
         assert np.array_equal(arrays.zone(pair.numpy() > 0, reach_px), expected.numpy() > 0)
     if reach_px == 0:
         assert torch.equal(zone(masks, 0)[:, 0], masks.prod(dim=1))
+
+
+def test_the_zone_narrows_towards_the_ends_of_the_overlap():
+    y, x = np.mgrid[:120, :160]
+    masks = np.stack([np.hypot(y - centre, (x - 80) * 0.8) < 50 for centre in (20, 100)])
+    found = arrays.zone(masks, 4)
+    assert (found & ~masks.any(axis=0)).sum() == 0
+    background = distance_transform_edt(masks.any(axis=0))
+    for mask in masks:
+        beyond, away = found & ~mask, distance_transform_edt(~mask)
+        assert away[beyond].max() == pytest.approx(4, abs=0.8)
+        # Dilations are nearly round alone, so distances are compared with a pixel's tolerance.
+        assert (background[beyond] >= arrays.TAPER * away[beyond] - 1).all()
+        middle = beyond[:, 70:90].sum(axis=0)
+        assert middle.min() >= 4
+        columns = np.flatnonzero(beyond.any(axis=0))
+        height = beyond.sum(axis=0)[columns[0] : columns[-1] + 1]
+        assert height[0] <= 1
+        assert height[-1] <= 1
+        assert np.abs(np.diff(height)).max() <= 2
+
+
+def test_beyond_the_picture_is_background():
+    masks = np.zeros((2, 40, 60), np.bool_)
+    masks[0, :24], masks[1, 16:] = True, True  # both bones leave the picture on both sides
+    beyond = (arrays.zone(masks, 4) & ~masks[0]).sum(axis=0)
+    assert list(beyond[:10]) == sorted(beyond[:10])
+    assert beyond[0] == 0
+    assert (beyond[10:-10] == 4).all()
 
 
 def test_growing_is_nearly_round():
