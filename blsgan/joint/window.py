@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blsgan.joint.geometry import bone_width_px, bounding_box, row_blocks
-from blsgan.joint.zone import TAPER, grown, zone
+from blsgan.joint.zone import grown, zone
 
 Float32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
@@ -102,7 +102,7 @@ class Window:
         the image, and where in those masks."""
         top, left, bottom, right = self.box(masks.shape[1:])
         reach = reach_px and max(1, round(reach_px / self.scale))
-        beside = TAPER * reach + 1  # as far as the zone looks for background
+        beside = reach + 1  # as far as the zone looks for background
         around = cut(masks, (top - beside, left - beside, bottom + beside, right + beside))
         inner = np.s_[beside : beside + bottom - top, beside : beside + right - left]
         return reach, around, np.s_[top:bottom, left:right], inner

@@ -34,12 +34,6 @@ mask misses in the overlap is black in that bone's layer; a pixel too much is so
 split knows. Chosen on validation joints (docs/how-to/segment.md)."""
 
 
-TAPER = 2
-"""How many times farther from the background than from a bone a pixel of the zone lies that is
-beyond the bone's mask. So the zone narrows towards the overlap's two ends, where the outlines part:
-what lies there, with background between it and its bone, would stand out of a layer as a spur."""
-
-
 def grown(mask: Bool, reach_px: int) -> Bool:
     """``mask`` [H,W] dilated by ``reach_px``: squares and crosses in turn, which is nearly
     round."""
@@ -61,8 +55,9 @@ def zone(masks: Bool, reach_px: int) -> Bool:
     """Where more than one bone's picture may reach, [H,W], for masks [N,H,W].
 
     The overlap, and the pixels of a mask that lie d <= ``reach_px`` beyond another one and more
-    than ``TAPER`` d rows or columns from the background, which is what no mask covers and what lies
-    beyond the picture.
+    than d rows or columns from the background, which is what no mask covers and what lies beyond
+    the picture. So the zone narrows towards the overlap's two ends, where the outlines part: what
+    lies there, with background between it and its bone, would stand out of a layer as a spur.
     """
     padded = np.zeros((len(masks), masks.shape[1] + 2, masks.shape[2] + 2), np.bool_)
     padded[:, 1:-1, 1:-1] = masks
@@ -70,8 +65,7 @@ def zone(masks: Bool, reach_px: int) -> Bool:
     both = _covered_twice(reached)
     for step in range(reach_px):
         reached = [_grown_by_one(mask, square=step % 2 == 0) for mask in reached]
-        for _ in range(TAPER):
-            background = _grown_by_one(background, square=True)
+        background = _grown_by_one(background, square=True)
         both |= _covered_twice(reached) & ~background
     return np.ascontiguousarray(both[1:-1, 1:-1])
 

@@ -20,7 +20,6 @@ from blsgan.joint.zone import (
     SOFT_TISSUE_FAR_PX,
     SOFT_TISSUE_LEAST_PX,
     SOFT_TISSUE_NEAR_PX,
-    TAPER,
 )
 from blsgan.ops import K_MAX
 
@@ -67,8 +66,7 @@ def zone(masks: Tensor, reach_px: int) -> Tensor:
     reached = masks
     for step in range(reach_px):
         reached = _grown_by_one(reached, square=step % 2 == 0)
-        for _ in range(TAPER):
-            background = _grown_by_one(background, square=True)
+        background = _grown_by_one(background, square=True)
         near = background[..., 1:-1, 1:-1] > 0
         both = both | ((reached.sum(dim=1, keepdim=True) > 1) & ~near)
     return both.to(masks.dtype)
@@ -296,7 +294,7 @@ def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         background = op.Sub(one, covered)
         for step in range(reach_px):
             first, second = (grow_by_one(mask, step % 2 == 0) for mask in (first, second))
-            background = largest(largest(background, 2 * TAPER + 1, 1), 1, 2 * TAPER + 1)
+            background = grow_by_one(background, square=True)
             near = op.Slice(background, numbers(1, 1), numbers(-1, -1), numbers(2, 3))
             both = op.Max(both, op.Sub(op.Min(first, second), near))
         return both

@@ -145,9 +145,7 @@ Mask zone_of(Mask upper, Mask lower, int64_t height, int64_t width, int64_t reac
   for (int64_t step = 0; step < reach_px; ++step) {
     upper = grown_by_one(upper, height, width, step % 2 == 0);
     lower = grown_by_one(lower, height, width, step % 2 == 0);
-    for (int64_t more = 0; more < kTaper; ++more) {
-      background = grown_by_one(background, height, width, true, true);
-    }
+    background = grown_by_one(background, height, width, true, true);
     for (size_t p = 0; p < zone.size(); ++p) zone[p] |= upper[p] & lower[p] & (background[p] ^ 1);
   }
   return zone;

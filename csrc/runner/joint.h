@@ -66,7 +66,6 @@ constexpr int64_t kMaxCropAreaPx = int64_t{512} * 512;
 // blsgan/joint/zone.py
 constexpr int64_t kSoftTissueNearPx = 3, kSoftTissueFarPx = 14, kSoftTissueLeastPx = 20;
 constexpr float kBlack = 0.02F;
-constexpr int64_t kTaper = 2;
 
 class Joint {
  public:
