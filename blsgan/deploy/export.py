@@ -41,7 +41,7 @@ PORTS = {
     "image": "float32 [B,1,H,W] in [0,1], the radiograph, white = dense",
     "masks": "float32 [B,2,H,W] in {0,1}, upper and lower bone",
     "layers": "float32 [B,2,H,W] in [0,1], upper and lower, 0 outside their masks and the zone",
-    "reconstruction": "float32 [B,1,H,W] in [0,1], the layers composed, 0 outside the bones",
+    "reconstruction": "float32 [B,1,H,W] in [0,1], the layers composed, 0 outside bones and zone",
     "soft_tissue": "float32 [B,1,H,W] in [0,0.95], of soft tissue alone, meaningful in the zone",
     "share_logits": "float32 [B,2,H,W], meaningful in the zone",
 }

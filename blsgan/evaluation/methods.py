@@ -51,9 +51,11 @@ class Answer:
     zone: np.ndarray | None = None
 
     def composed(self, masks: np.ndarray) -> np.ndarray | None:
-        """The radiograph [H,W] that the layers make together, where the method says how."""
-        if self.reconstruction is not None or self.soft_tissue is None:
-            return self.reconstruction
+        """The bones' pixels [H,W] that the layers make together, where the method says how."""
+        if self.reconstruction is not None:
+            return np.where(masks.any(axis=0), self.reconstruction, np.float32(0))
+        if self.soft_tissue is None:
+            return None
         return compose_image(self.layers, masks, self.soft_tissue)
 
 

@@ -102,7 +102,7 @@ class Window:
         the image, and where in those masks."""
         top, left, bottom, right = self.box(masks.shape[1:])
         reach = reach_px and max(1, round(reach_px / self.scale))
-        beside = reach + 1  # as far as the zone looks for background
+        beside = 2 * reach  # as far as a zone depends on
         around = cut(masks, (top - beside, left - beside, bottom + beside, right + beside))
         inner = np.s_[beside : beside + bottom - top, beside : beside + right - left]
         return reach, around, np.s_[top:bottom, left:right], inner

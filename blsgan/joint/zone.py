@@ -6,8 +6,6 @@ mask and lies on what the other mask calls free, so both layers are estimated th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -38,44 +36,31 @@ def grown(mask: Bool, reach_px: int) -> Bool:
     """``mask`` [H,W] dilated by ``reach_px``: squares and crosses in turn, which is nearly
     round."""
     for step in range(reach_px):
-        mask = _grown_by_one(mask, square=step % 2 == 0)
+        p = np.zeros((mask.shape[0] + 2, mask.shape[1] + 2), np.bool_)  # ten times np.pad
+        p[1:-1, 1:-1] = mask
+        rows = p[:-2] | p[1:-1] | p[2:]
+        if step % 2 == 0:
+            mask = rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:]
+        else:
+            mask = rows[:, 1:-1] | p[1:-1, :-2] | p[1:-1, 2:]
     return mask
-
-
-def _grown_by_one(mask: Bool, *, square: bool) -> Bool:
-    p = np.zeros((mask.shape[0] + 2, mask.shape[1] + 2), np.bool_)  # ten times np.pad
-    p[1:-1, 1:-1] = mask
-    rows = p[:-2] | p[1:-1] | p[2:]
-    if square:
-        return np.asarray(rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:])
-    return np.asarray(rows[:, 1:-1] | p[1:-1, :-2] | p[1:-1, 2:])
 
 
 def zone(masks: Bool, reach_px: int) -> Bool:
     """Where more than one bone's picture may reach, [H,W], for masks [N,H,W].
 
-    The overlap, and the pixels of a mask that lie d <= ``reach_px`` beyond another one and more
-    than d rows or columns from the background, which is what no mask covers and what lies beyond
-    the picture. So the zone narrows towards the overlap's two ends, where the outlines part: what
-    lies there, with background between it and its bone, would stand out of a layer as a spur.
+    At least two of the masks, each dilated by ``reach_px``, cover a pixel that lies in one of the
+    masks or in a gap between them no wider than the reach: with such a gap left out, what lies
+    beyond it would stand out of a layer as a spur. With a reach of 0 it is the overlap.
     """
-    padded = np.zeros((len(masks), masks.shape[1] + 2, masks.shape[2] + 2), np.bool_)
-    padded[:, 1:-1, 1:-1] = masks
-    background, reached = ~padded.any(axis=0), list(padded)
-    both = _covered_twice(reached)
-    for step in range(reach_px):
-        reached = [_grown_by_one(mask, square=step % 2 == 0) for mask in reached]
-        background = _grown_by_one(background, square=True)
-        both |= _covered_twice(reached) & ~background
-    return np.ascontiguousarray(both[1:-1, 1:-1])
-
-
-def _covered_twice(masks: Sequence[Bool]) -> Bool:
-    once, twice = np.zeros_like(masks[0]), np.zeros_like(masks[0])
+    union = np.asarray(masks.any(axis=0))
+    once, twice = np.zeros_like(union), np.zeros_like(union)
     for mask in masks:
-        twice |= once & mask
-        once |= mask
-    return twice
+        reached = grown(mask, reach_px)
+        twice |= once & reached
+        once |= reached
+    closing_px = reach_px // 2
+    return twice & (union | ~grown(~grown(union, closing_px), closing_px))
 
 
 def soft_tissue_beside(image: NDArray[np.float32], masks: Bool) -> Bool:

@@ -168,6 +168,7 @@ class LiteGenerator(Generator):
         weight = weight / weight.sum(dim=1, keepdim=True).clamp(min=1e-6)
         bones = bones + weight * (whole + extra * soft - bones.sum(dim=1, keepdim=True))
         shares = (bones - soft) / (whole - soft).clamp(min=_LEAST_ATTENUATION)
+        soft_tissue = torch.where(priors.gap > 0, image.clamp(max=K_MAX), soft_tissue)
         return torch.log(shares.clamp(min=_LEAST_SHARE)), soft_tissue
 
     def _free_layers(self, image: Tensor, masks: Tensor) -> tuple[Priors, Tensor]:
@@ -183,7 +184,8 @@ class LiteGenerator(Generator):
         if not self.continued:
             priors.without_continuation()
         moves = self._moves(priors.planes(image, masks))
-        return priors, (priors.layers + _LARGEST_MOVE * torch.tanh(moves.float())).clamp(0.0, 1.0)
+        layers = (priors.layers + _LARGEST_MOVE * torch.tanh(moves.float())).clamp(0.0, 1.0)
+        return priors, torch.where(priors.gap > 0, image, layers)
 
     def _moves(self, planes: Tensor) -> Tensor:
         x = self.stem(planes)

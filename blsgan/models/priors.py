@@ -38,38 +38,29 @@ def grown(masks: Tensor, reach_px: int) -> Tensor:
     if torch.compiler.is_exporting():
         return _traced_grown(masks, reach_px)
     for step in range(reach_px):
-        masks = _grown_by_one(masks, square=step % 2 == 0)
+        p = F.pad(masks, (1, 1, 1, 1))
+        if step % 2 == 0:
+            rows = torch.maximum(torch.maximum(p[..., :-2, :], p[..., 1:-1, :]), p[..., 2:, :])
+            masks = torch.maximum(torch.maximum(rows[..., :-2], rows[..., 1:-1]), rows[..., 2:])
+        else:
+            vertical = torch.maximum(p[..., :-2, 1:-1], p[..., 2:, 1:-1])
+            across = torch.maximum(p[..., 1:-1, :-2], p[..., 1:-1, 2:])
+            masks = torch.maximum(masks, torch.maximum(vertical, across))
     return masks
-
-
-def _grown_by_one(masks: Tensor, *, square: bool) -> Tensor:
-    p = F.pad(masks, (1, 1, 1, 1))
-    if square:
-        rows = torch.maximum(torch.maximum(p[..., :-2, :], p[..., 1:-1, :]), p[..., 2:, :])
-        return torch.maximum(torch.maximum(rows[..., :-2], rows[..., 1:-1]), rows[..., 2:])
-    vertical = torch.maximum(p[..., :-2, 1:-1], p[..., 2:, 1:-1])
-    across = torch.maximum(p[..., 1:-1, :-2], p[..., 1:-1, 2:])
-    return torch.maximum(masks, torch.maximum(vertical, across))
 
 
 def zone(masks: Tensor, reach_px: int) -> Tensor:
     """Where more than one bone's picture may reach, {0,1} [B,1,H,W].
 
-    A mask [B,N,H,W] ends before the blurred edge of its bone does: the zone is the overlap and what
-    lies at most ``reach_px`` beyond a mask inside another one, less towards the overlap's ends.
-    With a reach of 0 it is the overlap. ``blsgan.joint.zone.zone`` does the same to arrays.
+    A mask ends before the blurred edge of its bone does: the zone is where at least two of the
+    masks [B,N,H,W], each dilated by ``reach_px``, cover a pixel that lies in one of the masks, or
+    in a gap between them no wider than the reach. With a reach of 0 it is the overlap.
+    ``blsgan.joint.zone.zone`` does the same to arrays.
     """
-    if torch.compiler.is_exporting():
-        return _traced_zone(masks, reach_px)
-    both = masks.sum(dim=1, keepdim=True) > 1
-    background = F.pad(1 - masks.amax(dim=1, keepdim=True), (1, 1, 1, 1), value=1.0)
-    reached = masks
-    for step in range(reach_px):
-        reached = _grown_by_one(reached, square=step % 2 == 0)
-        background = _grown_by_one(background, square=True)
-        near = background[..., 1:-1, 1:-1] > 0
-        both = both | ((reached.sum(dim=1, keepdim=True) > 1) & ~near)
-    return both.to(masks.dtype)
+    reached = grown(masks, reach_px).sum(dim=1, keepdim=True) > 1
+    union, closing_px = masks.amax(dim=1, keepdim=True), reach_px // 2
+    closed = 1 - grown(1 - grown(union, closing_px), closing_px)
+    return reached.to(masks.dtype) * torch.maximum(union, closed)
 
 
 def attenuation(display: Tensor, law: float) -> Tensor:
@@ -170,6 +161,7 @@ class Priors:
     Attributes:
         zone: {0,1} [B,1,H,W], see :func:`zone`.
         overlap: {0,1} [B,1,H,W], where two masks meet.
+        gap: {0,1} [B,1,H,W], the zone beside all masks: soft tissue alone, in every layer.
         supports: {0,1} [B,N,H,W], each mask with the zone: where its layer may be more than 0.
         soft_tissue: [B,1,H,W] in [0, K_MAX], display intensity of soft tissue, continued from
         beside
@@ -193,6 +185,7 @@ class Priors:
         coverage = masks.sum(dim=1, keepdim=True)
         self.overlap = (coverage > 1).to(masks.dtype)
         self.zone = zone(masks, reach_px)
+        self.gap = self.zone * (1 - masks.amax(dim=1, keepdim=True))
         self.supports = torch.maximum(masks, self.zone)
         beside, enough = soft_tissue_beside(image, masks)
         known = torch.cat((masks * (1 - self.zone), beside), dim=1)
@@ -242,18 +235,12 @@ def _traced_grown(masks: Tensor, reach_px: int) -> Tensor:
     return grown(masks, reach_px).clone()
 
 
-@torch.library.custom_op("blsgan_priors::zone", mutates_args=())
-def _traced_zone(masks: Tensor, reach_px: int) -> Tensor:
-    return zone(masks, reach_px).clone()
-
-
 @torch.library.custom_op("blsgan_priors::continued", mutates_args=())
 def _traced_continued(values: Tensor, known: Tensor, domain: Tensor) -> Tensor:
     return continued(values, known, domain)
 
 
 _traced_grown.register_fake(lambda masks, reach_px: torch.empty_like(masks))
-_traced_zone.register_fake(lambda masks, reach_px: torch.empty_like(masks[:, :1]))
 _traced_continued.register_fake(lambda values, known, domain: torch.empty_like(values))
 
 
@@ -276,28 +263,13 @@ def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         margin = [rows // 2, columns // 2]
         return op.MaxPool(x, kernel_shape=[rows, columns], pads=2 * margin)[0]
 
-    def grow_by_one(masks: Any, square: bool) -> Any:
-        return (
-            largest(masks, 3, 3) if square else op.Max(largest(masks, 3, 1), largest(masks, 1, 3))
-        )
-
     def grow(masks: Any, reach_px: int) -> Any:
         for step in range(reach_px):
-            masks = grow_by_one(masks, step % 2 == 0)
+            if step % 2 == 0:
+                masks = largest(masks, 3, 3)
+            else:
+                masks = op.Max(largest(masks, 3, 1), largest(masks, 1, 3))
         return masks
-
-    def reach(masks: Any, reach_px: int) -> Any:  # of two bones: others are not exported
-        one, axis = number(1.0), numbers(1)
-        first, second = (op.Slice(masks, numbers(i), numbers(i + 1), axis) for i in (0, 1))
-        both = op.Min(first, second)
-        covered = op.Pad(op.Max(first, second), numbers(0, 0, 1, 1, 0, 0, 1, 1))
-        background = op.Sub(one, covered)
-        for step in range(reach_px):
-            first, second = (grow_by_one(mask, step % 2 == 0) for mask in (first, second))
-            background = grow_by_one(background, square=True)
-            near = op.Slice(background, numbers(1, 1), numbers(-1, -1), numbers(2, 3))
-            both = op.Max(both, op.Sub(op.Min(first, second), near))
-        return both
 
     def beside(x: Any) -> Any:
         x = op.Pad(x, numbers(0, 0, 1, 1, 0, 0, 1, 1))
@@ -337,8 +309,4 @@ def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         return x
 
     ops = torch.ops.blsgan_priors
-    return {
-        ops.grown.default: grow,
-        ops.zone.default: reach,
-        ops.continued.default: carry_on,
-    }
+    return {ops.grown.default: grow, ops.continued.default: carry_on}

@@ -38,8 +38,8 @@ class Separation:
         upper: float32 in [0,1], the upper bone with the soft tissue around it: the image inside its
             mask, its estimated layer in the zone, 0 elsewhere.
         lower: the same for the lower bone.
-        reconstruction: float32, the layers composed by Beer-Lambert, 0 outside the bones.
-        residual: float32, image inside the bones minus ``reconstruction``.
+        reconstruction: float32, the layers composed by Beer-Lambert, 0 outside bones and zone.
+        residual: float32, image there minus ``reconstruction``.
         tissue: float32 [N] in [0, 0.95], display intensity of soft tissue alone
             (docs/explanation/physics.md) at the zone's pixels, row by row.
         overlap: bool, pixels that both masks cover.
@@ -384,7 +384,7 @@ class _Joint:
         *layers, composed, tissue = estimated
         inside = self.zone[part]
         upper, lower, reconstruction = self._masked()
-        original = reconstruction[part][inside]
+        original = self.image[part][inside]
         for plane, values in zip((upper, lower, reconstruction), (*layers, composed), strict=True):
             plane[part][inside] = values
         residual = np.zeros(reconstruction.shape, np.float32)

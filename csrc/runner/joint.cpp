@@ -106,48 +106,40 @@ int64_t crop_size(int64_t extent_px, int64_t context_px, double scale) {
   return std::max<int64_t>(steps, 2) * kCropMultiple;
 }
 
-// `mask` with the neighbours of its pixels, those at its corners if `square`; `beyond` is what lies
-// outside the picture.
-Mask grown_by_one(const Mask& mask, int64_t height, int64_t width, bool square,
-                  bool beyond = false) {
-  Mask larger = mask;
-  const auto at = [&](int64_t y, int64_t x) {
-    const bool inside = y >= 0 && x >= 0 && y < height && x < width;
-    return inside ? mask[index(y, x, width)] != 0 : beyond;
-  };
-  for (int64_t y = 0; y < height; ++y) {
-    for (int64_t x = 0; x < width; ++x) {
-      bool any = at(y, x) || at(y - 1, x) || at(y + 1, x) || at(y, x - 1) || at(y, x + 1);
-      if (square) {
-        any = any || at(y - 1, x - 1) || at(y - 1, x + 1) || at(y + 1, x - 1) || at(y + 1, x + 1);
-      }
-      larger[index(y, x, width)] = any ? 1 : 0;
-    }
-  }
-  return larger;
-}
-
 // `mask` dilated by `reach_px`: squares and crosses in turn, which is nearly round.
 Mask grown(Mask mask, int64_t height, int64_t width, int64_t reach_px) {
   for (int64_t step = 0; step < reach_px; ++step) {
-    mask = grown_by_one(mask, height, width, step % 2 == 0);
+    const Mask before = mask;
+    const auto at = [&](int64_t y, int64_t x) {
+      return y >= 0 && x >= 0 && y < height && x < width && before[index(y, x, width)] != 0;
+    };
+    for (int64_t y = 0; y < height; ++y) {
+      for (int64_t x = 0; x < width; ++x) {
+        bool any = at(y, x) || at(y - 1, x) || at(y + 1, x) || at(y, x - 1) || at(y, x + 1);
+        if (step % 2 == 0) {
+          any = any || at(y - 1, x - 1) || at(y - 1, x + 1) || at(y + 1, x - 1) || at(y + 1, x + 1);
+        }
+        mask[index(y, x, width)] = any ? 1 : 0;
+      }
+    }
   }
   return mask;
 }
 
 // Where both bones' pictures may reach (blsgan/joint/zone.py).
-Mask zone_of(Mask upper, Mask lower, int64_t height, int64_t width, int64_t reach_px) {
-  Mask zone = upper, background = upper;
-  for (size_t p = 0; p < zone.size(); ++p) {
-    zone[p] = upper[p] & lower[p];
-    background[p] = (upper[p] | lower[p]) ^ 1;
-  }
-  for (int64_t step = 0; step < reach_px; ++step) {
-    upper = grown_by_one(upper, height, width, step % 2 == 0);
-    lower = grown_by_one(lower, height, width, step % 2 == 0);
-    background = grown_by_one(background, height, width, true, true);
-    for (size_t p = 0; p < zone.size(); ++p) zone[p] |= upper[p] & lower[p] & (background[p] ^ 1);
-  }
+Mask zone_of(const Mask& upper, const Mask& lower, int64_t height, int64_t width,
+             int64_t reach_px) {
+  Mask zone = grown(upper, height, width, reach_px);
+  const Mask other = grown(lower, height, width, reach_px);
+  Mask closed = upper;
+  for (size_t p = 0; p < closed.size(); ++p) closed[p] |= lower[p];
+  const auto turned = [](Mask mask) {
+    for (uint8_t& covered : mask) covered ^= 1;
+    return mask;
+  };
+  closed = grown(std::move(closed), height, width, reach_px / 2);
+  closed = turned(grown(turned(std::move(closed)), height, width, reach_px / 2));
+  for (size_t p = 0; p < zone.size(); ++p) zone[p] &= other[p] & (upper[p] | lower[p] | closed[p]);
   return zone;
 }
 

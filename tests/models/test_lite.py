@@ -55,6 +55,20 @@ def test_layers_compose_to_the_radiograph_in_the_zone_and_are_it_elsewhere(gener
     assert torch.equal(layers[alone], image.expand_as(layers)[alone])
 
 
+def test_between_the_bones_there_is_soft_tissue_alone(generator):
+    image, masks = joint()
+    masks[:, 1, :30, 40:] = 0  # beside the overlap a gap of 2 rows
+    masks[:, 0, 28:, 40:] = 0
+    with torch.no_grad():
+        layers, soft_tissue = generator.separate(image, masks)
+    gap = (
+        generator.supports(masks).amin(dim=1, keepdim=True) > masks.amax(dim=1, keepdim=True)
+    ) > 0
+    assert gap.any()
+    assert torch.equal(soft_tissue[gap], image[gap])
+    assert (layers - image)[gap.expand_as(layers)].abs().max() < 1e-6
+
+
 def test_a_fresh_network_says_nearly_what_the_prior_says():
     torch.manual_seed(1)
     image, masks = joint()

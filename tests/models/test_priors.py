@@ -45,30 +45,27 @@ def test_the_zone_of_arrays_is_that_of_tensors(reach_px):
         assert torch.equal(zone(masks, 0)[:, 0], masks.prod(dim=1))
 
 
-def test_the_zone_narrows_towards_the_ends_of_the_overlap():
+def test_the_zone_hangs_together_with_its_bones():
     y, x = np.mgrid[:120, :160]
-    masks = np.stack([np.hypot(y - centre, (x - 80) * 0.8) < 50 for centre in (20, 100)])
+    masks = np.stack([np.hypot(y - centre, (x - 80) * 0.5) < 50 for centre in (12, 108)])
     found = arrays.zone(masks, 4)
-    assert (found & ~masks.any(axis=0)).sum() == 0
-    background = distance_transform_edt(masks.any(axis=0))
+    gap = found & ~masks.any(axis=0)
+    assert gap.any()
     for mask in masks:
         beyond, away = found & ~mask, distance_transform_edt(~mask)
         assert away[beyond].max() == pytest.approx(4, abs=0.8)
-        # Dilations are nearly round alone, so distances are compared with a pixel's tolerance.
-        assert (background[beyond] >= away[beyond] - 1).all()
-        middle = beyond[:, 70:90].sum(axis=0)
-        assert middle.min() >= 4
+        assert beyond[:, 70:90].sum(axis=0).min() >= 4
+        # Spurs, columns in which something lies beyond a gap: 24 where gaps are not closed.
         support = np.pad(mask | found, ((1, 1), (0, 0))).astype(int)
-        assert (np.abs(np.diff(support, axis=0)).sum(axis=0) <= 2).all()  # no gap in any column
+        assert (np.abs(np.diff(support, axis=0)).sum(axis=0) > 2).sum() <= 2
 
 
-def test_beyond_the_picture_is_background():
+def test_bones_farther_apart_than_the_reach_have_no_zone():
     masks = np.zeros((2, 40, 60), np.bool_)
-    masks[0, :24], masks[1, 16:] = True, True  # both bones leave the picture on both sides
-    beyond = (arrays.zone(masks, 4) & ~masks[0]).sum(axis=0)
-    assert list(beyond[:10]) == sorted(beyond[:10])
-    assert beyond[0] == 0
-    assert (beyond[10:-10] == 4).all()
+    masks[0, :16], masks[1, 21:] = True, True
+    assert not arrays.zone(masks, 4).any()
+    masks[1, 20] = True
+    assert (arrays.zone(masks, 4).sum(axis=0) == 4).all()
 
 
 def test_growing_is_nearly_round():
