@@ -174,9 +174,9 @@ def _harmonic_with_true_k(sample: Sample) -> Answer:
 
 def _true_share(sample: Sample) -> Answer:
     layers, k = _known(sample)
-    # Softmax of the log attenuations is the true share of the attenuation.
+    # Softmax of the log attenuations above soft tissue's is the true share of the bones'.
     density = -np.log1p(-np.clip(layers.astype(np.float64), 0, 1 - 1e-4))
-    logits = np.log(np.maximum(density, 1e-6))
+    logits = np.log(np.maximum(density + np.log1p(-k), 1e-6))
     return Answer(baselines.share_split(sample.image, sample.masks, logits, k), k)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from blsgan.evaluation import baselines
+from blsgan.evaluation.methods import Sample, synthetic_limit
 from blsgan.synthesis.overlap import compose_image
 from blsgan.synthesis.phantoms import joint_phantom
 
@@ -101,9 +102,8 @@ def test_exact_forms_recompose(bones, k):
 
 
 def test_true_share_gives_the_true_layers(phantom):
-    of_bone = np.log1p(-phantom.soft_tissue) - np.log1p(-phantom.layers)
-    logits = np.log(np.maximum(of_bone, 1e-6))
-    layers = baselines.share_split(phantom.image, phantom.masks, logits, phantom.soft_tissue)
+    known = {"layers": phantom.layers, "soft_tissue": phantom.soft_tissue}
+    layers = synthetic_limit()(Sample(phantom.image, phantom.masks, **known)).layers
     np.testing.assert_allclose(layers, phantom.layers, atol=1e-5)
 
 
