@@ -65,8 +65,8 @@ def test_one_file(separate, write_joint, network, tmp_path):
         free = mask & ~zone(joint.masks, REACH_PX)
         np.testing.assert_array_equal(pixels[bone][free], joint.pixels[free])
         assert not pixels[bone][~(mask | zone(joint.masks, REACH_PX))].any()
-    union = joint.masks.any(axis=0)
-    np.testing.assert_array_equal(pixels["reconstruction"], np.where(union, joint.pixels, 0))
+    known = joint.masks.any(axis=0) | zone(joint.masks, REACH_PX)
+    np.testing.assert_array_equal(pixels["reconstruction"], np.where(known, joint.pixels, 0))
     assert (pixels["residual"] == 32768).all()
 
     image = (joint.pixels / 65535).astype(np.float32)
@@ -121,7 +121,8 @@ def test_formats(separate, write_joint, tmp_path, file_format):
     with np.load(out / "joint.npz") as arrays:
         image = (joint.pixels / 65535).astype(np.float32)
         np.testing.assert_array_equal(
-            arrays["reconstruction"] + arrays["residual"], image * joint.masks.any(axis=0)
+            arrays["reconstruction"] + arrays["residual"],
+            image * (joint.masks.any(axis=0) | arrays["zone"]),
         )
         np.testing.assert_array_equal(arrays["overlap"], joint.masks.all(axis=0))
 
@@ -691,8 +692,8 @@ def test_cold_start_stays_light(network, write_joint, tmp_path):
     assert int(done.stdout.splitlines()[-1]) < 300_000  # KiB
 
 
-@pytest.mark.parametrize("kind", ["png", "dcm"])
-def test_memory_of_a_large_picture(network, write_joint, dicom, tmp_path, kind):
+@pytest.mark.parametrize(("kind", "most"), [("png", 26.7), ("dcm", 30)])
+def test_memory_of_a_large_picture(network, write_joint, dicom, tmp_path, kind, most):
     """Of bones that fill it, by the pixel; blocks of a megapixel weigh more here than at 8192x8192
     px, where it is less than 1.5 GB (benchmarks/bench_archive.py)."""
     phantom, times, joints = joint_phantom(1, 256), 12, []
@@ -721,7 +722,7 @@ def test_memory_of_a_large_picture(network, write_joint, dicom, tmp_path, kind):
         [sys.executable, "-c", code, *joints, tmp_path / "out", network],
         capture_output=True, text=True, check=True, timeout=120,
     )  # fmt: skip
-    assert int(done.stdout) / (256 * times) ** 2 < 26.7, done.stderr
+    assert int(done.stdout) / (256 * times) ** 2 < most, done.stderr
 
 
 @pytest.mark.parametrize("file_format", ["png", "tiff", "npz"])
