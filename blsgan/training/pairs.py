@@ -320,6 +320,92 @@ def _check_one_square_size(images: Sequence[np.ndarray]) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Placing:
+    """How synthetic pairs are made of the joints that they are drawn from, each [B,...].
+
+    Attributes:
+        plain: bool [B], which have the protocol's settings.
+        first, second: int64 [B], the joints of the upper and of the lower bone.
+        rows, turns: [B,2], how far each bone moves towards the other, and degrees.
+        columns: [B], how far apart the bones move sideways.
+        tone: [B], exponents of a tone curve.
+        tissue_drawn: bool [B], which are composed with ``soft_tissue`` [B] and not the joint's own.
+        follow: [B], rows by which the first crop follows the overlap.
+        middle, jitter: [B,2], row and column of the second crop's middle, and by how much the
+            content moves in it.
+        zoom, mirrored: [B], of the second crop.
+    """
+
+    plain: Tensor
+    first: Tensor
+    second: Tensor
+    rows: Tensor
+    columns: Tensor
+    turns: Tensor
+    tone: Tensor
+    tissue_drawn: Tensor
+    soft_tissue: Tensor
+    follow: Tensor
+    middle: Tensor
+    jitter: Tensor
+    zoom: Tensor
+    mirrored: Tensor
+
+    @staticmethod
+    def drawn(
+        g: torch.Generator,
+        n: int,
+        joints: int,
+        native: tuple[int, int],
+        data: DataConfig,
+        protocol: bool,
+    ) -> Placing:
+        """Draws ``n`` of them from ``joints``; see :meth:`SyntheticPairs.draw`."""
+        plain = torch.ones(n, dtype=torch.bool) if protocol else _chance(g, n, data.protocol_share)
+        first = torch.randint(joints, (n,), generator=g)
+        partner = torch.randint(joints, (n,), generator=g)
+        stranger = torch.where(plain, 0.0, _PARTNER_SHARE)
+        second = torch.where(torch.rand(n, generator=g) < stranger, partner, first)
+
+        whole = torch.randint(_SMALLEST_PX, _REACH_PX + 1, (n, 2), generator=g).float()
+        free = torch.stack((_uniform(g, n, 1, 14), _uniform(g, n, 1, 14)), dim=1)
+        rows = torch.where(plain[:, None], whole, free)
+        columns = torch.where(plain, torch.zeros(n), 2.5 * torch.randn(n, generator=g))
+        turns = torch.where(plain[:, None], torch.zeros(n, 2), 3 * torch.randn(n, 2, generator=g))
+        tone = _tone(g, n, 0.4 if data.tone_curves and not protocol else 0.0, 0.15)
+
+        # Real overlaps are explained by larger k than the background's (evaluation.md).
+        tissue_drawn = _chance(g, n, data.soft_tissue_share)
+        soft_tissue = _uniform(g, n, *data.soft_tissue_range)
+        zoom = torch.where(plain, torch.full((n,), _PROTOCOL_ZOOM), _uniform(g, n, *_ZOOM))
+        none = torch.zeros(n)
+        jitter_rows = torch.round(_uniform(g, n, -6, 6)) if not protocol else none
+        jitter_columns = torch.round(_uniform(g, n, -16, 16)) if not protocol else none
+        offset = _uniform(g, 2 * n, -0.5, 0.5).view(n, 2)
+        mirrored = torch.zeros(n, dtype=torch.bool) if protocol else _chance(g, n, 0.5)
+        return Placing(
+            plain,
+            first,
+            second,
+            rows,
+            columns,
+            turns,
+            tone,
+            tissue_drawn,
+            soft_tissue,
+            follow=torch.round((rows[:, 0] - rows[:, 1]) / 2),  # the mean of the two moves
+            middle=offset + torch.tensor([native[0] // 2, native[1] // 2]),
+            jitter=torch.stack((jitter_rows, jitter_columns), dim=1),
+            zoom=zoom,
+            mirrored=mirrored,
+        )
+
+    def to(self, device: torch.device) -> Placing:
+        """The same on a device."""
+        return Placing(*sent(device, *vars(self).values()))
+
+
 class SyntheticPairs:
     """Synthetic overlaps from joints without one.
 
@@ -363,6 +449,7 @@ class SyntheticPairs:
             )
         ).to(device)
         self.centres = torch.tensor(centres, dtype=torch.float32).to(device)
+        self.device = device
 
     def __len__(self) -> int:
         return len(self.planes)
@@ -403,106 +490,55 @@ class SyntheticPairs:
                 the background, nothing else).
             size: rows and columns of the crop, ``data.crop`` by default.
         """
-        g, n = generator, count
         size = data.crop if size is None else size
         native = _native(size)
-        taper = data.rim_taper * torch.rand(n, generator=_beside(g)) if data.rim_taper else None
-        plain = torch.ones(n, dtype=torch.bool) if protocol else _chance(g, n, data.protocol_share)
-        first = torch.randint(len(self), (n,), generator=g)
-        partner = torch.randint(len(self), (n,), generator=g)
-        stranger = torch.where(plain, 0.0, _PARTNER_SHARE)
-        second = torch.where(torch.rand(n, generator=g) < stranger, partner, first)
+        taper = None
+        if data.rim_taper:
+            taper = data.rim_taper * torch.rand(count, generator=_beside(generator))
+        at = Placing.drawn(generator, count, len(self), native, data, protocol).to(self.device)
+        layers, masks, tissue = self._moved(at, native)
+        if taper is not None:
+            (taper,) = sent(self.device, taper)
+            layers = taper_rims(layers, masks, torch.where(at.plain, 0.0, taper))
+        overlap = masks[:, :1] * masks[:, 1:]
+        k = (tissue * overlap).sum(dim=(1, 2, 3)) / overlap.sum(dim=(1, 2, 3)).clamp(min=1)
+        k = torch.where(at.plain | ~at.tissue_drawn, k, at.soft_tissue)
 
-        whole = torch.randint(_SMALLEST_PX, _REACH_PX + 1, (n, 2), generator=g).float()
-        free = torch.stack((_uniform(g, n, 1, 14), _uniform(g, n, 1, 14)), dim=1)
-        rows = torch.where(plain[:, None], whole, free)
-        columns = torch.where(plain, torch.zeros(n), 2.5 * torch.randn(n, generator=g))
-        turns = torch.where(plain[:, None], torch.zeros(n, 2), 3 * torch.randn(n, 2, generator=g))
-        tone = _tone(g, n, 0.4 if data.tone_curves and not protocol else 0.0, 0.15)
+        image = compose_layers(layers, masks, k).clamp(0, 1)
+        image = torch.where(rim(overlap) > 0, _blur3(image), image)
+        image = image * (masks.amax(dim=1, keepdim=True))
 
-        # Real overlaps are explained by larger k than the background's (evaluation.md).
-        drawn = _chance(g, n, data.soft_tissue_share)
-        soft_tissue = _uniform(g, n, *data.soft_tissue_range)
-        zoom = torch.where(plain, torch.full((n,), _PROTOCOL_ZOOM), _uniform(g, n, *_ZOOM))
-        none = torch.zeros(n)
-        jitter_rows = torch.round(_uniform(g, n, -6, 6)) if not protocol else none
-        jitter_columns = torch.round(_uniform(g, n, -16, 16)) if not protocol else none
-        offset = _uniform(g, 2 * n, -0.5, 0.5).view(n, 2)
-        flip = torch.zeros(n, dtype=torch.bool) if protocol else _chance(g, n, 0.5)
-        # The window follows the overlap: the mean of the two moves.
-        follow = torch.round((rows[:, 0] - rows[:, 1]) / 2)
-        middle = offset + torch.tensor([native[0] // 2, native[1] // 2])
-        jitter = torch.stack((jitter_rows, jitter_columns), dim=1)
-        (
-            plain,
-            first,
-            second,
-            rows,
-            columns,
-            turns,
-            tone,
-            drawn,
-            soft_tissue,
-            zoom,
-            none,
-            follow,
-            middle,
-            jitter,
-            flip,
-        ) = self._send(
-            plain,
-            first,
-            second,
-            rows,
-            columns,
-            turns,
-            tone,
-            drawn,
-            soft_tissue,
-            zoom,
-            none,
-            follow,
-            middle,
-            jitter,
-            flip,
-        )
-        one = none + 1
+        window = Window.around(at.middle, size, at.jitter, torch.zeros_like(at.zoom), at.zoom)
+        out = window.mirrored(at.mirrored).sample(torch.cat((image, layers, masks), dim=1))
+        image, layers, masks = out[:, :1], out[:, 1:3], (out[:, 3:] > 0.5).float()
+        image = image * masks.amax(dim=1, keepdim=True)
+        layers = layers * masks
+        weight = (masks[:, :1] * masks[:, 1:]).expand(-1, 2, -1, -1)
+        return PairBatch(image, masks, layers, weight, k)
 
-        layers, masks, tissue = [], [], None
-        for bone, (index, sign) in enumerate(((first, 1.0), (second, -1.0))):
-            shift = torch.stack((sign * rows[:, bone] - follow, columns * sign / 2), dim=1)
-            window = Window.around(self.centres[index], native, shift, turns[:, bone], one)
+    def _moved(self, at: Placing, native: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Both bones where they overlap: layers and masks [B,2,h,w], soft tissue [B,1,h,w]."""
+        none = torch.zeros_like(at.zoom)
+        layers, masks = [], []
+        for bone, (index, sign) in enumerate(((at.first, 1.0), (at.second, -1.0))):
+            rows, columns = sign * at.rows[:, bone] - at.follow, at.columns * sign / 2
+            shift = torch.stack((rows, columns), dim=1)
+            window = Window.around(
+                self.centres[index], native, shift, at.turns[:, bone], torch.ones_like(at.zoom)
+            )
             stack = window.sample_of(self.planes, index, (0, 1 + bone))
             mask = (stack[:, 1:] > 0.5).float()
-            layers.append(_toned(stack[:, :1].clamp(0, 1), tone) * mask)
+            layers.append(_toned(stack[:, :1].clamp(0, 1), at.tone) * mask)
             masks.append(mask)
-            if bone == 0:
-                still = Window.around(
-                    self.centres[index], native, torch.stack((-follow, none), dim=1), none, one
-                )
-                tissue = _toned(still.sample_of(self.planes, index, (3,)), tone)
-        layer, mask = torch.cat(layers, dim=1), torch.cat(masks, dim=1)
-        if taper is not None:
-            layer = taper_rims(layer, mask, torch.where(plain, none, *self._send(taper)))
-        overlap = mask[:, :1] * mask[:, 1:]
-        assert tissue is not None
-        k = (tissue * overlap).sum(dim=(1, 2, 3)) / overlap.sum(dim=(1, 2, 3)).clamp(min=1)
-        k = torch.where(plain | ~drawn, k, soft_tissue)
-
-        image = compose_layers(layer, mask, k).clamp(0, 1)
-        image = torch.where(rim(overlap) > 0, _blur3(image), image)
-        image = image * (mask.amax(dim=1, keepdim=True))
-
-        window = Window.around(middle, size, jitter, none, zoom).mirrored(flip)
-        out = window.sample(torch.cat((image, layer, mask), dim=1))
-        image, layer, mask = out[:, :1], out[:, 1:3], (out[:, 3:] > 0.5).float()
-        image = image * mask.amax(dim=1, keepdim=True)
-        layer = layer * mask
-        weight = (mask[:, :1] * mask[:, 1:]).expand(-1, 2, -1, -1)
-        return PairBatch(image, mask, layer, weight, k)
-
-    def _send(self, *drawn: Tensor) -> list[Tensor]:
-        return sent(self.planes.device, *drawn)
+        still = Window.around(
+            self.centres[at.first],
+            native,
+            torch.stack((-at.follow, none), dim=1),
+            none,
+            torch.ones_like(at.zoom),
+        )
+        tissue = _toned(still.sample_of(self.planes, at.first, (3,)), at.tone)
+        return torch.cat(layers, dim=1), torch.cat(masks, dim=1), tissue
 
 
 @dataclass(frozen=True)
