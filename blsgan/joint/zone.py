@@ -53,14 +53,13 @@ def zone(masks: Bool, reach_px: int) -> Bool:
     masks or in a gap between them no wider than the reach: with such a gap left out, what lies
     beyond it would stand out of a layer as a spur. With a reach of 0 it is the overlap.
     """
-    union = np.asarray(masks.any(axis=0))
-    once, twice = np.zeros_like(union), np.zeros_like(union)
+    closed, closing_px = np.asarray(masks.any(axis=0)), reach_px // 2
+    closed |= ~grown(~grown(closed, closing_px), closing_px)
+    reached = np.zeros(closed.shape, np.uint8)
     for mask in masks:
-        reached = grown(mask, reach_px)
-        twice |= once & reached
-        once |= reached
-    closing_px = reach_px // 2
-    return twice & (union | ~grown(~grown(union, closing_px), closing_px))
+        reached += grown(mask, reach_px)
+    closed &= reached > 1
+    return closed
 
 
 def soft_tissue_beside(image: NDArray[np.float32], masks: Bool) -> Bool:

@@ -184,8 +184,7 @@ class LiteGenerator(Generator):
         if not self.continued:
             priors.without_continuation()
         moves = self._moves(priors.planes(image, masks))
-        layers = (priors.layers + _LARGEST_MOVE * torch.tanh(moves.float())).clamp(0.0, 1.0)
-        return priors, torch.where(priors.gap > 0, image, layers)
+        return priors, (priors.layers + _LARGEST_MOVE * torch.tanh(moves.float())).clamp(0.0, 1.0)
 
     def _moves(self, planes: Tensor) -> Tensor:
         x = self.stem(planes)

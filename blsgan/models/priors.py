@@ -159,10 +159,11 @@ class Priors:
     """The closed forms that a network starts from, for image [B,1,H,W] and masks [B,N,H,W].
 
     Attributes:
-        zone: {0,1} [B,1,H,W], see :func:`zone`.
+        zone: {0,1} [B,1,H,W], see :func:`zone`, without the gap.
         overlap: {0,1} [B,1,H,W], where two masks meet.
-        gap: {0,1} [B,1,H,W], the zone beside all masks: soft tissue alone, in every layer.
-        supports: {0,1} [B,N,H,W], each mask with the zone: where its layer may be more than 0.
+        gap: {0,1} [B,1,H,W], the zone beside all masks: soft tissue alone, in every layer, so that
+            nothing is to be estimated.
+        supports: {0,1} [B,N,H,W], each mask with zone and gap: where its layer may be more than 0.
         soft_tissue: [B,1,H,W] in [0, K_MAX], display intensity of soft tissue, continued from
         beside
             the bones across them.
@@ -184,12 +185,13 @@ class Priors:
     ) -> None:
         coverage = masks.sum(dim=1, keepdim=True)
         self.overlap = (coverage > 1).to(masks.dtype)
-        self.zone = zone(masks, reach_px)
-        self.gap = self.zone * (1 - masks.amax(dim=1, keepdim=True))
-        self.supports = torch.maximum(masks, self.zone)
+        both, union = zone(masks, reach_px), masks.amax(dim=1, keepdim=True)
+        self.zone, self.gap = both * union, both * (1 - union)
+        self.supports = torch.maximum(masks, both)
+        estimated = torch.maximum(masks, self.zone)
         beside, enough = soft_tissue_beside(image, masks)
         known = torch.cat((masks * (1 - self.zone), beside), dim=1)
-        domain = torch.cat((self.supports, torch.ones_like(beside)), dim=1)
+        domain = torch.cat((estimated, torch.ones_like(beside)), dim=1)
         bones = masks.shape[1]
         on = continued(image.expand(-1, bones + 1, -1, -1), known, domain)
         enough = enough * float(soft_tissue_seen)
@@ -198,7 +200,7 @@ class Priors:
         self.continued = on[:, :bones].clamp(0.0, 1.0)
         soft, whole = attenuation(self.soft_tissue, law), attenuation(image, law)
         self.equal = display(
-            soft + (whole - soft) / self.supports.sum(1, keepdim=True).clamp(min=1.0), law
+            soft + (whole - soft) / estimated.sum(1, keepdim=True).clamp(min=1.0), law
         )
         beside_it = torch.where(masks > 0, image, self.soft_tissue)
         start = torch.where(self.overlap > 0, self.equal, beside_it)

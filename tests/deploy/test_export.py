@@ -246,10 +246,7 @@ class TestInt8:
             Separator.from_pretrained(file, "onnx")(phantom.image[0, 0], phantom.masks[0] > 0)
             for file in (output, exported.model)
         )
-        # Where a pixel is darker than soft tissue a share of next to nothing may turn over.
-        difference = np.abs(int8.layers - float32.layers)[:, float32.zone]
-        assert 0 < difference.mean() < 0.005
-        assert np.percentile(difference, 99) < 0.05
+        assert 0 < np.abs(int8.layers - float32.layers).max() < 0.05
 
     def test_a_failed_gate_writes_nothing(self, small_weights, tmp_path, monkeypatch):
         monkeypatch.setitem(gate.LIMITS_DB, "int8", 150.0)
