@@ -86,8 +86,12 @@ def main() -> None:
             for what, options in (("every output", []), ("no panels", ["--no-panels"]))
         ]
         plans += [
-            (f"{name} of a large picture", 1, LARGE_PX, large / f"{name}.png", ["--jobs", "1"])
+            (f"{name} of a large picture{what}", 1, LARGE_PX, large / f"{name}.png", options)
             for name in ("middle", "filled")
+            for what, options in (
+                ("", ["--jobs", "1"]),
+                (", npz", ["--jobs", "1", "--format", "npz"]),
+            )
         ]
         for what, number, side_px, source, options in plans:
             load = os.getloadavg()[0]

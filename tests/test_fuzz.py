@@ -385,7 +385,8 @@ def dicom() -> Target:
 
 
 def masks() -> Target:
-    from blsgan.io.masks import read_masks
+    from blsgan.io.files import read_file
+    from blsgan.io.masks import decode_masks
 
     upper = np.zeros(SIZE, np.uint8)
     upper[5:25, 10:40] = 255
@@ -393,7 +394,8 @@ def masks() -> Target:
 
     def read(path: Path) -> None:
         other = path.with_name("lower.png" if path.stem.startswith("upper") else "upper.png")
-        found = read_masks(path, other, SIZE).masks
+        given = (read_file(file, what="mask") for file in (path, other))
+        found = decode_masks(*given, SIZE).masks
         assert found.shape == (2, *SIZE)
         assert found.any(axis=(1, 2)).all()
 

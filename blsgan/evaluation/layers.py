@@ -264,7 +264,6 @@ class _Judge:
     ) -> None:
         self._image, self._masks, self._truths = image, masks, truths
         self._base: Record = {"joint": joint.joint, "image": joint.name, "overlap_px": size}
-        self._overlap = masks[0] & masks[1]
         self._distance = [border_distance_px(masks, bone) for bone in range(2)]
         self._ring = [ring_of(masks, bone) for bone in range(2)]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blsgan.errors import InputError
-from blsgan.io.files import FileBytes, read_file
+from blsgan.io.files import FileBytes
 from blsgan.io.raster import decode_raster
 
 BONES = ("upper", "lower")
@@ -33,19 +32,12 @@ class MaskPair:
     sha256: tuple[str, str]
 
 
-def read_masks(
-    upper: os.PathLike[str] | str, lower: os.PathLike[str] | str, size: tuple[int, int]
-) -> MaskPair:
-    """Read the masks of the upper and the lower bone for an image of ``size`` = (height, width).
+def decode_masks(upper: FileBytes, lower: FileBytes, size: tuple[int, int]) -> MaskPair:
+    """The masks of the upper and the lower bone for an image of ``size`` = (height, width).
 
     Raises :class:`InputError` for a mask of another size, empty, all white, not binary, or the same
     mask twice. Masks that do not intersect are fine.
     """
-    return decode_masks(read_file(upper, what="mask"), read_file(lower, what="mask"), size)
-
-
-def decode_masks(upper: FileBytes, lower: FileBytes, size: tuple[int, int]) -> MaskPair:
-    """:func:`read_masks` for bytes that were read already (and hashed)."""
     masks = np.empty((2, *size), dtype=np.bool_)
     for index, file in enumerate((upper, lower)):
         values = decode_raster(file).values

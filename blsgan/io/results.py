@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-from collections.abc import Callable, Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +30,30 @@ RESIDUAL_ENCODING = "residual = (value - 32768) / 32767"
 _RESIDUAL_ZERO = 32768
 
 _MM_PER_INCH = 25.4
+
+
+@dataclass(frozen=True)
+class Scattered:
+    """A float32 plane that is NaN but for some pixels, and is made a block of rows at a time.
+
+    Attributes:
+        where: bool [H,W], with H and W > 0.
+        values: float32 [N], row by row, of the N pixels of ``where``.
+    """
+
+    where: NDArray[np.bool_]
+    values: NDArray[np.float32]
+
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        """The plane's rows, from the top."""
+        start = 0
+        for rows in row_blocks(self.where):
+            where = self.where[rows]
+            block = np.full(where.shape, np.nan, np.float32)
+            end = start + np.count_nonzero(where)
+            block[where] = self.values[start:end]
+            yield block
+            start = end
 
 
 def to_uint16(plane: NDArray[np.float32]) -> NDArray[np.uint16]:
@@ -68,7 +94,7 @@ def write_result(
     record: SeparationRecord,
     *,
     file_format: str = "png",
-    arrays: Mapping[str, Any] | None = None,
+    arrays: Mapping[str, NDArray[Any] | Scattered] | None = None,
     pixel_spacing: PixelSpacing | None = None,
 ) -> list[Path]:
     """Write all files of one result into ``folder``, or none of them.
@@ -89,7 +115,7 @@ def write_result(
             *pictures, record_path = temporaries
             if file_format == "npz":
                 with pictures[0].open("wb") as stream:
-                    np.savez_compressed(stream, **{**planes, **(arrays or {})})
+                    _write_npz(stream, {**planes, **(arrays or {})})
             else:
                 for plane, target, path in zip(PLANES, targets, pictures, strict=False):
                     current = target
@@ -118,6 +144,20 @@ def _stale_files(folder: Path, name: str, new: set[str]) -> list[Path]:
         for file in sorted((ours - new) & set(outputs))
         if (folder / file).is_file() and hash_file(folder / file) == outputs[file]
     ]
+
+
+def _write_npz(stream: IO[bytes], arrays: Mapping[str, NDArray[Any] | Scattered]) -> None:
+    """What ``np.savez_compressed`` would write, with no more than a block of a plane made."""
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                if not isinstance(array, Scattered):
+                    np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
+                    continue
+                header = {"descr": "<f4", "fortran_order": False, "shape": array.where.shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                for rows in array.blocks():
+                    file.write(rows.astype("<f4").data)
 
 
 def _write_picture(

@@ -165,8 +165,7 @@ class Priors:
             nothing is to be estimated.
         supports: {0,1} [B,N,H,W], each mask with zone and gap: where its layer may be more than 0.
         soft_tissue: [B,1,H,W] in [0, K_MAX], display intensity of soft tissue, continued from
-        beside
-            the bones across them.
+            beside the bones across them.
         continued: [B,N,H,W], each bone continued from its free part into the zone.
         equal: [B,1,H,W], the layer that each bone has if all have an equal share.
         layers: [B,N,H,W] in [0,1]: in the overlap the mean of the equal split and the continuation,

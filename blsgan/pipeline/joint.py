@@ -148,7 +148,7 @@ class Joint(Separation):
         arrays: dict[str, Any] = {
             "overlap": self.overlap,
             "zone": self.zone,
-            "soft_tissue": self.soft_tissue,
+            "soft_tissue": results.Scattered(self.zone, self.tissue),
         }
         spacing = self.radiograph.pixel_spacing
         if spacing is not None:

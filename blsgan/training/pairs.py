@@ -610,8 +610,7 @@ class Variation:
 
     def mask(self, planes: Tensor, index: Tensor, window: Window, bone: int) -> Tensor:
         """{0,1} [B,1,h,w]: a mask of ``planes[index]`` as drawn, or as another reader, or a
-        network,
-        would draw it: moved, grown or shrunk by up to 2 px, and smoothed."""
+        network, would draw it: moved, grown or shrunk by up to 2 px, and smoothed."""
         redrawn = self.redrawn[:, None]
         by = torch.where(redrawn, self.moved[:, bone], 0.0)
         moved = Window(

@@ -692,7 +692,7 @@ def test_cold_start_stays_light(network, write_joint, tmp_path):
     assert int(done.stdout.splitlines()[-1]) < 300_000  # KiB
 
 
-@pytest.mark.parametrize("kind", ["png", "dcm"])
+@pytest.mark.parametrize("kind", ["png", "dcm", "npz"])
 def test_memory_of_a_large_picture(network, write_joint, dicom, tmp_path, kind):
     """Of bones that fill it, by the pixel; blocks of a megapixel weigh more here than at 8192x8192
     px, where it is less than 1.5 GB (benchmarks/bench_archive.py)."""
@@ -704,7 +704,7 @@ def test_memory_of_a_large_picture(network, write_joint, dicom, tmp_path, kind):
         )
         joints.append(
             write_joint(tmp_path / folder, source=source).image
-            if kind == "png"
+            if kind != "dcm"
             else dicom(folder, "joint", source=source)[1]
         )
     code = (
@@ -712,14 +712,15 @@ def test_memory_of_a_large_picture(network, write_joint, dicom, tmp_path, kind):
         "def kib(name):\n"
         "    status = Path('/proc/self/status').read_text()\n"
         "    return int(re.search(name + r':\\s+(\\d+)', status)[1])\n"
-        "*images, output, weights = sys.argv[1:]\n"
+        "*images, output, weights, kind = sys.argv[1:]\n"
         "for image in images:\n"
         "    before = kib('VmRSS')\n"
-        "    main(['separate', image, '-o', output + image, '--weights', weights, '-q'])\n"
+        "    main(['separate', image, '-o', output + image, '--weights', weights, '-q',\n"
+        "          *(['--format', 'npz'] if kind == 'npz' else [])])\n"
         "print(1024 * (kib('VmHWM') - before))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, *joints, tmp_path / "out", network],
+        [sys.executable, "-c", code, *joints, tmp_path / "out", network, kind],
         capture_output=True, text=True, check=True, timeout=120,
     )  # fmt: skip
     assert int(done.stdout) / (256 * times) ** 2 < 26.7, done.stderr

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image, ImageFilter
 
 from blsgan.errors import InputError
-from blsgan.io.masks import read_masks
+from blsgan.io.files import read_file
+from blsgan.io.masks import decode_masks
 
 SIZE = (64, 80)
 
@@ -19,6 +20,10 @@ def blob(top, bottom, size=SIZE):
 
 
 UPPER, LOWER = blob(5, 36), blob(30, 60)
+
+
+def read_masks(upper, lower, size):
+    return decode_masks(read_file(upper, what="mask"), read_file(lower, what="mask"), size)
 
 
 @pytest.fixture

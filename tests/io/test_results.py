@@ -69,6 +69,20 @@ def test_levels_of_8_bit_input_survive_exactly():
     np.testing.assert_array_equal(results.to_uint16(levels), np.arange(256) * 257)
 
 
+def test_an_npz_of_blocks_has_the_bytes_that_numpy_gives_it(tmp_path):
+    random = np.random.default_rng(0)
+    zone = random.random((300, 4000)) > 0.7  # two blocks of rows
+    values = random.random(np.count_nonzero(zone), np.float32)
+    plane = np.full(zone.shape, np.nan, np.float32)
+    plane[zone] = values
+    write(tmp_path, "npz", arrays={"zone": zone, "soft_tissue": results.Scattered(zone, values)})
+    with np.load(tmp_path / "j.npz") as arrays:
+        whole = dict(arrays)
+    np.testing.assert_array_equal(whole["soft_tissue"], plane)
+    np.savez_compressed(tmp_path / "numpy.npz", **whole)
+    assert (tmp_path / "j.npz").read_bytes() == (tmp_path / "numpy.npz").read_bytes()
+
+
 def test_npz(tmp_path):
     write(tmp_path, "npz", arrays={"soft_tissue": np.float32(0.4)})
     with np.load(tmp_path / "j.npz") as arrays:
