@@ -29,8 +29,8 @@ UPPER, LOWER = 0, 1
 
 LAYER_TRUST = np.array(
     [
-        [0.43, 0.39, 0.23, 0.25, 0.34, 0.50, 0.66, 0.80],  # upper bone
-        [0.54, 0.45, 0.50, 0.60, 0.80, 0.89, 0.97, 1.00],
+        [0.49, 0.40, 0.23, 0.26, 0.37, 0.52, 0.67, 0.79],  # upper bone
+        [0.51, 0.43, 0.50, 0.62, 0.75, 0.89, 0.99, 1.00],
     ]
 )
 """Weight of a layer's pixels in registration at -4..-3 to +3..+4 px from the border between overlap

@@ -2,15 +2,17 @@
 
 It sees a window around the overlap: the radiograph with the soft tissue beside the bones, the
 masks, and the priors of :mod:`blsgan.models.priors`. It moves the prior's layers, pixel by pixel,
-and what soft tissue those layers would need to compose to the radiograph is smoothed and kept; the
-exact split then gives each bone its share of the attenuation above that soft tissue. So levels and
-edges are the network's, while the texture is the radiograph's own. There is no normalisation layer:
-one image's answer never depends on its neighbours in a batch.
+and the soft tissue that those layers would need to compose to the radiograph is smoothed; of the
+detail that smoothing takes away, the network says how much is soft tissue's and which bone's the
+rest is. The exact split then gives each bone its share of the attenuation above that soft tissue.
+So levels and edges are the network's, while the texture is the radiograph's own. There is no
+normalisation layer: one image's answer never depends on its neighbours in a batch.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import torch
@@ -31,6 +33,9 @@ would need less soft tissue than none (docs/results.md)."""
 PRIOR_LAW = 8.0
 """Exponent of the law that predicts real overlaps best with one soft tissue for all
 (docs/explanation/physics.md): of the even split that the network starts from."""
+
+_FIRST_KEPT = 0.12
+"""Share of the detail that is soft tissue's at first."""
 
 _LARGEST_MOVE = 0.5  # of a layer away from its prior, in display intensity
 _SMOOTHING_PX = 3  # side of the window that smooths the soft tissue
@@ -105,10 +110,12 @@ class LiteGenerator(Generator):
         self.decoder = nn.ModuleList(
             _stage(w, n, dropout) for w, n in zip(widths[:-1], blocks[:-1], strict=True)
         )
-        self.head_convolution = nn.Conv2d(widths[0], layers, 3, padding=1)
+        # A move of each layer, each bone's share of the detail, and soft tissue's.
+        self.head_convolution = nn.Conv2d(widths[0], 2 * layers + 1, 3, padding=1)
         with torch.no_grad():  # the start is the prior
             self.head_convolution.weight.normal_(std=1e-3)
             self.head_convolution.bias.zero_()  # type: ignore[union-attr]
+            self.head_convolution.bias[-1] = math.log(_FIRST_KEPT / (1 - _FIRST_KEPT))  # type: ignore[index]
 
     def configuration(self) -> dict[str, Any]:
         """What rebuilds this network: ``LiteGenerator(**configuration)``."""
@@ -134,46 +141,59 @@ class LiteGenerator(Generator):
             masks: float [B,N,H,W] in {0,1}, for two upper and lower bone; H and W divisible by 8.
 
         Returns:
-            share_logits [B,N,H,W] and soft_tissue [B,1,H,W] in [0, 0.95]; both are read in the
-            zone alone.
+            share_logits [B,N,H,W] (of a free head the layers' own logits) and soft_tissue [B,1,H,W]
+            in [0, 0.95]; both are read in the zone alone.
         """
         image = image.clamp(0.0, 1.0).float()
-        priors, layers = self._free_layers(image, masks)
-        return self._exact(image, priors, layers)
+        priors, layers, detail = self._free_layers(image, masks)
+        if self.head == "free":
+            return _logit(torch.where(priors.zone > 0, layers, image)), priors.soft_tissue
+        return self._exact(image, priors, layers, detail)
 
     def learnt(self, image: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The layers before they are made exact, and what :meth:`separate` makes of them.
 
-        An error through the exact split would teach that soft tissue is none: where layers are so
-        dark that it would have to be negative, their common level has no gradient any more.
+        An error through the exact split alone would teach that soft tissue is none: where layers
+        are so dark that it would have to be negative, their common level has no gradient any more.
         """
+        if self.head == "free":
+            return super().learnt(image, masks)
         image = image.clamp(0.0, 1.0).float()
-        priors, layers = self._free_layers(image, masks)
-        logits, soft_tissue = self._exact(image, priors, layers)
+        priors, layers, detail = self._free_layers(image, masks)
+        logits, soft_tissue = self._exact(image, priors, layers, detail)
         free = torch.where(priors.zone > 0, layers, image) * priors.supports
         return free, self.layers_of(logits, image, masks, soft_tissue), soft_tissue
 
-    def _exact(self, image: Tensor, priors: Priors, layers: Tensor) -> tuple[Tensor, Tensor]:
-        """Share logits and soft tissue of layers [B,N,H,W] that need not compose to the image."""
+    def _exact(
+        self, image: Tensor, priors: Priors, layers: Tensor, detail: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Share logits and soft tissue of layers [B,N,H,W] that need not compose to the image, and
+        of logits of the detail's shares [B,N+1,H,W]: softmax over bones, sigmoid for soft tissue's.
+        """
         bones, whole = attenuation(layers, self.law), attenuation(image, self.law)
         bones = bones * priors.supports
-        # The soft tissue that these layers need to compose to the radiograph, smoothed.
+        # The soft tissue that these layers need to compose to the radiograph, without most of its
+        # detail.
         extra = (priors.supports.sum(dim=1, keepdim=True) - 1).clamp(min=1.0)
         needed = (bones.sum(dim=1, keepdim=True) - whole) / extra
-        needed = _smoothed(needed, priors.zone, self.soft_tissue_map)
+        smooth = _smoothed(needed, priors.zone, self.soft_tissue_map)
+        if self.soft_tissue_map:
+            needed = smooth + torch.sigmoid(detail[:, -1:]) * (needed - smooth)
+        else:
+            needed = smooth
         soft_tissue = display(needed, self.law).clamp(0.0, K_MAX)
         soft = attenuation(soft_tissue, self.law)
-        # What smoothing has left unexplained moves every layer's display intensity alike.
-        weight = slope(bones, self.law) * priors.supports
+        # The rest of the detail: equal shares would move every layer's display intensity alike.
+        weight = slope(bones, self.law) * priors.supports * torch.softmax(detail[:, :-1], dim=1)
         weight = weight / weight.sum(dim=1, keepdim=True).clamp(min=1e-6)
         bones = bones + weight * (whole + extra * soft - bones.sum(dim=1, keepdim=True))
         shares = (bones - soft) / (whole - soft).clamp(min=_LEAST_ATTENUATION)
         soft_tissue = torch.where(priors.gap > 0, image.clamp(max=K_MAX), soft_tissue)
         return torch.log(shares.clamp(min=_LEAST_SHARE)), soft_tissue
 
-    def _free_layers(self, image: Tensor, masks: Tensor) -> tuple[Priors, Tensor]:
-        """The priors and the layers that the network makes of them, [B,N,H,W] in [0,1], of which
-        nothing says that they compose to the image."""
+    def _free_layers(self, image: Tensor, masks: Tensor) -> tuple[Priors, Tensor, Tensor]:
+        """The priors, the layers that the network makes of them, [B,N,H,W] in [0,1], of which
+        nothing says that they compose to the image, and logits of the detail's shares."""
         priors = Priors(
             image,
             masks.float(),
@@ -183,10 +203,12 @@ class LiteGenerator(Generator):
         )
         if not self.continued:
             priors.without_continuation()
-        moves = self._moves(priors.planes(image, masks))
-        return priors, (priors.layers + _LARGEST_MOVE * torch.tanh(moves.float())).clamp(0.0, 1.0)
+        answers = self._answers(priors.planes(image, masks)).float()
+        moves, detail = answers.split((self.layers, self.layers + 1), dim=1)
+        layers = (priors.layers + _LARGEST_MOVE * torch.tanh(moves)).clamp(0.0, 1.0)
+        return priors, layers, detail
 
-    def _moves(self, planes: Tensor) -> Tensor:
+    def _answers(self, planes: Tensor) -> Tensor:
         x = self.stem(planes)
         skips = []
         for level, encode in enumerate(self.encoder):
@@ -197,8 +219,8 @@ class LiteGenerator(Generator):
         for level in reversed(range(len(self.up))):
             larger = F.interpolate(self.up[level](x), scale_factor=2.0, mode="bilinear")
             x = self.decoder[level](larger + skips[level])
-        moves: Tensor = self.head_convolution(F.relu(x))
-        return moves
+        answers: Tensor = self.head_convolution(F.relu(x))
+        return answers
 
 
 def _smoothed(values: Tensor, zone: Tensor, locally: bool) -> Tensor:
@@ -210,6 +232,10 @@ def _smoothed(values: Tensor, zone: Tensor, locally: bool) -> Tensor:
     for _ in range(_SMOOTHINGS):
         values = _mean(values * zone) / weight
     return values
+
+
+def _logit(x: Tensor) -> Tensor:
+    return torch.logit(x, eps=_LEAST_SHARE)
 
 
 def _mean(x: Tensor) -> Tensor:

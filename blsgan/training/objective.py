@@ -57,8 +57,9 @@ def objective(
     """The generator's objective.
 
     Args:
-        layers: [B,N,H,W], predicted, whose errors are learnt from.
-        separated: [B,N,H,W], the same as a user gets them; they may be those of ``layers``.
+        layers: [B,N,H,W], predicted, before they are made exact.
+        separated: [B,N,H,W], the same as a user gets them; they may be those of ``layers``. Both
+            are learnt from alike.
         soft_tissue: [B] or [B,1,H,W], predicted.
         batch: the truth; its synthetic pairs are those whose k is known.
         config: weights of the terms.
@@ -75,11 +76,14 @@ def objective(
     """
     supports = batch.masks if supports is None else supports
     errors, usable = layer_errors(layers, batch, supports)
+    judged = [errors]
+    if separated is not layers:
+        judged.append(layer_errors(separated, batch, supports)[0])
     known = ~torch.isnan(batch.soft_tissue)[:, None].expand_as(errors)
     floor = torch.full_like(errors, config.mse_floor)
     if config.visits_mse_floor is not None:
         floor = torch.where(known, floor, config.visits_mse_floor)
-    decibels = 10 * torch.log10(errors + floor)
+    decibels = torch.stack([10 * torch.log10(e + floor) for e in judged]).mean(dim=0)
 
     def mean(values: Tensor, where: Tensor) -> Tensor:
         kept = torch.where(where, values, torch.zeros_like(values))

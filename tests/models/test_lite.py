@@ -81,6 +81,52 @@ def test_a_fresh_network_says_nearly_what_the_prior_says():
     assert (layers - priors.layers)[inside].abs().mean() < 0.02
 
 
+def answering(*, first=0.0, soft_tissue=0.0, **options):
+    """A network that leaves the prior's layers, and says whose the radiograph's detail is."""
+    generator = LiteGenerator(**SMALL, **options).eval()
+    with torch.no_grad():
+        generator.head_convolution.weight.zero_()
+        generator.head_convolution.bias.copy_(torch.tensor([0.0, 0.0, first, 0.0, soft_tissue]))
+    return generator
+
+
+def roughness(plane, zone):
+    """Mean absolute difference between neighbours in a row, both in the zone."""
+    both = (zone[..., 1:] * zone[..., :-1]) > 0
+    return float((plane[..., 1:] - plane[..., :-1]).abs()[both].mean())
+
+
+@pytest.mark.parametrize(
+    ("said", "smoother", "rougher"),
+    [
+        ({"first": -9, "soft_tissue": -9}, "upper", "lower"),
+        ({"first": 9, "soft_tissue": -9}, "lower", "upper"),
+        ({"soft_tissue": 9}, "upper", "soft tissue"),
+    ],
+)
+def test_detail_goes_where_the_network_says_and_the_layers_compose(said, smoother, rougher):
+    image, masks = joint()
+    generator = answering(**said)
+    with torch.no_grad():
+        layers, soft_tissue = generator.separate(image, masks)
+    planes = {"upper": layers[:, :1], "lower": layers[:, 1:], "soft tissue": soft_tissue}
+    zone = Priors(image, masks, generator.reach_px, PRIOR_LAW).zone
+    found = {name: roughness(plane, zone) for name, plane in planes.items()}
+    assert found[rougher] > 1.5 * found[smoother]
+    composed = compose_layers(layers, generator.supports(masks), soft_tissue, law=generator.law)
+    assert (composed - image)[zone > 0].abs().max() < 2e-5
+
+
+def test_a_free_head_gives_the_layers_before_they_are_made_exact():
+    image, masks = joint()
+    with torch.no_grad():
+        free, _ = answering(head="free").separate(image, masks)
+        learnt, exact, _ = answering().learnt(image, masks)
+    inside = free > 0
+    assert torch.allclose(free[inside], learnt[inside].clamp(1e-3, 1 - 1e-3), atol=1e-4)
+    assert (free - exact).abs().max() > 0.01
+
+
 def test_soft_tissue_varies_or_does_not():
     image, masks = joint()
     with torch.no_grad():
