@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 
 from blsgan.errors import UsageError
+from blsgan.joint.geometry import distance_px
 from blsgan.ops import LAW_MAX, LAW_MIN
 from blsgan.synthesis.overlap import compose_image
 
@@ -103,9 +104,8 @@ class _Field:
     def depth(self, mask: np.ndarray) -> np.ndarray:
         """Distance to the silhouette in reference units; the image's border is no edge."""
         pad = int(np.ceil(40 * self.scale))
-        padded = np.pad(mask.astype(np.uint8), pad, mode="edge")
-        distance = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-        return distance[pad:-pad, pad:-pad].astype(np.float64) / self.scale
+        distance = distance_px(np.pad(mask, pad, mode="edge"))
+        return distance[pad:-pad, pad:-pad] / self.scale
 
     def rounded(self, mask: np.ndarray, radius: float) -> np.ndarray:
         """The silhouette with its corners rounded off."""

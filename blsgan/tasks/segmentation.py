@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blsgan.errors import NoJointError
-from blsgan.joint.geometry import GRID_PX, bone_width_px, bounding_box, row_blocks
+from blsgan.joint.geometry import GRID_PX, bone_width_px, bounding_box, distance_px, row_blocks
 from blsgan.joint.window import SAME_SCALE, TYPICAL_BONE_WIDTH_PX, Window
 from blsgan.tasks.grid import GridPredictor
 from blsgan.tasks.separation import as_plane, as_unit_interval
@@ -318,11 +318,7 @@ def _border_entropy(logits: Float32, masks: Bool) -> float:
 
 def _gap(masks: Bool) -> float:
     """Least distance between the bones in pixels, 0 where they touch or overlap."""
-    import cv2
-
-    away = (~masks[0]).astype(np.uint8)
-    distance = cv2.distanceTransform(away, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return max(float(distance[masks[1]].min()) - 1.0, 0.0)
+    return max(float(distance_px(~masks[0])[masks[1]].min()) - 1.0, 0.0)
 
 
 def _dice(first: Bool, second: Bool) -> float:
