@@ -17,7 +17,7 @@ from blsgan.errors import BackendError, UsageError
 from blsgan.io.atomic import atomic_path
 
 if TYPE_CHECKING:
-    from blsgan.ops.benchmark import Row
+    from blsgan.ops.benchmark import OpTiming
 
 _DTYPES = ("float64", "float32", "bfloat16", "float16")
 _QUICK = {"training": (2, 2, 128, 128), "large": (4, 2, 256, 256)}
@@ -115,7 +115,7 @@ def ops(
         torch.set_num_threads(before)
     _print_table(rows, facts)
     if output is not None:
-        _write_rows(benchmark.Row.columns(), [row.values() for row in rows], facts, output)
+        _write_rows(benchmark.OpTiming.columns(), [row.values() for row in rows], facts, output)
         click.echo(f"wrote {output}")
         table = output.with_suffix(".md")
         with atomic_path(table) as temporary:
@@ -154,13 +154,13 @@ def _run(
     device: str,
     seconds: float,
     quick: bool,
-) -> list[Row]:
+) -> list[OpTiming]:
     import torch
 
     from blsgan.ops import benchmark
     from blsgan.ops.cases import BY_NAME
 
-    rows: list[Row] = []
+    rows: list[OpTiming] = []
     with Progress() as progress, progress.bar("", len(plan)) as bar:
         for done, (name, size, dtype, variants) in enumerate(plan):
             bar.show(f"{name} {size} {dtype}", done, len(plan))
@@ -176,7 +176,7 @@ def _run(
     return rows
 
 
-def _print_table(rows: Sequence[Row], facts: dict[str, str]) -> None:
+def _print_table(rows: Sequence[OpTiming], facts: dict[str, str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -210,7 +210,7 @@ def _print_table(rows: Sequence[Row], facts: dict[str, str]) -> None:
     console.print("; ".join(f"{name} {value}" for name, value in facts.items()))
 
 
-def _slower(rows: Sequence[Row]) -> dict[tuple[str, str, str, str, str], float]:
+def _slower(rows: Sequence[OpTiming]) -> dict[tuple[str, str, str, str, str], float]:
     """Times slower than blsgan, by op, size, dtype, phase and variant.
 
     A dtype whose baselines were not run is compared with those of the first dtype.
@@ -229,7 +229,7 @@ def _slower(rows: Sequence[Row]) -> dict[tuple[str, str, str, str, str], float]:
     return slower
 
 
-def _markdown(rows: Sequence[Row], facts: dict[str, str]) -> str:
+def _markdown(rows: Sequence[OpTiming], facts: dict[str, str]) -> str:
     """Forward and backward together, a row for each op and dtype: the table of docs/results.md."""
     full = {(r.op, r.dtype, r.size): r for r in rows if r.phase == "full" and r.variant == "blsgan"}
     sizes = list(dict.fromkeys(row.size for row in rows))
@@ -380,7 +380,7 @@ def inference(
     chosen += [benchmark.engine_variant(path) for path in engines]
     count = len({benchmark.VARIANTS[0], *chosen}) * len(batches or benchmark.BATCHES)
     facts = benchmark.machine()
-    rows: list[benchmark.Row] = []
+    rows: list[benchmark.InferenceTiming] = []
     with Progress() as progress:
         for model in models or ("lite",):
             progress.step(f"{model}: exporting")
@@ -405,7 +405,9 @@ def inference(
     click.echo(table)
     click.echo("; ".join(f"{name} {value}" for name, value in facts.items()))
     if output is not None:
-        _write_rows(benchmark.Row.columns(), [row.values() for row in rows], facts, output)
+        _write_rows(
+            benchmark.InferenceTiming.columns(), [row.values() for row in rows], facts, output
+        )
         with atomic_path(output.with_suffix(".md")) as temporary:
             temporary.write_text(table, encoding="utf-8")
         click.echo(f"wrote {output}, {output.with_suffix('.md')}")

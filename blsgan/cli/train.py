@@ -15,7 +15,7 @@ from blsgan.errors import BackendError, BlsganError, UsageError
 if TYPE_CHECKING:
     from blsgan.cli.terminal import Bar
     from blsgan.training.config import RunConfig
-    from blsgan.training.run import Progress as Done
+    from blsgan.training.run import StepReport
 
 
 @click.command("train", epilog="Example: blsgan train --data Data -o runs/mine --steps 2000")
@@ -149,7 +149,7 @@ def _describe(config: RunConfig, root: Path, device: str) -> None:
         click.echo(f"# {line}")
 
 
-def _report(progress: Progress, bar: Bar, done: Done) -> None:
+def _report(progress: Progress, bar: Bar, done: StepReport) -> None:
     terms = ", ".join(_shown(name, value) for name, value in done.terms.items())
     bar.show(done.stage, done.step, done.steps, terms)
     if done.validation is not None:

@@ -68,7 +68,7 @@ VARIANTS = (
 
 
 @dataclass(frozen=True)
-class Row:
+class InferenceTiming:
     """One runtime, precision and batch.
 
     Attributes:
@@ -186,7 +186,7 @@ def measure(
     threads: int,
     seconds: float,
     size_px: int = SIZE_PX,
-) -> Iterator[Row]:
+) -> Iterator[InferenceTiming]:
     """One row for each batch and variant, as they are done; eager torch comes first and always.
 
     Args:
@@ -208,7 +208,7 @@ def measure(
                     "times_torch": eager[0] / row["p50_ms"],
                     "psnr_db": float(np.mean(psnr)),
                 }
-            yield Row(
+            yield InferenceTiming(
                 model=prepared.model, runtime=variant.runtime, precision=variant.precision,
                 batch=batch, threads=threads, version=_version(variant.package), **row,
             )  # fmt: skip
@@ -370,7 +370,7 @@ def machine() -> dict[str, str]:
     }
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def markdown(rows: Sequence[InferenceTiming]) -> str:
     """The table for docs: one line for each row that has figures, then what has none."""
     lines = [
         "| model | runtime | batch | p50 ms | p99 ms | joints/s | x torch | PSNR dB | peak MB |",

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from blsgan import __version__
-from blsgan.deploy.lowering import Progress, Samples, Silent, lower, samples_for
+from blsgan.deploy.lowering import Listener, Samples, Silent, lower, samples_for
 from blsgan.deploy.model import ExportedModel, load_exported
 from blsgan.deploy.precision import layer_precisions, modelopt_missing
 from blsgan.deploy.samples import Sample
@@ -106,7 +106,7 @@ def build_engine(
     output: Path,
     request: Request,
     *,
-    progress: Progress | None = None,
+    progress: Listener | None = None,
     threads: int | None = None,
 ) -> Built:
     """Build ``output`` and its manifest from an exported model, unless they are there already.

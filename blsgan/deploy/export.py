@@ -21,7 +21,7 @@ import numpy as np
 
 from blsgan import __version__
 from blsgan.deploy import parity
-from blsgan.deploy.lowering import Progress, lower, samples_for
+from blsgan.deploy.lowering import Listener, lower, samples_for
 from blsgan.deploy.model import parse_exported
 from blsgan.deploy.precision import layer_precisions
 from blsgan.deploy.samples import Sample, phantom_sample, random_sample
@@ -70,7 +70,7 @@ def export(
     converter: str = "auto",
     calibration_data: Path | None = None,
     force: bool = False,
-    progress: Progress | None = None,
+    progress: Listener | None = None,
 ) -> Exported:
     """Write the whole separation by ``path_or_name``'s weights as ONNX, and its parity report.
 
@@ -182,7 +182,7 @@ def _lowered(
     converter: str,
     calibration_data: Path | None,
     force: bool,
-    progress: Progress | None,
+    progress: Listener | None,
 ) -> tuple[bytes, dict[str, Any]]:
     """The float32 model ``data`` in a lower precision, and what the report says about it."""
     model = parse_exported(FileBytes(output, data, hashlib.sha256(data).hexdigest()))

@@ -21,7 +21,7 @@ _CALIBRATION_SEED, _GATE_SEED = 10_000, 20_000  # of phantoms: never the same on
 Samples = Callable[[], list[Sample]]
 
 
-class Progress(Protocol):
+class Listener(Protocol):
     """Told what is being done; ``track`` is a :class:`blsgan.progress.Track`."""
 
     def step(self, text: str) -> None: ...
@@ -31,7 +31,7 @@ class Progress(Protocol):
 
 
 class Silent:
-    """Progress that nobody looks at."""
+    """A listener that does not listen."""
 
     track = staticmethod(silent)
 
@@ -70,7 +70,7 @@ def lower(
     converter: str = "auto",
     force: bool = False,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: Listener | None = None,
 ) -> tuple[Converted, Verdict]:
     """``model`` in ``precision``, and how it did at its gate.
 

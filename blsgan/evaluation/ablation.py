@@ -346,8 +346,7 @@ def _train(
 ) -> dict[str, Any]:
     """Trains a row, goes on with it, or finds it finished; returns its weights' card."""
     from blsgan.training.config import differences
-    from blsgan.training.run import Progress as TrainingProgress
-    from blsgan.training.run import run_config, train
+    from blsgan.training.run import StepReport, run_config, train
 
     config = _config(row, steps, seed)
     resume = (folder / CONFIG_FILE).is_file()
@@ -365,7 +364,7 @@ def _train(
         folder.mkdir(parents=True, exist_ok=True)
         lend_registrations(output, folder)
 
-        def show(progress: TrainingProgress) -> None:
+        def show(progress: StepReport) -> None:
             report(row, progress.step)
 
         card = train(root, folder, config, resume=resume, device=device, report=show, warn=warn)

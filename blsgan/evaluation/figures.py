@@ -17,7 +17,7 @@ from blsgan.data.truths import cached_visit_truths
 from blsgan.data.visits import VisitTruth
 from blsgan.errors import BackendError
 from blsgan.evaluation.compare import Comparison
-from blsgan.evaluation.methods import Answer, Method, Sample
+from blsgan.evaluation.methods import Answer, Method, Overlap
 from blsgan.evaluation.metrics import BUCKETS, bucket_name, psnr_db, region_mse
 from blsgan.evaluation.protocol import Part
 from blsgan.evaluation.results import (
@@ -196,7 +196,7 @@ def draw_error_panel(
         pair = protocol_overlap(name, arrays.image, arrays.masks, arrays.background, seed=seed)
         if pair is None:
             raise ValueError(f"{name} has no overlap at seed {seed}")
-        answer: Answer = method(Sample(pair.image, pair.masks, pair.layers, pair.soft_tissue))
+        answer: Answer = method(Overlap(pair.image, pair.masks, pair.layers, pair.soft_tissue))
         error = (answer.layers.astype(np.float64) - pair.layers) ** 2
         window = _around(pair.overlap)
         pictures = (pair.image, pair.layers[0], answer.layers[0], pair.layers[1], answer.layers[1])
@@ -289,7 +289,7 @@ def draw_real_panel(
     shown: Any = None
     for row, truth in zip(grid, truths, strict=True):
         arrays = read_joint(listed[truth.image])
-        answer = method(Sample(as_unit(arrays.image), arrays.masks))
+        answer = method(Overlap(as_unit(arrays.image), arrays.masks))
         window = _around(arrays.masks[0] & arrays.masks[1])
         layer = answer.layers[truth.bone]
         squared = np.where(truth.valid, (layer.astype(np.float64) - truth.truth) ** 2, np.nan)

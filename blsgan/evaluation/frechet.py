@@ -289,7 +289,7 @@ def bone_crop(layer: np.ndarray, mask: np.ndarray, bone: int) -> np.ndarray:
 
 
 @dataclass
-class Sample:
+class FeatureRows:
     """Features of many bones and the joint of each row."""
 
     rows: list[np.ndarray] = field(default_factory=list)
@@ -324,7 +324,9 @@ def _scaled_distance(extractor: Extractor, real: np.ndarray) -> Callable[..., fl
     return lambda first, second: frechet_distance(first / scale, second / scale) / len(scale)
 
 
-def _halved_distance(distance: Callable[..., float], first: Sample, second: Sample) -> float | None:
+def _halved_distance(
+    distance: Callable[..., float], first: FeatureRows, second: FeatureRows
+) -> float | None:
     """Mean distance of one half of the joints in ``first`` to the other half in ``second``."""
     found = []
     for side in (False, True):
@@ -337,7 +339,7 @@ def _halved_distance(distance: Callable[..., float], first: Sample, second: Samp
 
 
 def compare_with_real(
-    extractor: Extractor, generated: Mapping[str, Sample], real: Sample
+    extractor: Extractor, generated: Mapping[str, FeatureRows], real: FeatureRows
 ) -> dict[str, Any] | None:
     """Each method's distance to real bones, and that of real bones to other joints' real bones.
 
@@ -367,7 +369,7 @@ def compare_with_real(
 
 
 def compare_with_truth(
-    extractor: Extractor, generated: Mapping[str, Sample], truth: Sample
+    extractor: Extractor, generated: Mapping[str, FeatureRows], truth: FeatureRows
 ) -> dict[str, Any] | None:
     """The check of the features themselves, where the true layers are known.
 

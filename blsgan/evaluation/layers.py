@@ -27,7 +27,7 @@ from blsgan.evaluation.hidden import (
     pooled_db,
     ring_of,
 )
-from blsgan.evaluation.methods import Method, Sample
+from blsgan.evaluation.methods import Method, Overlap
 from blsgan.evaluation.metrics import bootstrap_mean, region_mse
 from blsgan.evaluation.protocol import NothingToMeasureError, Part
 from blsgan.evaluation.realism import (
@@ -121,7 +121,7 @@ def evaluate_layers(
         for kind, masks in given.items():
             margin_px = PREDICTED_MARGIN_PX if kind == PREDICTED else 0
             for method in methods if kind == DRAWN else with_other_masks:
-                layers = method(Sample(image, masks, margin_px=margin_px)).layers
+                layers = method(Overlap(image, masks, margin_px=margin_px)).layers
                 part.records += judge(method.name, kind, layers)
                 if kind == DRAWN:
                     add_layers(method.name, layers)

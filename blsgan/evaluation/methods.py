@@ -19,7 +19,7 @@ K_REAL = 0.55  # what true layers from other visits ask for (docs/explanation/ev
 
 
 @dataclass(frozen=True)
-class Sample:
+class Overlap:
     """One overlap to separate: ``image`` float32 [H,W], ``masks`` bool [2,H,W].
 
     ``layers`` and ``soft_tissue`` are the truth where it is known; only oracles look at it.
@@ -64,10 +64,10 @@ class Method:
     """A named separation; ``description`` holds what identifies a model (weights, backend)."""
 
     name: str
-    run: Callable[[Sample], Answer]
+    run: Callable[[Overlap], Answer]
     description: dict[str, Any] = field(default_factory=dict)
 
-    def __call__(self, sample: Sample) -> Answer:
+    def __call__(self, sample: Overlap) -> Answer:
         """Runs the method and refuses an answer that is not one.
 
         Raises:
@@ -95,7 +95,7 @@ def from_callable(
     zone are taken.
     """
 
-    def run(sample: Sample) -> Answer:
+    def run(sample: Overlap) -> Answer:
         answer = separate(sample.image, sample.masks)
         return Answer(answer) if isinstance(answer, np.ndarray) else _answer(answer)
 
@@ -125,7 +125,7 @@ def from_separator(separator: Separator) -> Method:
         "mirrored": separator.mirrored,
     }
 
-    def run(sample: Sample) -> Answer:
+    def run(sample: Overlap) -> Answer:
         return _answer(separator(sample.image, sample.masks, margin_px=sample.margin_px))
 
     return Method(model_name(description), run, description)
@@ -138,8 +138,8 @@ def model_name(description: Mapping[str, Any]) -> str:
     )
 
 
-def _equal(soft_tissue: float) -> Callable[[Sample], Answer]:
-    def run(sample: Sample) -> Answer:
+def _equal(soft_tissue: float) -> Callable[[Overlap], Answer]:
+    def run(sample: Overlap) -> Answer:
         layers = baselines.equal_split(sample.image, sample.masks, soft_tissue)
         return Answer(layers, soft_tissue)
 
@@ -148,31 +148,31 @@ def _equal(soft_tissue: float) -> Callable[[Sample], Answer]:
 
 def _ring(
     split: Callable[[np.ndarray, np.ndarray, float], np.ndarray],
-) -> Callable[[Sample], Answer]:
-    def run(sample: Sample) -> Answer:
+) -> Callable[[Overlap], Answer]:
+    def run(sample: Overlap) -> Answer:
         k = baselines.ring_soft_tissue(sample.image, sample.masks)
         return Answer(split(sample.image, sample.masks, k), k)
 
     return run
 
 
-def _known(sample: Sample) -> tuple[np.ndarray, float]:
+def _known(sample: Overlap) -> tuple[np.ndarray, float]:
     if sample.layers is None or sample.soft_tissue is None:
         raise ValueError("an oracle needs the truth of the sample")
     return sample.layers, sample.soft_tissue
 
 
-def _equal_with_true_k(sample: Sample) -> Answer:
+def _equal_with_true_k(sample: Overlap) -> Answer:
     _, k = _known(sample)
     return Answer(baselines.equal_split(sample.image, sample.masks, k), k)
 
 
-def _harmonic_with_true_k(sample: Sample) -> Answer:
+def _harmonic_with_true_k(sample: Overlap) -> Answer:
     _, k = _known(sample)
     return Answer(baselines.harmonic_with_physics(sample.image, sample.masks, k), k)
 
 
-def _true_share(sample: Sample) -> Answer:
+def _true_share(sample: Overlap) -> Answer:
     layers, k = _known(sample)
     # Softmax of the log attenuations above soft tissue's is the true share of the bones'.
     density = -np.log1p(-np.clip(layers.astype(np.float64), 0, 1 - 1e-4))
@@ -180,7 +180,9 @@ def _true_share(sample: Sample) -> Answer:
     return Answer(baselines.share_split(sample.image, sample.masks, logits, k), k)
 
 
-def _closed(separate: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[[Sample], Answer]:
+def _closed(
+    separate: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> Callable[[Overlap], Answer]:
     return lambda sample: Answer(separate(sample.image, sample.masks))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blsgan.errors import BackendError, NoJointError, UsageError
-from blsgan.evaluation.methods import Answer, Method, Sample, from_separator
+from blsgan.evaluation.methods import Answer, Method, Overlap, from_separator
 from blsgan.joint.geometry import bounding_box
 from blsgan.joint.window import Window, around, around_overlap, cut
 from blsgan.tasks.segmentation import Segmenter
@@ -106,7 +106,7 @@ def from_generator(
     """
     import torch
 
-    def run(sample: Sample) -> Answer:
+    def run(sample: Overlap) -> Answer:
         overlap = sample.masks.sum(axis=0) >= 2
         layers = (sample.image * sample.masks).astype(np.float32)
         if not overlap.any():

@@ -29,7 +29,7 @@ from blsgan.evaluation import frechet
 from blsgan.evaluation.frechet import Extractor
 from blsgan.evaluation.methods import (
     Method,
-    Sample,
+    Overlap,
     real_baselines,
     synthetic_baselines,
     synthetic_limit,
@@ -100,7 +100,7 @@ class _Features:
 
     def __init__(self, extractors: Sequence[Extractor]) -> None:
         self._samples = [
-            (extractor, defaultdict[str, frechet.Sample](frechet.Sample))
+            (extractor, defaultdict[str, frechet.FeatureRows](frechet.FeatureRows))
             for extractor in extractors
         ]
 
@@ -181,7 +181,7 @@ def evaluate_synthetic(
         if pair is None:
             part.left_out["bones do not meet"] += 1
             continue
-        sample = Sample(pair.image, pair.masks, pair.layers, pair.soft_tissue)
+        sample = Overlap(pair.image, pair.masks, pair.layers, pair.soft_tissue)
         regions = {"overlap": pair.overlap, "union": pair.union}
         size = int(pair.overlap.sum())
         features.add("truth", joint.joint, pair.layers, pair.masks, pair.overlap)
@@ -318,7 +318,7 @@ def evaluate_real(
                 features.add_free_bones("real", joint, arrays, seed)
             continue
         overlap, union = arrays.masks[0] & arrays.masks[1], arrays.masks[0] | arrays.masks[1]
-        sample = Sample(as_unit(arrays.image), arrays.masks)
+        sample = Overlap(as_unit(arrays.image), arrays.masks)
         inside = sample.image * union
         others = [_another_visit(truth, wanted[joint.name]) for truth in wanted[joint.name]]
         for method in methods:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from blsgan.data.layout import MIN_OVERLAP_PX, JointImage, overlap_px, read_joint
-from blsgan.evaluation.methods import Method, Sample
+from blsgan.evaluation.methods import Method, Overlap
 from blsgan.io.atomic import atomic_paths
 from blsgan.joint.geometry import bounding_box
 from blsgan.joint.window import around, cut
@@ -59,7 +59,7 @@ def draw_sheet(
         if len(rows) == count or overlap_px(arrays.masks) < MIN_OVERLAP_PX:
             continue
         image = as_unit(arrays.image)
-        layers = method(Sample(image, arrays.masks)).layers
+        layers = method(Overlap(image, arrays.masks)).layers
         top, left, bottom, right = bounding_box(arrays.masks[0] & arrays.masks[1])
         centre = ((top + bottom) / 2, (left + right) / 2)
         size = tuple(

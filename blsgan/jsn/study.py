@@ -27,7 +27,7 @@ from blsgan.data.layout import (
     read_joint,
 )
 from blsgan.errors import InputError
-from blsgan.evaluation.methods import COPY, Method, Sample
+from blsgan.evaluation.methods import COPY, Method, Overlap
 from blsgan.evaluation.results import Table
 from blsgan.io.atomic import ESCAPED, atomic_paths
 from blsgan.io.tables import write_csv
@@ -89,8 +89,8 @@ class KnownPair:
         overlap_px: pixels of the baseline's overlap.
     """
 
-    baseline: Sample
-    followup: Sample
+    baseline: Overlap
+    followup: Overlap
     narrowing_px: float
     overlap_px: int
 
@@ -163,7 +163,7 @@ def _draw_places(
 
 def _compose(
     joint: JointArrays, places: Sequence[RigidTransform], rng: np.random.Generator
-) -> Sample:
+) -> Overlap:
     """A radiograph of the joint's bones at ``places``, with an exposure and noise of its own."""
     assert joint.background is not None, "asked for before"
     size = tuple(length - 2 * BORDER_PX for length in joint.image.shape)
@@ -184,7 +184,7 @@ def _compose(
     gain, offset = 1 + rng.uniform(-GAIN, GAIN), rng.uniform(-OFFSET, OFFSET)
     image = gain * image + offset + rng.normal(0, NOISE, image.shape)
     grey_levels = np.rint(np.clip(image, 0, 1) * 255)
-    return Sample((grey_levels / 255).astype(np.float32), masks, layers, k)
+    return Overlap((grey_levels / 255).astype(np.float32), masks, layers, k)
 
 
 def _moved(
@@ -451,7 +451,7 @@ def _measure_known(
 
 
 def _visits(
-    samples: Sequence[Sample], model: Method, *, trusts: bool = True
+    samples: Sequence[Overlap], model: Method, *, trusts: bool = True
 ) -> dict[str, list[Visit]]:
     """Method -> the visits it makes; the image alone where no bones overlap.
 
@@ -477,7 +477,7 @@ def _measure_threes(
     visits: Sequence[JointImage], model: Method, fit_scale: bool
 ) -> list[dict[str, Any]]:
     arrays = [read_joint(visit) for visit in visits]
-    samples = [Sample(as_unit(a.image), a.masks) for a in arrays]
+    samples = [Overlap(as_unit(a.image), a.masks) for a in arrays]
     overlapped = sum(overlap_px(a.masks) >= MIN_OVERLAP_PX for a in arrays)
     records = []
     for method, (a, b, c) in _visits(samples, model, trusts=False).items():

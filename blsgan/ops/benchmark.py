@@ -33,7 +33,7 @@ _CACHED, _TINY = (4, 256, 256), (1, 8, 8)
 
 
 @dataclass(frozen=True)
-class Row:
+class OpTiming:
     """One op, variant and phase at one size and dtype.
 
     Attributes:
@@ -223,7 +223,7 @@ def _kernel_ms(function: Callable[[], object], device: torch.device, calls: int)
 
 
 def _cached_ms(case: OpCase, joint: Joint, phase: str) -> float | None:
-    """See ``Row.cached_ms``; the fastest of many runs, because this is a limit."""
+    """See ``OpTiming.cached_ms``; the fastest of many runs, because this is a limit."""
     if torch.device(joint.device).type != "cpu":
         return None
 
@@ -259,7 +259,7 @@ def measure(
     variants: tuple[str, ...] = VARIANTS,
     phases: tuple[str, ...] = PHASES,
     seconds: float = 2.0,
-) -> Iterator[Row]:
+) -> Iterator[OpTiming]:
     """Time one op at one size and dtype; yields a row for each phase and variant.
 
     Args:
@@ -300,7 +300,7 @@ def measure(
         for name, values in times.items():
             median = quantile(values, 0.5)
             achieved = volume[phase] / median / 1e6
-            yield Row(
+            yield OpTiming(
                 op=case.name,
                 variant=name,
                 phase=phase,

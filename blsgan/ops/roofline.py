@@ -7,7 +7,7 @@ from pathlib import Path
 
 from blsgan.errors import BackendError
 from blsgan.io.atomic import atomic_path
-from blsgan.ops.benchmark import Row
+from blsgan.ops.benchmark import OpTiming
 
 _STYLES = {
     "blsgan": ("o", "#14598f", 9),
@@ -16,7 +16,7 @@ _STYLES = {
 }
 
 
-def draw_rooflines(rows: Sequence[Row], facts: dict[str, str], path: Path) -> list[Path]:
+def draw_rooflines(rows: Sequence[OpTiming], facts: dict[str, str], path: Path) -> list[Path]:
     """A PNG for each size: bandwidth that every op achieves, forward and backward together.
 
     The ops do a handful of operations for each byte, so memory is the only roof in reach: the line

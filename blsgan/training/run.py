@@ -54,7 +54,7 @@ class DivergedError(BlsganError, RuntimeError):
 
 
 @dataclass(frozen=True)
-class Progress:
+class StepReport:
     """What a step or a validation reports: ``validation`` is None between validations.
 
     ``terms`` are the parts of what is minimised by name, means since the last validation.
@@ -67,7 +67,7 @@ class Progress:
     validation: dict[str, float] | None
 
 
-Report = Callable[[Progress], None]
+Report = Callable[[StepReport], None]
 Warn = Callable[[str], None]
 
 
@@ -222,7 +222,7 @@ def _loop(
             raise DivergedError(
                 _diverged("the weights are not finite after", trainer.step, found, run)
             )
-        progress = Progress(trainer.step, trainer.steps, stage, shown, None)
+        progress = StepReport(trainer.step, trainer.steps, stage, shown, None)
         report(progress)
         if board is not None:
             board.scalars(trainer.step, "training", shown)

@@ -9,7 +9,7 @@ import pytest
 
 from blsgan.cli import main
 from blsgan.deploy import benchmark
-from blsgan.deploy.benchmark import Row, Variant, markdown
+from blsgan.deploy.benchmark import InferenceTiming, Variant, markdown
 
 pytest.importorskip("torch")
 
@@ -62,14 +62,18 @@ def test_what_cannot_run_says_why(small_weights, tmp_path):
 
 
 def test_the_table_keeps_apart_what_was_measured():
-    measured = Row("m", "torch", "fp32", 1, 2, 5, 10.0, 12.0, 100.0, 1.0, 64.2, 300.0, 1.0)
-    failed = Row("m", "OpenVINO", "bf16", 1, 2, note="this processor has no bfloat16 arithmetic")
+    measured = InferenceTiming(
+        "m", "torch", "fp32", 1, 2, 5, 10.0, 12.0, 100.0, 1.0, 64.2, 300.0, 1.0
+    )
+    failed = InferenceTiming(
+        "m", "OpenVINO", "bf16", 1, 2, note="this processor has no bfloat16 arithmetic"
+    )
     table = markdown([measured, failed])
     assert "| m | torch fp32 | 1 | 10.0 | 12.0 | 100.0 | 1.00 | 64.2 | 300 |" in table
     assert table.endswith(
         "Not measured: OpenVINO bf16, batch 1: this processor has no bfloat16 arithmetic.\n"
     )
-    assert len(Row.columns()) == len(measured.values()) == len(failed.values())
+    assert len(InferenceTiming.columns()) == len(measured.values()) == len(failed.values())
     assert failed.values()[5] == ""
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from blsgan.evaluation import baselines
-from blsgan.evaluation.methods import Sample, synthetic_limit
+from blsgan.evaluation.methods import Overlap, synthetic_limit
 from blsgan.synthesis.overlap import compose_image
 from blsgan.synthesis.phantoms import joint_phantom
 
@@ -103,7 +103,7 @@ def test_exact_forms_recompose(bones, k):
 
 def test_true_share_gives_the_true_layers(phantom):
     known = {"layers": phantom.layers, "soft_tissue": phantom.soft_tissue}
-    layers = synthetic_limit()(Sample(phantom.image, phantom.masks, **known)).layers
+    layers = synthetic_limit()(Overlap(phantom.image, phantom.masks, **known)).layers
     np.testing.assert_allclose(layers, phantom.layers, atol=1e-5)
 
 

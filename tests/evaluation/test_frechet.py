@@ -8,7 +8,7 @@ from blsgan.evaluation import baselines
 from blsgan.evaluation.frechet import (
     BONE_CROP_PX,
     INSIDE_PX,
-    Sample,
+    FeatureRows,
     bone_crop,
     compare_with_real,
     compare_with_truth,
@@ -110,11 +110,11 @@ def phantoms():
 def checked(phantoms):
     """The check on phantoms, with layers of known quality."""
     extractor = patch_extractor()
-    truth, generated = Sample(), {}
+    truth, generated = FeatureRows(), {}
     rng = np.random.default_rng(0)
 
     def keep(name, layers, phantom, joint):
-        add(generated.setdefault(name, Sample()), extractor, layers, phantom, joint)
+        add(generated.setdefault(name, FeatureRows()), extractor, layers, phantom, joint)
 
     for index, phantom in enumerate(phantoms):
         joint = f"joint {index}"
@@ -151,11 +151,11 @@ def test_features_that_cannot_tell_are_told_on():
     """A method at the middle of both halves is nearer to each than they are to one another."""
     rng = np.random.default_rng(3)
     joints = [str(i) for i in range(40)]
-    far = Sample()
+    far = FeatureRows()
     for joint in joints:
         far.add([rng.standard_normal((20, 4))], joint)
     sides = dict(zip(far.joints, far.half(), strict=True))
-    truth, middle = Sample(), Sample()
+    truth, middle = FeatureRows(), FeatureRows()
     for joint, rows in zip(joints, far.rows, strict=True):
         truth.add([rows + (3 if sides[joint] else -3)], joint)
         middle.add([rows], joint)
@@ -165,7 +165,7 @@ def test_features_that_cannot_tell_are_told_on():
 
 def test_too_few_bones_give_no_distance():
     extractor = patch_extractor()
-    one = Sample()
+    one = FeatureRows()
     one.add([np.ones((3, 64))], "a")
     assert compare_with_truth(extractor, {"m": one}, one) is None
     assert compare_with_real(extractor, {"m": one}, one) is None

@@ -17,7 +17,7 @@ from blsgan.evaluation.layers import (
     evaluate_layers,
     summarise_layers,
 )
-from blsgan.evaluation.methods import COPY, PRIOR, Answer, Method, Sample
+from blsgan.evaluation.methods import COPY, PRIOR, Answer, Method, Overlap
 from blsgan.evaluation.networks import predict_masks
 from blsgan.evaluation.sheet import draw_sheet
 from blsgan.synthesis.overlap import as_unit
@@ -30,7 +30,7 @@ def truths(images):
 
 @pytest.fixture(scope="module")
 def part(images, truths):
-    def bright(sample: Sample) -> Answer:
+    def bright(sample: Overlap) -> Answer:
         return Answer(np.clip(sample.image + 0.1, 0, 1) * sample.masks)
 
     methods = [COPY, Method("brighter", bright), PRIOR]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from blsgan.errors import UsageError
-from blsgan.evaluation.methods import Sample
+from blsgan.evaluation.methods import Overlap
 from blsgan.evaluation.networks import (
     from_generator,
     from_weights,
@@ -39,7 +39,7 @@ class Even:
 
 @pytest.fixture
 def sample(phantom):
-    return Sample(phantom.image, phantom.masks)
+    return Overlap(phantom.image, phantom.masks)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def weights():
 
 def test_a_whole_image_is_padded_and_kept_outside_the_overlap(weights, phantom):
     generator = Even()
-    cut = Sample(phantom.image[:, :250], phantom.masks[:, :, :250])
+    cut = Overlap(phantom.image[:, :250], phantom.masks[:, :, :250])
     answer = from_generator(weights, generator, "ab", whole=True)(cut)
     assert generator.shapes == [(1, 1, 256, 256)]
     overlap = cut.masks.all(axis=0)
@@ -74,7 +74,7 @@ def test_nothing_overlaps_nothing_is_asked(weights, phantom):
     generator = Even()
     masks = phantom.masks.copy()
     masks[1] &= ~masks[0]
-    answer = from_generator(weights, generator, "ab")(Sample(phantom.image, masks))
+    answer = from_generator(weights, generator, "ab")(Overlap(phantom.image, masks))
     assert generator.shapes == []
     np.testing.assert_array_equal(answer.layers, phantom.image * masks)
 
@@ -88,12 +88,12 @@ def test_bones_that_touch_far_beside_their_overlap_stay_as_they_are(weights):
     masks[1, 96:100, 60:70] = True
     generator = Even()
     generator.reach_px = 4
-    answer = from_generator(weights, generator, "ab")(Sample(image, masks))
+    answer = from_generator(weights, generator, "ab")(Overlap(image, masks))
     assert answer.zone[98, 65]
     assert not answer.zone[:, 200:].any()
     np.testing.assert_array_equal(answer.layers[:, :, 200:], (image * masks)[:, :, 200:])
     generator.size_multiple = 8
-    answer = from_generator(weights, generator, "ab")(Sample(image, masks))
+    answer = from_generator(weights, generator, "ab")(Overlap(image, masks))
     separated = Separator.from_pretrained()(image, masks)
     np.testing.assert_array_equal(answer.zone, separated.zone)
 

@@ -9,7 +9,7 @@ import pytest
 from blsgan.data.layout import read_joint
 from blsgan.data.visits import visit_truths
 from blsgan.errors import InputError
-from blsgan.evaluation.methods import Answer, Method, Sample, from_callable, synthetic_limit
+from blsgan.evaluation.methods import Answer, Method, Overlap, from_callable, synthetic_limit
 from blsgan.evaluation.protocol import evaluate_real, evaluate_synthetic
 
 
@@ -99,13 +99,13 @@ def test_a_model_goes_through_the_same_path(images):
     "layers", [np.zeros((1, 8, 8)), np.full((2, 8, 8), np.nan), np.full((2, 8, 8), np.inf)]
 )
 def test_answers_that_are_none_are_refused(layers):
-    sample = Sample(np.zeros((8, 8), np.float32), np.ones((2, 8, 8), bool))
+    sample = Overlap(np.zeros((8, 8), np.float32), np.ones((2, 8, 8), bool))
     with pytest.raises(InputError, match="mine answered"):
         Method("mine", lambda _: Answer(layers))(sample)
 
 
 def test_oracles_need_the_truth():
-    sample = Sample(np.zeros((8, 8), np.float32), np.ones((2, 8, 8), bool))
+    sample = Overlap(np.zeros((8, 8), np.float32), np.ones((2, 8, 8), bool))
     with pytest.raises(ValueError, match="truth"):
         synthetic_limit()(sample)
 
