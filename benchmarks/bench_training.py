@@ -11,8 +11,8 @@ preset's precision (bfloat16, or float32 on a processor without its instructions
 float32, as they are when nobody says otherwise; the column ``precision`` says which.
 Peak memory is that of a process of its own for each of the four, in the first stage. A stage with
 large crops in some steps is timed over steps of both sizes; its row is of one step on average.
-Without ``--data`` the joints are phantoms. ``--check`` ends with status 1 when a target is missed:
-3 times for ``lite``, 1.5 times for ``paper``, and 3 % of a step for its data.
+Without ``--data`` the joints are phantoms. ``--check`` ends with status 1 where data take more than
+3 % of a step.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ from blsgan.training.separation import SeparationTrainer
 from blsgan.training.sources import load_sources
 
 ROOT = Path(__file__).resolve().parents[1]
-TARGETS = {"lite": 3.0, "paper": 1.5}
+PRESETS = ("lite", "paper")
 MOST_DATA = 0.03  # of a step's time
 PARTS = ("data", "generator", "supervisor", "optimiser")
 PUBLIC_COUNTS = (537, 402)  # training joints of the public dataset: without and with an overlap
@@ -508,16 +508,16 @@ def compare(
 @click.option(
     "--preset",
     "presets",
-    type=click.Choice(tuple(TARGETS)),
+    type=click.Choice(PRESETS),
     multiple=True,
-    default=tuple(TARGETS),
+    default=PRESETS,
     show_default=True,
 )
 @click.option("--lite-set", multiple=True, metavar="KEY=VALUE", help="As blsgan train --set.")
 @click.option("--paper-set", multiple=True, metavar="KEY=VALUE", help="As blsgan train --set.")
 @click.option("--memory-of", hidden=True, help="PRESET:blsgan or PRESET:naive, for a child.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="CSV file.")
-@click.option("--check", is_flag=True, help="Fail when a target is missed.")
+@click.option("--check", is_flag=True, help="Fail where data take more than 3 %.")
 def main(
     root: Path | None,
     cache: Path | None,
@@ -592,10 +592,7 @@ def main(
                 f"p50 {row.percentile(50):8.3f} p80 {row.percentile(80):8.3f} s  "
                 f"{row.peak_mb:6.0f} MB  {split}"
             )
-        click.echo(
-            f"{preset}: {ratio:.2f} times as fast as the naive loop (target {TARGETS[preset]})."
-        )
-        missed += [f"{preset} {ratio:.2f}"] if ratio < TARGETS[preset] else []
+        click.echo(f"{preset}: {ratio:.2f} times as fast as the naive loop.")
         missed += [
             f"{row.name}: data {100 * row.shares['data']:.1f} %"
             for row in measured
@@ -617,7 +614,7 @@ def main(
             writer.writeheader()
             writer.writerows(table)
     if check and missed:
-        raise SystemExit(f"targets missed: {', '.join(missed)}")
+        raise SystemExit(f"too much for data: {', '.join(missed)}")
 
 
 if __name__ == "__main__":
