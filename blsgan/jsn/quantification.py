@@ -29,8 +29,8 @@ UPPER, LOWER = 0, 1
 
 LAYER_TRUST = np.array(
     [
-        [0.49, 0.40, 0.23, 0.26, 0.37, 0.52, 0.67, 0.79],  # upper bone
-        [0.51, 0.43, 0.50, 0.62, 0.75, 0.89, 0.99, 1.00],
+        [0.55, 0.40, 0.26, 0.27, 0.38, 0.53, 0.69, 0.83],  # upper bone
+        [0.53, 0.44, 0.50, 0.65, 0.83, 0.93, 1.00, 1.00],
     ]
 )
 """Weight of a layer's pixels in registration at -4..-3 to +3..+4 px from the border between overlap

@@ -2,11 +2,12 @@
 
 It sees a window around the overlap: the radiograph with the soft tissue beside the bones, the
 masks, and the priors of :mod:`blsgan.models.priors`. It moves the prior's layers, pixel by pixel,
-and the soft tissue that those layers would need to compose to the radiograph is smoothed; of the
-detail that smoothing takes away, the network says how much is soft tissue's and which bone's the
-rest is. The exact split then gives each bone its share of the attenuation above that soft tissue.
-So levels and edges are the network's, while the texture is the radiograph's own. There is no
-normalisation layer: one image's answer never depends on its neighbours in a batch.
+and the soft tissue that those layers would need to compose to the radiograph is smoothed. Of the
+detail that smoothing takes away the network says how much is soft tissue's and, for half of the
+rest, which bone's; the other half is every bone's. The exact split then gives each bone its share
+of the attenuation above that soft tissue. So levels and edges are the network's, while the texture
+is the radiograph's own. There is no normalisation layer: one image's answer never depends on its
+neighbours in a batch.
 """
 
 from __future__ import annotations
@@ -177,18 +178,26 @@ class LiteGenerator(Generator):
         extra = (priors.supports.sum(dim=1, keepdim=True) - 1).clamp(min=1.0)
         needed = (bones.sum(dim=1, keepdim=True) - whole) / extra
         smooth = _smoothed(needed, priors.zone, self.soft_tissue_map)
+        fine = needed - smooth
+        # Layers that are darker together than the radiograph would need less soft tissue than none:
+        # all become brighter, as smoothly, by the same display intensity.
+        alike = slope(bones, self.law) * priors.supports
+        bones = bones + _divided(extra * (-smooth).clamp(min=0.0), alike)
+        soft = smooth.clamp(min=0.0)
         if self.soft_tissue_map:
-            needed = smooth + torch.sigmoid(detail[:, -1:]) * (needed - smooth)
-        else:
-            needed = smooth
-        soft_tissue = display(needed, self.law).clamp(0.0, K_MAX)
+            soft = soft + torch.sigmoid(detail[:, -1:]) * fine
+        soft_tissue = display(soft, self.law).clamp(0.0, K_MAX)
         soft = attenuation(soft_tissue, self.law)
-        # The rest of the detail: equal shares would move every layer's display intensity alike.
-        weight = slope(bones, self.law) * priors.supports * torch.softmax(detail[:, :-1], dim=1)
-        weight = weight / weight.sum(dim=1, keepdim=True).clamp(min=1e-6)
-        bones = bones + weight * (whole + extra * soft - bones.sum(dim=1, keepdim=True))
+        # The rest of the detail: half of it moves every layer's display intensity alike. Without
+        # that the network gives all of it to one bone, and single pixels stand out there.
+        share = (1 / self.layers + torch.softmax(detail[:, :-1], dim=1)) / 2
+        rest = whole + extra * soft - bones.sum(dim=1, keepdim=True)
+        bones = bones + _divided(rest, slope(bones, self.law) * priors.supports * share)
         shares = (bones - soft) / (whole - soft).clamp(min=_LEAST_ATTENUATION)
-        soft_tissue = torch.where(priors.gap > 0, image.clamp(max=K_MAX), soft_tissue)
+        # Between the masks: what is brighter than soft tissue are the bones' blurred edges.
+        shares = torch.where(priors.gap > 0, 1.0, shares)
+        between = torch.minimum(image, priors.soft_tissue)
+        soft_tissue = torch.where(priors.gap > 0, between, soft_tissue)
         return torch.log(shares.clamp(min=_LEAST_SHARE)), soft_tissue
 
     def _free_layers(self, image: Tensor, masks: Tensor) -> tuple[Priors, Tensor, Tensor]:
@@ -232,6 +241,11 @@ def _smoothed(values: Tensor, zone: Tensor, locally: bool) -> Tensor:
     for _ in range(_SMOOTHINGS):
         values = _mean(values * zone) / weight
     return values
+
+
+def _divided(attenuation: Tensor, weight: Tensor) -> Tensor:
+    """``attenuation`` [B,1,H,W] among layers in proportion to ``weight`` [B,N,H,W]."""
+    return attenuation * weight / weight.sum(dim=1, keepdim=True).clamp(min=1e-6)
 
 
 def _logit(x: Tensor) -> Tensor:

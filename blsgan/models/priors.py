@@ -29,6 +29,7 @@ public dataset's real overlaps (SD 0.06)."""
 
 _LEVELS = 5
 _SWEEPS = 6
+_PRIOR_SIDE_PX = 5
 _SATURATED = 1e-3  # least transmission taken seriously
 
 
@@ -161,8 +162,8 @@ class Priors:
     Attributes:
         zone: {0,1} [B,1,H,W], see :func:`zone`, without the gap.
         overlap: {0,1} [B,1,H,W], where two masks meet.
-        gap: {0,1} [B,1,H,W], the zone beside all masks: soft tissue alone, in every layer, so that
-            nothing is to be estimated.
+        gap: {0,1} [B,1,H,W], the zone beside all masks: soft tissue and the bones' blurred edges,
+            which every layer has an even share of.
         supports: {0,1} [B,N,H,W], each mask with zone and gap: where its layer may be more than 0.
         soft_tissue: [B,1,H,W] in [0, K_MAX], display intensity of soft tissue, continued from
             beside the bones across them.
@@ -170,7 +171,8 @@ class Priors:
         equal: [B,1,H,W], the layer that each bone has if all have an equal share.
         layers: [B,N,H,W] in [0,1]: in the overlap the mean of the equal split and the continuation,
             in the rest of the zone that of the continuation and the image where the bone itself is
-            drawn, or soft tissue where it is not.
+            drawn, or soft tissue where it is not. In the zone it is blurred: masks are drawn a
+            pixel off, and their borders would stand in the layers as steps.
     """
 
     def __init__(
@@ -203,7 +205,10 @@ class Priors:
         )
         beside_it = torch.where(masks > 0, image, self.soft_tissue)
         start = torch.where(self.overlap > 0, self.equal, beside_it)
-        self.layers = (start + self.continued) / 2
+        layers = (start + self.continued) / 2
+        blurred = _blurred(layers * estimated, _PRIOR_SIDE_PX)
+        blurred = blurred / _blurred(estimated, _PRIOR_SIDE_PX).clamp(min=1e-6)
+        self.layers = torch.where(self.zone > 0, blurred, layers)
 
     def without_continuation(self) -> None:
         """Takes the even split alone, for an ablation."""
