@@ -25,7 +25,7 @@ def test_weights_and_their_card():
     weights = inspect_file(WEIGHTS_FOLDER / "lite.safetensors")
     assert weights["parameters"] == card["parameters"]
     assert weights["types"] == {"F32": card["parameters"]}
-    assert weights["layers"]["stem.weight"] == {"shape": [24, 15, 3, 3], "type": "F32"}
+    assert weights["layers"]["stem.weight"] == {"shape": [16, 15, 3, 3], "type": "F32"}
 
 
 def test_a_model(exported):
