@@ -193,8 +193,9 @@ class LiteGenerator(Generator):
         share = (1 / self.layers + torch.softmax(detail[:, :-1], dim=1)) / 2
         rest = whole + extra * soft - bones.sum(dim=1, keepdim=True)
         bones = bones + _divided(rest, slope(bones, self.law) * priors.supports * share)
-        above = whole - soft  # less than 0 where the radiograph is darker than soft tissue
-        shares = above.sign() * (bones - soft) / above.abs().clamp(min=_LEAST_ATTENUATION)
+        # Less than 0 where the radiograph is darker than soft tissue. Only ratios of shares count.
+        above = (bones - soft) * (whole - soft).sign()
+        shares = above / above.clamp(min=0.0).sum(1, keepdim=True).clamp(min=_LEAST_ATTENUATION)
         # Between the masks: what is brighter than soft tissue are the bones' blurred edges.
         shares = torch.where(priors.gap > 0, 1.0, shares)
         between = torch.minimum(image, priors.soft_tissue)
