@@ -249,10 +249,12 @@ class Study:
     def consistencies(self) -> dict[tuple[str, str], dict[str, Any]]:
         """(condition, method) -> number of joints, flagged ones, and how far the sums are off.
 
-        The condition "all" joins the joints with an overlap, by that method, and those without. The
-        median's interval is a 95 % percentile bootstrap over joints. ``difference_px`` is the mean
-        of how much farther off a sum is than without separation, over the joints that neither
-        flags, with its interval.
+        ``narrowing_px`` is the mean size of what was measured: what holds the bones together in
+        registration makes it smaller, and with it how far the sums are off. The condition "all"
+        joins the joints with an overlap, by that method, and those without. The median's interval
+        is a 95 % percentile bootstrap over joints. ``difference_px`` is the mean of how much
+        farther off a sum is than without separation, over the joints that neither flags, with its
+        interval.
         """
         groups = _grouped(self.consistency)
         free = groups.get((NO_OVERLAP, NOTHING_TO_SEPARATE), [])
@@ -263,6 +265,11 @@ class Study:
         for key, records in groups.items():
             off = [abs(r["difference_px"]) for r in records if not r["flagged"]]
             low, high = _interval(off, self.seed, np.median) if len(off) > 1 else (None, None)
+            measured = [
+                [abs(r[pair]) for pair in ("ab_px", "bc_px", "ac_px")]
+                for r in records
+                if not r["flagged"]
+            ]
             found[key] = {
                 "joints": len(records),
                 "flagged": len(records) - len(off),
@@ -271,6 +278,7 @@ class Study:
                 "median_high_px": high,
                 "p90_px": float(np.percentile(off, 90)) if off else None,
                 "p95_px": float(np.percentile(off, 95)) if off else None,
+                "narrowing_px": float(np.mean(measured)) if measured else None,
                 **_against(records, groups.get((key[0], WITHOUT), []), self.seed),
             }
         return found
@@ -584,6 +592,7 @@ def _consistency_table(study: Study) -> Table:
         "median px [95 %]",
         "90th",
         "95th percentile",
+        "mean narrowing px",
         "mean, against without separation [95 %]",
     ]
     rows = [
@@ -599,6 +608,7 @@ def _consistency_table(study: Study) -> Table:
             ),
             _figure(c["p90_px"]),
             _figure(c["p95_px"]),
+            _figure(c["narrowing_px"]),
             _figure(c.get("difference_px"), "+.3f")
             + (
                 f" [{c['difference_low_px']:+.3f}, {c['difference_high_px']:+.3f}] "

@@ -120,6 +120,9 @@ def test_all_joints_are_those_with_and_without_overlap():
             "condition": condition,
             "method": method,
             "difference_px": off,
+            "ab_px": off - 0.2,
+            "bc_px": 0.5,
+            "ac_px": 0.3,
             "flagged": flagged,
         }
 
@@ -145,6 +148,8 @@ def test_all_joints_are_those_with_and_without_overlap():
     assert found[ALL, "model"]["median_px"] == pytest.approx(0.3)
     assert found[ALL, WITHOUT]["median_px"] == pytest.approx(0.45)
     assert found[OVERLAP, "model"]["median_low_px"] is None  # one value has no interval
+    # The mean size of 0.3, 0.5 and 0.3; the flagged joint does not count.
+    assert found[OVERLAP, "model"]["narrowing_px"] == pytest.approx(1.1 / 3)
     # Paired with the joints that neither flags, by how far off each is.
     assert found[OVERLAP, "model"]["compared"] == 1
     assert found[OVERLAP, "model"]["difference_px"] == pytest.approx(-0.3)
