@@ -30,7 +30,7 @@ UPPER, LOWER = 0, 1
 LAYER_TRUST = np.array(
     [
         [0.55, 0.40, 0.26, 0.27, 0.38, 0.53, 0.69, 0.83],  # upper bone
-        [0.53, 0.44, 0.50, 0.65, 0.83, 0.93, 1.00, 1.00],
+        [0.53, 0.44, 0.50, 0.66, 0.83, 0.94, 1.00, 1.00],
     ]
 )
 """Weight of a layer's pixels in registration at -4..-3 to +3..+4 px from the border between overlap

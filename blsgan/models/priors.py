@@ -29,7 +29,7 @@ public dataset's real overlaps (SD 0.06)."""
 
 _LEVELS = 5
 _SWEEPS = 6
-_PRIOR_SIDE_PX = 5
+_PRIOR_SIDE_PX = 5  # side of the window that blurs the prior
 _SATURATED = 1e-3  # least transmission taken seriously
 
 

@@ -155,3 +155,18 @@ def test_priors_of_equal_bones_are_those_bones():
     inside = priors.overlap.expand(-1, 2, -1, -1) > 0
     for layers in (priors.layers, priors.continued, priors.equal.expand(-1, 2, -1, -1)):
         assert (layers[inside] - bone).abs().max() < 1e-3
+
+
+def test_no_border_of_a_mask_is_a_step_of_the_prior():
+    """Masks are drawn a pixel or two off."""
+    masks = torch.zeros(1, 2, 60, 64)
+    masks[:, 0, :34, 8:56] = 1
+    masks[:, 1, 26:, 8:56] = 1
+    soft, bone = torch.tensor(0.3), torch.tensor(0.6)
+    image = torch.where(masks.amax(dim=1, keepdim=True) > 0, bone, soft)
+    priors = Priors(image, masks, 4, 8.0)
+    column = priors.layers[0, 0, :, 32]  # of the upper bone, from itself into soft tissue
+    inside = priors.zone[0, 0, :, 32] > 0
+    steps = column.diff().abs()[inside[1:] & inside[:-1]]
+    assert column[inside].max() - column[inside].min() > 0.1
+    assert steps.max() < 0.05
