@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from blsgan.joint.zone import REACH_PX
 from blsgan.models.generator import Generator, Head
-from blsgan.models.priors import Priors, attenuation, display, slope
+from blsgan.models.priors import Priors, attenuation, box_sum, display, slope
 from blsgan.ops import K_MAX
 
 EXPONENTIAL_LAW = 7.0
@@ -190,7 +190,8 @@ class LiteGenerator(Generator):
         soft = attenuation(soft_tissue, self.law)
         # The rest of the detail: half of it moves every layer's display intensity alike. Without
         # that the network gives all of it to one bone, and single pixels stand out there.
-        share = (1 / self.layers + torch.softmax(detail[:, :-1], dim=1)) / 2
+        share = torch.exp(detail[:, :-1].clamp(-9.0, 9.0))  # runtimes are slow at a softmax
+        share = share / share.sum(dim=1, keepdim=True) + 1 / self.layers
         rest = whole + extra * soft - bones.sum(dim=1, keepdim=True)
         bones = bones + _divided(rest, slope(bones, self.law) * priors.supports * share)
         # Less than 0 where the radiograph is darker than soft tissue. Only ratios of shares count.
@@ -239,9 +240,9 @@ def _smoothed(values: Tensor, zone: Tensor, locally: bool) -> Tensor:
     if not locally:
         mean = (values * zone).sum(dim=(2, 3)) / zone.sum(dim=(2, 3)).clamp(min=1.0)
         return mean[:, :, None, None].expand_as(values)
-    weight = _mean(zone).clamp(min=1e-4)
+    weight = box_sum(zone, _SMOOTHING_PX).clamp(min=1.0)
     for _ in range(_SMOOTHINGS):
-        values = _mean(values * zone) / weight
+        values = box_sum(values * zone, _SMOOTHING_PX) / weight
     return values
 
 
@@ -252,7 +253,3 @@ def _divided(attenuation: Tensor, weight: Tensor) -> Tensor:
 
 def _logit(x: Tensor) -> Tensor:
     return torch.logit(x, eps=_LEAST_SHARE)
-
-
-def _mean(x: Tensor) -> Tensor:
-    return F.avg_pool2d(x, _SMOOTHING_PX, stride=1, padding=_SMOOTHING_PX // 2)

@@ -97,6 +97,20 @@ def _blurred(x: Tensor, side: int) -> Tensor:
     return x
 
 
+def box_sum(x: Tensor, side: int) -> Tensor:
+    """The sum over a square window of odd ``side``, with zeros beyond the picture. By additions:
+    runtimes take several times as long to pool."""
+    height, width = x.shape[-2:]
+    p = F.pad(x, (side // 2,) * 4)
+    rows = p[..., :height, :]
+    for step in range(1, side):
+        rows = rows + p[..., step : step + height, :]
+    total = rows[..., :width]
+    for step in range(1, side):
+        total = total + rows[..., step : step + width]
+    return total
+
+
 def _halved(x: Tensor) -> Tensor:
     return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
 
@@ -206,8 +220,8 @@ class Priors:
         beside_it = torch.where(masks > 0, image, self.soft_tissue)
         start = torch.where(self.overlap > 0, self.equal, beside_it)
         layers = (start + self.continued) / 2
-        blurred = _blurred(layers * estimated, _PRIOR_SIDE_PX)
-        blurred = blurred / _blurred(estimated, _PRIOR_SIDE_PX).clamp(min=1e-6)
+        sums = box_sum(torch.cat((layers * estimated, estimated), dim=1), _PRIOR_SIDE_PX)
+        blurred = sums[:, :bones] / sums[:, bones:].clamp(min=1.0)
         self.layers = torch.where(self.zone > 0, blurred, layers)
 
     def without_continuation(self) -> None:
