@@ -128,7 +128,7 @@ lint-cpp: $(STAMPS)/lint-tools
 	@PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B build/cmake -G Ninja >build/cmake.log 2>&1 \
 	    || { cat build/cmake.log; exit 1; }
 	@echo "clang-tidy, file by file"
-	@printf '%s\n' $(filter-out %/onnxruntime_check.cpp,$(wildcard csrc/cpu/*.cpp csrc/runner/*.cpp csrc/tests/*.cpp)) \
+	@printf '%s\n' $(filter-out %/onnxruntime_check.cpp,$(wildcard csrc/cpu/*.cpp csrc/joint/*.cpp csrc/runner/*.cpp csrc/tests/*.cpp)) \
 	    | xargs -n 1 -P $$(nproc) $(BIN)/clang-tidy --quiet -p build/cmake
 
 sanitize: sanitize-cpp sanitize-ops

@@ -306,6 +306,19 @@ def test_doctor_fails_with_the_reason_where_separating_fails(monkeypatch):
     assert result.output.splitlines()[-1].endswith("_native.so is missing.")
 
 
+def test_doctor_says_that_the_compiled_half_is_missing():
+    code = (
+        "import sys; sys.modules['blsgan._native'] = None;"
+        "from blsgan.cli import main; sys.exit(main(['doctor']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 1
+    assert "lite.onnx" in done.stdout
+    assert "compiled NumPy kernels do not load" in done.stdout.splitlines()[-1]
+
+
 def test_info_prints_json_and_judges_nothing(monkeypatch):
     broken = report(backends=[Check("onnx", False, reason="gone")])
     monkeypatch.setattr("blsgan.cli.info.collect", lambda: broken)

@@ -16,8 +16,7 @@ from blsgan.data.dataset import load_root
 from blsgan.data.layout import MIN_OVERLAP_PX, JointImage, overlap_px, read_joint
 from blsgan.data.splits import select
 from blsgan.errors import InputError
-from blsgan.joint.geometry import bounding_box
-from blsgan.joint.window import cut, interval
+from blsgan.joint.geometry import bounding_box, cut, interval
 from blsgan.synthesis.overlap import protocol_overlap
 from blsgan.synthesis.phantoms import joint_phantom
 

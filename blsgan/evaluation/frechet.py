@@ -22,7 +22,7 @@ from scipy.linalg import eigh
 
 from blsgan.errors import BackendError, InputError
 from blsgan.io.files import read_file
-from blsgan.joint.window import cut
+from blsgan.joint.geometry import cut
 from blsgan.runtimes.onnx import OnnxSession
 
 PATCH_PX = 8

@@ -9,8 +9,8 @@ import numpy as np
 
 from blsgan.errors import BackendError, NoJointError, UsageError
 from blsgan.evaluation.methods import Answer, Method, Overlap, from_separator
-from blsgan.joint.geometry import bounding_box
-from blsgan.joint.window import Window, around, around_overlap, cut
+from blsgan.joint.geometry import around, bounding_box, cut
+from blsgan.joint.window import Window, around_overlap
 from blsgan.tasks.segmentation import Segmenter
 from blsgan.tasks.separation import Separator
 from blsgan.tasks.task import Weights, find_weights

@@ -15,8 +15,7 @@ from PIL import Image
 from blsgan.data.layout import MIN_OVERLAP_PX, JointImage, overlap_px, read_joint
 from blsgan.evaluation.methods import Method, Overlap
 from blsgan.io.atomic import atomic_paths
-from blsgan.joint.geometry import bounding_box
-from blsgan.joint.window import around, cut
+from blsgan.joint.geometry import around, bounding_box, cut
 from blsgan.progress import Track, silent
 from blsgan.synthesis.overlap import as_unit
 

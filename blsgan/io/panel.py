@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blsgan.joint.geometry import bounding_box, row_blocks
-from blsgan.joint.window import around, joint_window
+from blsgan.joint.geometry import around, bounding_box, joint_window, row_blocks
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw

@@ -35,15 +35,9 @@ split knows. Chosen on validation joints (docs/how-to/segment.md)."""
 def grown(mask: Bool, reach_px: int) -> Bool:
     """``mask`` [H,W] dilated by ``reach_px``: squares and crosses in turn, which is nearly
     round."""
-    for step in range(reach_px):
-        p = np.zeros((mask.shape[0] + 2, mask.shape[1] + 2), np.bool_)  # ten times np.pad
-        p[1:-1, 1:-1] = mask
-        rows = p[:-2] | p[1:-1] | p[2:]
-        if step % 2 == 0:
-            mask = rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:]
-        else:
-            mask = rows[:, 1:-1] | p[1:-1, :-2] | p[1:-1, 2:]
-    return mask
+    from blsgan.joint.compiled import _native
+
+    return _native.grown(mask, reach_px)
 
 
 def zone(masks: Bool, reach_px: int) -> Bool:
@@ -53,13 +47,17 @@ def zone(masks: Bool, reach_px: int) -> Bool:
     masks or in a gap between them no wider than the reach: with such a gap left out, what lies
     beyond it would stand out of a layer as a spur. With a reach of 0 it is the overlap.
     """
-    closed, closing_px = np.asarray(masks.any(axis=0)), reach_px // 2
-    closed |= ~grown(~grown(closed, closing_px), closing_px)
-    reached = np.zeros(closed.shape, np.uint8)
-    for mask in masks:
-        reached += grown(mask, reach_px)
-    closed &= reached > 1
-    return closed
+    from blsgan.joint.compiled import _native
+
+    return _native.zone(masks, reach_px)
+
+
+def extend(planes: NDArray[np.float32], known: Bool) -> NDArray[np.float32]:
+    """Values [N,H,W] carried from ``known`` [H,W] four pixels outwards; 0 beyond. A network answers
+    for the zone only, and interpolation must not take in what lies outside."""
+    from blsgan.joint.compiled import _native
+
+    return _native.extend(planes, known)
 
 
 def soft_tissue_beside(image: NDArray[np.float32], masks: Bool) -> Bool:

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blsgan.io.panel import LOWER_COLOUR, OUTSIDE, UPPER_COLOUR, colour_bar, signed_colours
-from blsgan.joint.geometry import bone_width_px
-from blsgan.joint.window import around, cut
+from blsgan.joint.geometry import around, bone_width_px, cut
 from blsgan.jsn.quantification import Measurement, Visit, residual_maps
 from blsgan.jsn.registration import Float
 

@@ -10,15 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from blsgan.errors import BackendError
-
-try:
-    from blsgan import _native
-except ImportError as error:  # pragma: no cover - depends on the installation
-    raise BackendError(
-        f"blsgan's compiled NumPy kernels do not load ({error}): reinstall blsgan with "
-        "`pip install .`"
-    ) from error
+from blsgan.joint.compiled import _native
 
 
 def _floating(name: str, value: ArrayLike) -> NDArray[Any]:

@@ -15,7 +15,7 @@ from blsgan.anatomy import JOINTS, LANDMARKS, PROMISED, Side
 from blsgan.errors import InputError
 from blsgan.hands.visits import Pair, judge
 from blsgan.io.spacing import PixelSpacing
-from blsgan.joint.window import around, cut
+from blsgan.joint.geometry import around, cut
 from blsgan.jsn.registration import read_registered
 from blsgan.jsn.visits import (
     PairResult,

@@ -17,7 +17,7 @@ from blsgan.io.files import read_file
 from blsgan.io.panel import LOWER_COLOUR, OUTSIDE, RESIDUAL_FLOOR, UPPER_COLOUR, signed_colours
 from blsgan.io.radiograph import decode_radiograph
 from blsgan.io.stored import StoredResult
-from blsgan.joint.window import joint_window
+from blsgan.joint.geometry import joint_window
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -26,8 +26,7 @@ from blsgan.errors import InputError, UsageError
 from blsgan.io.atomic import ESCAPED, atomic_paths
 from blsgan.io.masks import BONES
 from blsgan.io.stored import StoredResult, find_results
-from blsgan.joint.geometry import bounding_box
-from blsgan.joint.window import cut
+from blsgan.joint.geometry import bounding_box, cut
 from blsgan.progress import Track, silent
 from blsgan.records.reader_study import Item, KeyRecord, Truth
 from blsgan.report.templating import render

@@ -10,7 +10,7 @@ given masks; masks that can be used but not trusted come with reasons in ``Segme
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -193,9 +193,8 @@ def _on_grid(image: Float32, window: Window) -> Float32:
     factor = int(_side(window) // (_FINEST * GRID_PX))
     if factor > 1:  # a square around a long picture would take more memory than the picture
         image = np.asarray(Image.fromarray(image).reduce(factor), dtype=np.float32)
-        window = replace(
-            window, top=window.top / factor, left=window.left / factor, scale=window.scale * factor
-        )
+        top, left = window.top / factor, window.left / factor
+        window = Window(top, left, GRID_PX, GRID_PX, window.scale * factor)
     return np.clip(window.resample(image), 0, 1)
 
 

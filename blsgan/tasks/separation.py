@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from blsgan.errors import BlsganError, InputError, WeightsError
 from blsgan.joint.geometry import bounding_box, doubtful_masks
 from blsgan.joint.window import MAX_AREA_PX, Window, around_overlap
-from blsgan.joint.zone import SOFT_TISSUE_LEAST_PX, soft_tissue_beside, zone
+from blsgan.joint.zone import SOFT_TISSUE_LEAST_PX, extend, soft_tissue_beside, zone
 from blsgan.tasks.backend import Backend, create
 from blsgan.tasks.task import MAX_REACH_PX, WeightsFile
 
@@ -370,7 +370,7 @@ class _Joint:
         """Image [1,h,w] and masks [2,h,w] of the window at working scale, float32."""
         window = self._planned()
         image = window.resample(self.image)
-        masks = np.stack([window.resample(mask.view(np.uint8)) for mask in self.reached])
+        masks = np.stack([window.resample(mask) for mask in self.reached])
         working = masks >= 0.5
         if not (working[0] & working[1]).any():  # an overlap thinner than a working pixel
             working = masks > 0
@@ -413,7 +413,8 @@ class _Joint:
         if not window.aligned:
             # The network answers for the zone only; interpolation must not take in what lies
             # outside.
-            answers = _extend(answers, zone(working_masks > 0, self.weights.reach_px))
+            known = zone(working_masks > 0, self.weights.reach_px)
+            answers = extend(answers, known)
         top, left, bottom, right = box = bounding_box(self.zone)
         part = np.s_[top:bottom, left:right]
         inside = self.zone[part]
@@ -524,21 +525,3 @@ def as_unit_interval(image: NDArray[Any]) -> tuple[Float32, tuple[str, ...]]:
             f"image has values from {low:g} to {high:g}, outside [0,1]; scale it first."
         )
     return image, ()
-
-
-def _extend(planes: Float32, known: Bool, reach_px: int = 4) -> Float32:
-    """Carry values [N,h,w] from ``known`` [h,w] ``reach_px`` pixels outwards; 0 beyond."""
-    weight = known.astype(np.float32)
-    values = planes * weight
-    for _ in range(reach_px):
-        total, count = _sum_3x3(values), _sum_3x3(weight[None])[0]
-        new = (weight == 0) & (count > 0)
-        values = np.where(new, total / np.maximum(count, 1), values)
-        weight = np.where(new, np.float32(1), weight)
-    return np.ascontiguousarray(values, dtype=np.float32)
-
-
-def _sum_3x3(planes: Float32) -> Float32:
-    padded = np.pad(planes, ((0, 0), (1, 1), (1, 1)))
-    rows = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
-    return np.asarray(rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:], dtype=np.float32)

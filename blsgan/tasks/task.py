@@ -19,9 +19,11 @@ from typing import Any
 
 from blsgan.errors import WeightsError
 from blsgan.joint.geometry import GRID_PX, LOOK_PX
-from blsgan.joint.window import SIZE_MULTIPLE
 
 WEIGHTS_FOLDER = Path(__file__).resolve().parents[1] / "weights"
+SIZE_MULTIPLE = 8
+"""Sides of a window are multiples of it: the default network halves its grid three times."""
+
 MAX_SIZE_MULTIPLE = 256
 MAX_REACH_PX = 16
 LAW_RANGE = (1.0, 20.0)

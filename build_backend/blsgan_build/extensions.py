@@ -6,7 +6,8 @@ No source list is written anywhere: the folders of csrc/ say what belongs to wha
 folder                 compiled with           linked into
 =====================  ======================  ============================================
 csrc/cpu/*.cpp         C++17, omp simd         both
-csrc/numpy/module.cpp  C++17, pybind11         blsgan/_native.<tag>.so
+csrc/joint/*.cpp       C++17, no contraction   blsgan/_native.<tag>.so
+csrc/numpy/*.cpp       C++17, pybind11         blsgan/_native.<tag>.so
 csrc/torch/*.cpp       C++20, stable ABI       blsgan/_ops.so, which needs no Python ABI
 csrc/cuda/*.cu         nvcc, static cudart     blsgan/_ops.so
 =====================  ======================  ============================================
@@ -84,7 +85,7 @@ def declared_extensions() -> list[Extension]:
     """
     if not sources("cpu"):
         raise BuildError(f"{CSRC / 'cpu'} has no sources: the source tree is not complete.")
-    extensions = [Extension("blsgan._native", [str(CSRC / "numpy" / "module.cpp")])]
+    extensions = [Extension("blsgan._native", [str(path) for path in sources("numpy")])]
     if torch_wanted() and sources("torch"):
         extensions.append(Extension("blsgan._ops", [str(path) for path in sources("torch")]))
     return extensions
@@ -173,6 +174,11 @@ class Toolchain:
     def cpu_units(self) -> list[Unit]:
         command = (*self.cxx, "-std=c++17", *self.cxx_flags, "-c")
         return [Unit(source, command) for source in sources("cpu")]
+
+    def joint_units(self) -> list[Unit]:
+        # The same bits on every processor: a product is rounded before it is added.
+        command = (*self.cxx, "-std=c++17", *self.cxx_flags, "-ffp-contract=off", "-c")
+        return [Unit(source, command) for source in sources("joint")]
 
     def numpy_units(self, facts: dict[str, str]) -> list[Unit]:
         import pybind11
@@ -268,7 +274,7 @@ class BuildExtensions(build_ext):
         cuda_objects, reason = self._cuda_objects(tools)
         cpu_objects = self._compile(tools.cpu_units())
         facts = self._facts(tools, built_cuda=bool(cuda_objects), reason=reason)
-        numpy_objects = self._compile(tools.numpy_units(facts))
+        numpy_objects = self._compile([*tools.joint_units(), *tools.numpy_units(facts)])
         for ext in self.extensions:
             target = Path(self.get_ext_fullpath(ext.name))
             if ext.name == "blsgan._native":

@@ -11,6 +11,7 @@
 
 #include "../beer_lambert.h"
 #include "../ops.h"
+#include "joint.h"
 
 namespace py = pybind11;
 
@@ -215,10 +216,11 @@ py::dict build_info() {
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
-  m.doc() = "blsgan's CPU kernels for NumPy arrays; use blsgan.ops.native, which explains itself.";
+  m.doc() = "blsgan's CPU kernels and windows for NumPy arrays; blsgan.ops.native and blsgan.joint explain them.";
   m.def("compose_layers", &compose_layers, py::arg("layers"), py::arg("masks"),
         py::arg("soft_tissue"), py::arg("law") = 0.0);
   m.def("split_attenuation", &split_attenuation, py::arg("share_logits"), py::arg("image"),
         py::arg("masks"), py::arg("soft_tissue"), py::arg("law") = 0.0);
   m.def("build_info", &build_info);
+  bind_joint(m);
 }

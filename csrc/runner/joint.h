@@ -1,5 +1,5 @@
-// blsgan/joint/window.py and blsgan/tasks/separation.py without Python: the window around one overlap,
-// what the network gets, and the layers from what it answers. The same arithmetic in the same order, so the same bits.
+// blsgan/tasks/separation.py without Python: what the network gets of one overlap, and the layers from
+// what it answers. The same arithmetic in the same order, so the same bits.
 
 #pragma once
 
@@ -9,24 +9,9 @@
 #include <string>
 #include <vector>
 
-#include "resample.h"
+#include "joint/window.h"
 
 namespace blsgan::runner {
-
-// Top, left, bottom, right (past the end) in image pixels.
-struct Window {
-  int64_t top = 0, left = 0, bottom = 0, right = 0;
-  int64_t height() const { return bottom - top; }
-  int64_t width() const { return right - left; }
-};
-
-// Where the network looks: `top` and `left` in image pixels (whole where scale is 1, may be negative),
-// `height` and `width` in working pixels.
-struct Crop {
-  double scale = 1;
-  double top = 0, left = 0;
-  int64_t height = 0, width = 0;
-};
 
 // image [1,h,w], masks [2,h,w] in {0,1}, contiguous.
 struct NetworkInput {
@@ -56,13 +41,7 @@ struct Layers {
   std::vector<std::string> notes;
 };
 
-// Median width of the bones in blsgan's training images and what else blsgan/joint/window.py names.
-constexpr double kTypicalBoneWidthPx = 165.0;
-constexpr double kSameScaleLow = 0.70, kSameScaleHigh = 1.45;
-constexpr double kMaxScale = 4.0;
-constexpr int64_t kContextRowsPx = 24, kContextColumnsPx = 32;
-constexpr int64_t kCropMultiple = 8;
-constexpr int64_t kMaxCropAreaPx = int64_t{512} * 512;
+constexpr int64_t kSizeMultiple = 8;
 // blsgan/joint/zone.py
 constexpr int64_t kSoftTissueNearPx = 3, kSoftTissueFarPx = 14, kSoftTissueLeastPx = 20;
 constexpr float kBlack = 0.02F;
@@ -71,10 +50,10 @@ class Joint {
  public:
   // `image` [H,W] in [0,1], masks [H,W] of 0 and 1, each neither empty nor full. Throws Failure for
   // two masks that are one, that cover the picture, or an image that is constant under the bones.
-  Joint(int64_t height, int64_t width, std::vector<float> image, std::vector<uint8_t> upper,
-        std::vector<uint8_t> lower);
+  Joint(int64_t height, int64_t width, std::vector<float> image, const joint::Mask& upper,
+        const joint::Mask& lower);
 
-  const std::optional<Crop>& crop() const { return crop_; }
+  const std::optional<joint::Window>& window() const { return window_; }
   const std::vector<std::string>& notes() const { return notes_; }
   int64_t height() const { return height_; }
   int64_t width() const { return width_; }
@@ -91,24 +70,18 @@ class Joint {
   Layers without_overlap() const;
 
  private:
-  const Crop& planned() const;
-  std::vector<uint8_t> seen(std::vector<uint8_t> zone) const;
-  template <typename T>
-  Plane resample(const std::vector<T>& plane) const;
+  const joint::Window& planned() const;
+  joint::Masks masks() const { return {masks_.data(), 2, height_, width_}; }
   std::vector<float> at_full_resolution(const Prediction& prediction, const NetworkInput& input,
-                                        const Window& box) const;
+                                        const joint::Box& box) const;
   std::vector<std::string> doubts_of_soft_tissue(const NetworkInput& input) const;
 
   int64_t height_, width_;
   std::vector<float> image_;
-  std::vector<uint8_t> masks_[2], overlap_;
+  joint::Mask masks_;  // [2,H,W]
   int64_t overlap_px_ = 0;
-  std::optional<Crop> crop_;
+  std::optional<joint::Window> window_;
   std::vector<std::string> notes_;
 };
-
-// Geometric mean of the bones' widths across the joint's axis, in pixels (blsgan/joint/geometry.py).
-double bone_width_px(const std::vector<uint8_t>& upper, const std::vector<uint8_t>& lower,
-                     int64_t height, int64_t width);
 
 }  // namespace blsgan::runner

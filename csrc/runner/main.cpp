@@ -207,7 +207,7 @@ void run(const Options& options) {
   }
 
   Layers layers;
-  if (joint.crop()) {
+  if (joint.window()) {
     const std::unique_ptr<Network> network = load_network(options);
     const NetworkInput input = joint.network_input();
     const Prediction prediction = network->run(input);
@@ -227,7 +227,7 @@ void run(const Options& options) {
   }
   write_together(options.output, outputs);
 
-  if (joint.crop()) {
+  if (joint.window()) {
     double squares = 0;
     for (float value : layers.residual) squares += static_cast<double>(value) * value;
     std::printf("overlap %lld px, soft tissue %.3f, reconstruction MSE %.1e\n",

@@ -189,7 +189,7 @@ Physics physics_of(const std::map<std::string, std::string>& described, const st
     return value;
   };
   const double multiple = number("size_multiple"), law = number("law"), reach = number("reach_px");
-  const bool usable = multiple == static_cast<double>(kCropMultiple) && reach >= 0 && reach <= 16 &&
+  const bool usable = multiple == static_cast<double>(kSizeMultiple) && reach >= 0 && reach <= 16 &&
                       (law == 0 || (law >= kLeastLaw && law <= kGreatestLaw));
   if (!usable) {
     throw data_failure(text("%s says size_multiple %g, law %g, reach_px %g: not what blsgan-infer can "

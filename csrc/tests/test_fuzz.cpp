@@ -195,7 +195,7 @@ void an_answer(Chance& chance, Count& count) {
   }
   one(count, [&] {
     const Joint joint(height, width, image, masks[0], masks[1]);
-    if (!joint.crop()) {
+    if (!joint.window()) {
       CHECK(joint.without_overlap().upper.size() == pixels);
       return;
     }

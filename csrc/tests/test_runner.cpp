@@ -18,7 +18,7 @@
 #include "files.h"
 #include "joint.h"
 #include "raster.h"
-#include "resample.h"
+#include "joint/resample.h"
 #include "sha256.h"
 
 using namespace blsgan::runner;
@@ -92,19 +92,26 @@ void bits_are_guessed() {
   CHECK(contains(failure_of([&] { decode_radiograph(file, 11, false); }), "more than 11 bits"));
 }
 
+std::vector<float> resized(const std::vector<float>& plane, int64_t width, int64_t out_height,
+                           int64_t out_width, const blsgan::joint::Part& part) {
+  std::vector<float> out(static_cast<size_t>(out_height * out_width));
+  const int64_t height = static_cast<int64_t>(plane.size()) / width;
+  blsgan::joint::resize(plane.data(), height, width, part, out.data(), out_height, out_width, out_width);
+  return out;
+}
+
 void resizing_keeps_what_it_must() {
-  Plane constant(13, 17);
-  std::fill(constant.values.begin(), constant.values.end(), 0.25F);
-  const Box inner{1.3F, 2.6F, 15.5F, 12.9F};
-  for (float value : resize(constant, 5, 40, inner).values) CHECK_NEAR(value, 0.25, 1e-7);
-  Plane slope(6, 30);
-  for (int64_t y = 0; y < 6; ++y) {
-    for (int64_t x = 0; x < 30; ++x) slope.at(y, x) = static_cast<float>(x);
+  const std::vector<float> constant(221, 0.25F);
+  for (float value : resized(constant, 17, 5, 40, {1.3F, 2.6F, 15.5F, 12.9F})) {
+    CHECK_NEAR(value, 0.25, 1e-7);
   }
-  const Plane same = resize(slope, 6, 30, {0, 0, 30, 6});
-  CHECK(same.values == slope.values);
-  const Plane half = resize(slope, 6, 10, {6, 0, 26, 6});  // away from the edges a slope is kept
-  for (int64_t x = 0; x < 10; ++x) CHECK_NEAR(half.at(3, x), 6.5 + 2 * static_cast<double>(x), 1e-5);
+  std::vector<float> slope(180);
+  for (size_t p = 0; p < slope.size(); ++p) slope[p] = static_cast<float>(p % 30);
+  CHECK(resized(slope, 30, 6, 30, {0, 0, 30, 6}) == slope);
+  const std::vector<float> half = resized(slope, 30, 6, 10, {6, 0, 26, 6});
+  for (size_t x = 0; x < 10; ++x) {  // away from the edges a slope is kept
+    CHECK_NEAR(half[30 + x], 6.5 + 2 * static_cast<double>(x), 1e-5);
+  }
 }
 
 struct Picture {
@@ -129,7 +136,7 @@ Picture bars(int64_t height, int64_t width, int64_t bone_width, int64_t overlap)
 }
 
 Joint joint_of(Picture p) {
-  return {p.height, p.width, std::move(p.image), std::move(p.upper), std::move(p.lower)};
+  return {p.height, p.width, std::move(p.image), p.upper, p.lower};
 }
 
 // Whatever the network says, the layers are the image outside the zone and compose to it inside.
@@ -140,15 +147,15 @@ void layers_keep_their_promises() {
         {80, 60, 30, 3}, {64, 1200, 1100, 30}, {40, 40, 1, 1}}) {
     const Picture picture = bars(height, width, bone, overlap);
     const Joint joint = joint_of(picture);
-    const std::optional<Crop>& planned = joint.crop();
+    const std::optional<blsgan::joint::Window>& planned = joint.window();
     CHECK(planned.has_value() == (overlap > 0));
     if (!planned) {
       CHECK(joint.without_overlap().residual == std::vector<float>(picture.image.size()));
       continue;
     }
-    const Crop& crop = *planned;
-    CHECK(crop.height % kCropMultiple == 0 && crop.width % kCropMultiple == 0);
-    CHECK(crop.height * crop.width <= kMaxCropAreaPx);
+    const blsgan::joint::Window& window = *planned;
+    CHECK(window.height % kSizeMultiple == 0 && window.width % kSizeMultiple == 0);
+    CHECK(window.height * window.width <= blsgan::joint::kMaxAreaPx);
     const NetworkInput input = joint.network_input();
     CHECK(input.image.size() * 2 == input.masks.size());
     for (const Physics& physics : {Physics{8, 0, 0}, Physics{8, 6, 0}, Physics{8, 6, 4}}) {
@@ -193,8 +200,10 @@ void joints_that_are_none() {
 void bones_are_as_wide_as_they_are() {
   for (int64_t width : {31, 150}) {
     const Picture picture = bars(256, 256, width, 9);
-    CHECK_NEAR(bone_width_px(picture.upper, picture.lower, 256, 256), static_cast<double>(width),
-               1e-12);
+    std::vector<uint8_t> masks = picture.upper;
+    masks.insert(masks.end(), picture.lower.begin(), picture.lower.end());
+    const double found = blsgan::joint::bone_width_px({masks.data(), 2, 256, 256});
+    CHECK_NEAR(found, static_cast<double>(width), 1e-12);
   }
 }
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
+from PIL import Image
+from scipy.ndimage import binary_dilation
 
-from blsgan.joint.window import Window, around, cut
+from blsgan.joint.geometry import around, bone_width_px, cut
+from blsgan.joint.window import Window, around_overlap
+from blsgan.joint.zone import grown, zone
 
 
 @pytest.mark.parametrize(
@@ -38,3 +44,102 @@ def test_what_goes_through_a_window_comes_back_where_it_was(scale):
     for plane in (rows, columns):
         back = window.restore(window.resample(plane)[None], (10, 12, 38, 50))[0]
         assert np.abs(back - plane[10:38, 12:50]).max() < 0.2
+
+
+@pytest.mark.parametrize("scale", [0.3, 0.77, 1.9])
+def test_resampling_is_pillows(scale):
+    plane = np.random.default_rng(1).random((90, 70), np.float32)
+    window = Window(3.5, -4.25, 40, 48, scale)
+    rows, columns = 40 / scale, 48 / scale
+    top, left = 3, -5
+    bottom, right = math.ceil(3.5 + rows), math.ceil(-4.25 + columns)
+    padded = Image.fromarray(cut(plane, (top, left, bottom, right)))
+    x, y = 0.75, 0.5
+    across = (x, 0, min(x + columns, right - left), padded.height)
+    down = (0, y, 48, min(y + rows, bottom - top))
+    expected = padded.resize((48, padded.height), Image.Resampling.BILINEAR, box=across)
+    expected = expected.resize((48, 40), Image.Resampling.BILINEAR, box=down)
+    np.testing.assert_array_equal(window.resample(plane), np.asarray(expected))
+
+
+def test_a_mask_is_resampled_as_zeros_and_ones():
+    mask = np.random.default_rng(2).random((40, 30)) < 0.5
+    window = Window(2.0, 3.0, 24, 16, 0.8)
+    np.testing.assert_array_equal(window.resample(mask), window.resample(np.float32(mask)))
+
+
+def test_what_is_restored_goes_where_it_is_asked_for():
+    planes = np.random.default_rng(3).random((2, 16, 24), np.float32)
+    window, box = Window(5.0, 7.0, 16, 24, 0.5), (6, 9, 30, 40)
+    whole = np.zeros((2, 50, 60), np.float32)
+    window.restore(planes, box, out=whole[:, 6:30, 9:40])
+    np.testing.assert_array_equal(whole[:, 6:30, 9:40], window.restore(planes, box))
+    assert whole[:, :6].max() == whole[:, 30:].max() == whole[..., 40:].max() == 0
+
+
+def test_masks_grow_by_squares_and_crosses_in_turn():
+    mask = np.random.default_rng(4).random((60, 50)) < 0.005
+    mask[0, 0] = mask[-1, 20] = True
+    expected = mask
+    for structure in (np.ones((3, 3)), [[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.ones((3, 3))):
+        expected = binary_dilation(expected, structure)
+    np.testing.assert_array_equal(grown(mask, 3), expected)
+    np.testing.assert_array_equal(grown(mask, 0), mask)
+
+
+def test_a_zone_is_where_two_masks_reach_and_no_farther_than_a_gap_of_its_reach():
+    masks = np.zeros((2, 40, 30), np.bool_)
+    masks[0, :20, 5:25], masks[1, 18:, 5:25] = True, True
+    overlap = masks[0] & masks[1]
+    np.testing.assert_array_equal(zone(masks, 0), overlap)
+    reached = grown(masks[0], 4) & grown(masks[1], 4)
+    np.testing.assert_array_equal(zone(masks, 4), reached & masks.any(axis=0))
+    masks[1, 18:23] = False  # three rows lie between them
+    assert zone(masks, 4)[20:23, 8:22].all()
+    masks[1, 23:29] = False  # nine
+    assert not zone(masks, 4).any()
+
+
+def test_bones_on_a_slope_are_as_wide_as_upright_ones():
+    rows, columns = np.mgrid[:300, :300] - 150.0
+    for degrees in (0, 30, 80):
+        turn = np.radians(degrees)
+        along, across = rows * np.cos(turn) + columns * np.sin(turn), columns * np.cos(turn)
+        across = across - rows * np.sin(turn)
+        bone = np.abs(across) < 40
+        masks = np.stack((bone & (along > -120) & (along < 5), bone & (along > -5) & (along < 120)))
+        assert bone_width_px(masks) == pytest.approx(80, rel=0.06)  # chords fall between pixels
+
+
+def restored(planes=(1, 8, 8), box=(0, 0, 8, 8), out=None):
+    given = None if out is None else np.zeros(out, np.float32)
+    return Window(0, 0, 8, 8).restore(np.zeros(planes, np.float32), box, out=given)
+
+
+NO_MASKS = np.zeros((2, 8, 8), np.bool_)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Window(0, 0, 8, 8, 0.0), "scale above 0"),
+        (lambda: Window(0, 0, 0, 8), "a pixel at least"),
+        (lambda: Window(0, 0, 8, 8).resample(NO_MASKS), r"shape \[H, W\]"),
+        (lambda: bone_width_px(NO_MASKS[:1]), "N >= 2"),
+        (lambda: bone_width_px(NO_MASKS), "a mask is empty"),
+        (lambda: around_overlap(NO_MASKS, 0), "from 1 to 256"),
+        (lambda: around_overlap(NO_MASKS, 257), "from 1 to 256"),
+        (lambda: around_overlap(NO_MASKS[:, 0], 8), r"shape \[N, H, W\]"),
+        (lambda: restored(planes=(1, 8, 9)), "of the window"),
+        (lambda: restored(box=(0, 0, 9, 8)), "inside the window"),
+        (lambda: restored(box=(0, 4, 8, 4)), "inside the window"),
+        (lambda: restored(out=(1, 8, 7)), "box's size"),
+    ],
+)
+def test_the_compiled_half_refuses_what_does_not_fit(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_masks_that_do_not_meet_have_no_window():
+    assert around_overlap(NO_MASKS, 8) is None

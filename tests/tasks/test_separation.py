@@ -11,15 +11,10 @@ from scipy.ndimage import binary_erosion
 import blsgan
 from blsgan.errors import InputError, WeightsError
 from blsgan.joint.geometry import bone_width_px, bounding_box
-from blsgan.joint.window import (
-    MAX_AREA_PX,
-    SIZE_MULTIPLE,
-    TYPICAL_BONE_WIDTH_PX,
-    around_overlap,
-    working_scale,
-)
+from blsgan.joint.window import MAX_AREA_PX, TYPICAL_BONE_WIDTH_PX, around_overlap, working_scale
 from blsgan.synthesis.phantoms import joint_phantom
 from blsgan.tasks.separation import Separator
+from blsgan.tasks.task import SIZE_MULTIPLE
 
 
 @pytest.fixture(scope="module")
@@ -330,7 +325,7 @@ class TestScale:
         """A share that follows the pixel's position must come back at that position."""
         image, masks = phantom_of_size(size)
         top, left, _, _ = bounding_box(masks[0] & masks[1])
-        crop = around_overlap(masks)
+        crop = around_overlap(masks, SIZE_MULTIPLE)
 
         def gradient(logits, soft_tissue):
             height, width = logits.shape[2:]
@@ -356,7 +351,7 @@ class TestScale:
         masks = np.zeros((2, 1500, 3000), bool)
         masks[0, 10:1490, 5:2990] = True
         masks[1, 20:1500, :2980] = True
-        crop = around_overlap(masks)
+        crop = around_overlap(masks, SIZE_MULTIPLE)
         assert crop.height * crop.width <= MAX_AREA_PX
         assert crop.height % SIZE_MULTIPLE == crop.width % SIZE_MULTIPLE == 0
 

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <vector>
 
-namespace blsgan::runner {
+namespace blsgan::joint {
 namespace {
 
 // What one output pixel takes: weights for the inputs from `first` on.
@@ -40,32 +42,39 @@ std::vector<Taps> triangle(int64_t input_size, float start, float stop, int64_t 
 
 }  // namespace
 
-Plane resize(const Plane& plane, int64_t height, int64_t width, const Box& box) {
-  const std::vector<Taps> across = triangle(plane.width, box.left, box.right, width);
-  const std::vector<Taps> down = triangle(plane.height, box.top, box.bottom, height);
-  Plane rows(plane.height, width);
-  for (int64_t y = 0; y < plane.height; ++y) {
-    for (int64_t x = 0; x < width; ++x) {
+void resize(const float* plane, int64_t height, int64_t width, const Part& part, float* out,
+            int64_t out_height, int64_t out_width, int64_t out_stride) {
+  const std::vector<Taps> across = triangle(width, part.left, part.right, out_width);
+  const std::vector<Taps> down = triangle(height, part.top, part.bottom, out_height);
+  // Only rows that are read.
+  const int64_t first = down.front().first;
+  int64_t last = first;
+  for (const Taps& tap : down) {
+    last = std::max(last, tap.first + static_cast<int64_t>(tap.weights.size()));
+  }
+  std::vector<float> rows(static_cast<size_t>((last - first) * out_width));
+  for (int64_t y = first; y < last; ++y) {
+    const float* from = plane + y * width;
+    float* to = rows.data() + (y - first) * out_width;
+    for (int64_t x = 0; x < out_width; ++x) {
       const Taps& tap = across[static_cast<size_t>(x)];
       double sum = 0;
       for (size_t j = 0; j < tap.weights.size(); ++j) {
-        sum += plane.at(y, tap.first + static_cast<int64_t>(j)) * tap.weights[j];
+        sum += from[tap.first + static_cast<int64_t>(j)] * tap.weights[j];
       }
-      rows.at(y, x) = static_cast<float>(sum);
+      to[x] = static_cast<float>(sum);
     }
   }
-  Plane result(height, width);
-  for (int64_t y = 0; y < height; ++y) {
+  std::vector<double> sums(static_cast<size_t>(out_width));
+  for (int64_t y = 0; y < out_height; ++y) {
     const Taps& tap = down[static_cast<size_t>(y)];
-    for (int64_t x = 0; x < width; ++x) {
-      double sum = 0;
-      for (size_t j = 0; j < tap.weights.size(); ++j) {
-        sum += rows.at(tap.first + static_cast<int64_t>(j), x) * tap.weights[j];
-      }
-      result.at(y, x) = static_cast<float>(sum);
+    std::fill(sums.begin(), sums.end(), 0.0);
+    for (size_t j = 0; j < tap.weights.size(); ++j) {
+      const float* row = rows.data() + (tap.first - first + static_cast<int64_t>(j)) * out_width;
+      for (size_t x = 0; x < sums.size(); ++x) sums[x] += row[x] * tap.weights[j];
     }
+    std::copy(sums.begin(), sums.end(), out + y * out_stride);
   }
-  return result;
 }
 
-}  // namespace blsgan::runner
+}  // namespace blsgan::joint

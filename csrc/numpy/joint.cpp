@@ -1,0 +1,182 @@
+// The windows of csrc/joint for NumPy arrays.
+
+#include "joint.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+
+#include "../joint/window.h"
+
+namespace blsgan {
+namespace {
+
+namespace py = pybind11;
+using joint::Box;
+using joint::Mask;
+using joint::Masks;
+using joint::Window;
+
+using Covered = py::array_t<bool, py::array::c_style | py::array::forcecast>;
+using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
+using Edges = std::tuple<int64_t, int64_t, int64_t, int64_t>;
+
+static_assert(sizeof(bool) == 1, "a mask of NumPy is read as bytes");
+
+const uint8_t* bytes(const Covered& mask) { return reinterpret_cast<const uint8_t*>(mask.data()); }
+
+Masks masks_of(const Covered& masks, int64_t least) {
+  if (masks.ndim() != 3 || masks.shape(0) < least || masks.size() == 0) {
+    throw py::value_error("masks must have the shape [N, H, W] with N >= " + std::to_string(least));
+  }
+  return {bytes(masks), masks.shape(0), masks.shape(1), masks.shape(2)};
+}
+
+void check_plane(const py::array& plane) {
+  if (plane.ndim() != 2) throw py::value_error("a plane must have the shape [H, W]");
+}
+
+py::array_t<bool> as_array(const Mask& mask, int64_t height, int64_t width) {
+  py::array_t<bool> made({height, width});
+  std::copy(mask.begin(), mask.end(), made.mutable_data());
+  return made;
+}
+
+uint8_t* bytes(py::array_t<bool>& mask) { return reinterpret_cast<uint8_t*>(mask.mutable_data()); }
+
+py::array_t<bool> grown(const Covered& mask, int64_t reach_px) {
+  check_plane(mask);
+  Mask given(bytes(mask), bytes(mask) + mask.size());
+  return as_array(joint::grown(std::move(given), mask.shape(0), mask.shape(1), reach_px),
+                  mask.shape(0), mask.shape(1));
+}
+
+py::array_t<bool> zone(const Covered& masks, int64_t reach_px) {
+  const Masks given = masks_of(masks, 1);
+  return as_array(joint::zone(given, reach_px), given.height, given.width);
+}
+
+py::array_t<float> extend(const Floats& planes, const Covered& known) {
+  if (planes.ndim() != 3 || known.ndim() != 2 || planes.shape(1) != known.shape(0) ||
+      planes.shape(2) != known.shape(1)) {
+    throw py::value_error("planes [N, H, W] and what is known of them [H, W] do not fit");
+  }
+  py::array_t<float> values({planes.shape(0), planes.shape(1), planes.shape(2)});
+  std::copy_n(planes.data(), planes.size(), values.mutable_data());
+  joint::extend(values.mutable_data(), planes.shape(0), Mask(bytes(known), bytes(known) + known.size()),
+                known.shape(0), known.shape(1));
+  return values;
+}
+
+Window window(double top, double left, int64_t height, int64_t width, double scale) {
+  if (!(scale > 0) || height < 1 || width < 1) {
+    throw py::value_error("a window needs a scale above 0 and a pixel at least");
+  }
+  return {top, left, height, width, scale};
+}
+
+Edges edges(const Window& window, const std::tuple<int64_t, int64_t>& shape) {
+  const Box box = window.box(std::get<0>(shape), std::get<1>(shape));
+  return {box.top, box.left, box.bottom, box.right};
+}
+
+py::array_t<float> resample(const Window& window, const py::array& plane) {
+  check_plane(plane);
+  py::array_t<float> made({window.height, window.width});
+  const auto fill = [&](const auto* values) {
+    const auto found = window.resample(values, plane.shape(0), plane.shape(1));
+    std::copy(found.begin(), found.end(), made.mutable_data());
+  };
+  if (plane.dtype().kind() == 'b') {  // a picture's mask is not made four times as large
+    fill(bytes(Covered(plane)));
+  } else {
+    fill(Floats(plane).data());
+  }
+  return made;
+}
+
+py::array_t<float> restore(const Window& window, const Floats& planes, const Edges& edges,
+                           std::optional<py::array_t<float>> out) {
+  const auto [top, left, bottom, right] = edges;
+  if (planes.ndim() != 3 || planes.shape(1) != window.height || planes.shape(2) != window.width) {
+    throw py::value_error("planes must have the shape [N, height, width] of the window");
+  }
+  const Box inside = window.box(bottom, right);
+  if (top < inside.top || left < inside.left || bottom > inside.bottom || right > inside.right ||
+      top >= bottom || left >= right) {
+    throw py::value_error("the box must lie inside the window");
+  }
+  const Box box{top, left, bottom, right};
+  if (!out) out = py::array_t<float>({planes.shape(0), box.height(), box.width()});
+  if (out->ndim() != 3 || out->shape(0) != planes.shape(0) || out->shape(1) != box.height() ||
+      out->shape(2) != box.width() || out->strides(2) != sizeof(float)) {
+    throw py::value_error("out must have the planes' number, the box's size and rows of float32");
+  }
+  for (int64_t n = 0; n < planes.shape(0); ++n) {
+    window.restore(planes.data(n, 0, 0), box, out->mutable_data(n, 0, 0),
+                   out->strides(1) / static_cast<int64_t>(sizeof(float)));
+  }
+  return *out;
+}
+
+py::array_t<bool> zone_in(const Window& window, const Covered& masks, int64_t reach_px) {
+  const Masks given = masks_of(masks, 1);
+  // Pages of zeros that are never written take no memory: most of a large picture.
+  py::array_t<bool> whole = py::module_::import("numpy").attr("zeros")(
+      py::make_tuple(given.height, given.width), py::dtype::of<bool>());
+  window.zone(given, reach_px, bytes(whole));
+  return whole;
+}
+
+py::array_t<bool> grown_in(const Window& window, const Covered& masks, int64_t margin_px) {
+  const Masks given = masks_of(masks, 1);
+  py::array_t<bool> larger({given.count, given.height, given.width});
+  std::copy_n(masks.data(), masks.size(), larger.mutable_data());
+  for (int64_t bone = 0; bone < given.count; ++bone) {
+    window.grow(given, bone, margin_px, bytes(larger) + bone * given.height * given.width);
+  }
+  return larger;
+}
+
+std::optional<Window> around_overlap(const Covered& masks, int64_t size_multiple) {
+  if (size_multiple < 1 || size_multiple > 256) {
+    throw py::value_error("size_multiple must be from 1 to 256");
+  }
+  return joint::around_overlap(masks_of(masks, 2), size_multiple);
+}
+
+}  // namespace
+
+void bind_joint(py::module_& m) {
+  py::class_<Window>(m, "Window")
+      .def(py::init(&window), py::arg("top"), py::arg("left"), py::arg("height"), py::arg("width"),
+           py::arg("scale") = 1.0)
+      .def_readonly("top", &Window::top)
+      .def_readonly("left", &Window::left)
+      .def_readonly("height", &Window::height)
+      .def_readonly("width", &Window::width)
+      .def_readonly("scale", &Window::scale)
+      .def_property_readonly("aligned", &Window::aligned)
+      .def("box", &edges, py::arg("shape"))
+      .def("zone", &zone_in, py::arg("masks"), py::arg("reach_px"))
+      .def("grown", &grown_in, py::arg("masks"), py::arg("margin_px"))
+      .def("resample", &resample, py::arg("plane"))
+      .def("restore", &restore, py::arg("planes"), py::arg("box"), py::arg("out") = py::none());
+  m.def("grown", &grown, py::arg("mask"), py::arg("reach_px"));
+  m.def("zone", &zone, py::arg("masks"), py::arg("reach_px"));
+  m.def("extend", &extend, py::arg("planes"), py::arg("known"));
+  m.def("bone_width_px",
+        [](const Covered& masks) { return joint::bone_width_px(masks_of(masks, 2)); }, py::arg("masks"));
+  m.def("working_scale",
+        [](const Covered& masks) { return joint::working_scale(masks_of(masks, 2)); }, py::arg("masks"));
+  m.def("around_overlap", &around_overlap, py::arg("masks"), py::arg("size_multiple"));
+  m.attr("TYPICAL_BONE_WIDTH_PX") = joint::kTypicalBoneWidthPx;
+  m.attr("SAME_SCALE") = py::make_tuple(joint::kSameScaleLow, joint::kSameScaleHigh);
+  m.attr("MAX_AREA_PX") = joint::kMaxAreaPx;
+}
+
+}  // namespace blsgan
