@@ -1,6 +1,6 @@
 """``blsgan separate`` of an archive: joints a second by processes and outputs, and peak memory.
 
-    python benchmarks/bench_archive.py [JOINTS]
+    python benchmarks/bench_archive.py 400
 
 The joints are phantoms of 256x256 px. The large pictures have 8192x8192 px: one joint of 256 px in
 the middle, and one that fills them. Every line is the command itself, from its start to its end.
@@ -8,7 +8,6 @@ the middle, and one that fills them. Every line is the command itself, from its 
 
 from __future__ import annotations
 
-import csv
 import os
 import subprocess
 import sys
@@ -16,10 +15,12 @@ import tempfile
 import time
 from pathlib import Path
 
+import click
 import numpy as np
 from PIL import Image
 
 from blsgan import __version__
+from blsgan.io.tables import write_csv
 from blsgan.runtimes.session import cores
 from blsgan.synthesis.phantoms import joint_phantom
 
@@ -69,8 +70,11 @@ def timed(source: Path, *options: str) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 400
+@click.command()
+@click.argument("count", metavar="[JOINTS]", type=click.IntRange(1), default=400)
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), default=TABLE)
+def main(count: int, output: Path) -> None:
+    """Time `blsgan separate` on JOINTS phantoms (400) and on two large pictures."""
     rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as folder:
         joints, large = Path(folder, "joints"), Path(folder, "large")
@@ -111,10 +115,7 @@ def main() -> None:
         row |= {key: round(value, 2) for key, value in row.items() if isinstance(value, float)}
         row |= {"cores": cores(), "blsgan": __version__}
         print(row)
-    with TABLE.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(output, rows)
 
 
 if __name__ == "__main__":
