@@ -161,7 +161,7 @@ sanitize-ops: $(STAMPS)/test-tools
 	    $(PY) setup.py --quiet build --build-base build/sanitize-py --build-lib build/sanitize-py/lib
 	@cd / && $(sanitized) $(abspath $(PY)) -c \
 	    'from blsgan.ops import native as n; assert n.build_info()["sanitize"] == "$(SANITIZERS)"'
-	$(sanitized) $(pytest) -p no:cacheprovider -m "not slow and not gpu" tests/ops
+	$(sanitized) $(pytest) -p no:cacheprovider -m "not slow and not gpu" tests/ops tests/joint
 
 # The ops' own tests with csrc/cuda in the place of csrc/cpu, thread by thread, every access checked.
 # Memory and threads that those kernels do not have are left out.

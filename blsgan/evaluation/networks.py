@@ -117,7 +117,7 @@ def from_generator(
             height, width = (side + -side % multiple for side in overlap.shape)
             window = Window(0, 0, height, width)
         image = window.resample(sample.image)
-        masks = np.stack([window.resample(mask.astype(np.float32)) for mask in sample.masks])
+        masks = np.stack([window.resample(mask) for mask in sample.masks])
         with torch.inference_mode():
             separated, soft_tissue = generator.separate(
                 torch.from_numpy(image)[None, None],

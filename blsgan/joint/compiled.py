@@ -1,4 +1,7 @@
-"""``blsgan._native``, the compiled half without torch, or one sentence where it does not load."""
+"""``blsgan._native``, the compiled half without torch, or one sentence where it does not load.
+
+Modules that a report of a broken installation needs import it where they use it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ from blsgan.errors import BackendError
 
 try:
     import blsgan._native as _native
-except ImportError as error:  # pragma: no cover - depends on the installation
+
+    _native.Window  # noqa: B018 - what an earlier version left in a source tree has none
+except (ImportError, AttributeError) as error:  # pragma: no cover - depends on the installation
     raise BackendError(
         f"blsgan's compiled NumPy kernels do not load ({error}): reinstall blsgan with "
         "`pip install .`"

@@ -9,7 +9,6 @@ given masks; masks that can be used but not trusted come with reasons in ``Segme
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -343,15 +342,10 @@ def _clean(mask: Bool) -> Bool:
 
 def _at_full_resolution(looks: list[tuple[Window, Float32]], shape: tuple[int, int]) -> Float32:
     """Logits [2,H,W] of the image: later looks replace earlier ones inside their window."""
-    height, width = shape
-    full = np.full((2, height, width), -20, dtype=np.float32)
+    full = np.full((2, *shape), -20, dtype=np.float32)
     for window, logits in looks:
-        side = _side(window)
-        top, left = max(math.ceil(window.top), 0), max(math.ceil(window.left), 0)
-        bottom = min(math.floor(window.top + side), height)
-        right = min(math.floor(window.left + side), width)
+        top, left, bottom, right = box = window.box(shape)
         if top < bottom and left < right:
-            box = top, left, bottom, right
             window.restore(logits, box, out=full[:, top:bottom, left:right])
     return full
 

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <limits>
 #include <stdexcept>
+#include <type_traits>
 #include <utility>
 
 #include "joint/resample.h"
@@ -114,7 +115,8 @@ Box bounding_box(const Masks& masks, bool all) {
     for (int64_t bone = 0; bone < masks.count; ++bone) {
       const uint8_t* row = masks[bone] + y * masks.width;
       for (size_t x = 0; x < covered.size(); ++x) {
-        covered[x] = all ? covered[x] & row[x] : covered[x] | row[x];
+        const bool drawn = row[x] != 0;
+        covered[x] = all ? covered[x] & drawn : covered[x] | drawn;
       }
     }
     const auto first = std::find(covered.begin(), covered.end(), 1);
@@ -157,24 +159,27 @@ bool Window::aligned() const {
 }
 
 Box Window::box(int64_t image_height, int64_t image_width) const {
+  // What the division adds to a whole number, or takes from it, must not take a row.
+  constexpr double kTiny = 1e-9;
   const auto first = [](double start) {
-    return static_cast<int64_t>(std::max(std::ceil(start), 0.0));
+    return static_cast<int64_t>(std::max(std::ceil(start - kTiny), 0.0));
   };
   const auto last = [this](double start, int64_t extent, int64_t count) {
-    const double stop = std::floor(start + static_cast<double>(extent) / scale);
+    const double stop = std::floor(start + static_cast<double>(extent) / scale + kTiny);
     return static_cast<int64_t>(std::min(stop, static_cast<double>(count)));
   };
   return {first(top), first(left), last(top, height, image_height), last(left, width, image_width)};
 }
 
-int64_t Window::in_image_px(int64_t reach_px) const {
+int64_t Window::reach_in_image_px(int64_t reach_px) const {
   if (reach_px <= 0) return 0;
   return std::max<int64_t>(1, std::llrint(static_cast<double>(reach_px) / scale));
 }
 
 void Window::zone(const Masks& masks, int64_t reach_px, uint8_t* whole) const {
-  const int64_t reach = in_image_px(reach_px), beside = 2 * reach;  // as far as a zone depends on
+  const int64_t reach = reach_in_image_px(reach_px), beside = 2 * reach;  // as far as a zone depends on
   const Box seen = box(masks.height, masks.width), around = wider(seen, beside);
+  if (seen.height() < 1 || seen.width() < 1) return;
   Mask given;
   for (int64_t bone = 0; bone < masks.count; ++bone) {
     cut(masks[bone], masks.height, masks.width, around, given);
@@ -184,8 +189,9 @@ void Window::zone(const Masks& masks, int64_t reach_px, uint8_t* whole) const {
 }
 
 void Window::grow(const Masks& masks, int64_t bone, int64_t margin_px, uint8_t* whole) const {
-  const int64_t margin = in_image_px(margin_px);
+  const int64_t margin = reach_in_image_px(margin_px);
   const Box seen = box(masks.height, masks.width), around = wider(seen, margin);
+  if (seen.height() < 1 || seen.width() < 1) return;
   Mask given;
   cut(masks[bone], masks.height, masks.width, around, given);
   put(grown(std::move(given), around.height(), around.width(), margin), seen, margin, whole,
@@ -205,6 +211,9 @@ std::vector<float> Window::resample(const T* plane, int64_t image_height,
                     static_cast<int64_t>(std::ceil(left + columns))};
   std::vector<float> padded;
   cut(plane, image_height, image_width, covered, padded);
+  if constexpr (std::is_same_v<T, uint8_t>) {  // a mask
+    for (float& value : padded) value = value != 0 ? 1.0F : 0.0F;
+  }
   if (aligned()) return padded;
   const double y = top - static_cast<double>(covered.top);
   const double x = left - static_cast<double>(covered.left);

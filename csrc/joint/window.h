@@ -57,7 +57,7 @@ void cut(const From* plane, int64_t height, int64_t width, const Box& box, std::
   }
 }
 
-// Of the pixels that every mask covers (`all`), or any: one at least.
+// Of the pixels that every mask covers (`all`), or any; `bottom` is 0 where there are none.
 Box bounding_box(const Masks& masks, bool all);
 
 // How wide two bones are across the joint's axis, in pixels: the geometric mean of the 90th
@@ -94,7 +94,7 @@ struct Window {
   void restore(const float* plane, const Box& box, float* out, int64_t stride) const;
 
  private:
-  int64_t in_image_px(int64_t reach_px) const;
+  int64_t reach_in_image_px(int64_t reach_px) const;
 };
 
 // What a network sees of the overlap of two masks: the overlap and its surroundings at working

@@ -25,12 +25,13 @@ std::vector<float> sum_3x3(const float* plane, int64_t height, int64_t width) {
 }
 
 void turn(Mask& mask) {
-  for (uint8_t& covered : mask) covered ^= 1;
+  for (uint8_t& covered : mask) covered = covered == 0 ? 1 : 0;
 }
 
 }  // namespace
 
 Mask grown(Mask mask, int64_t height, int64_t width, int64_t reach_px) {
+  for (uint8_t& covered : mask) covered = covered != 0 ? 1 : 0;
   Mask before, sides(static_cast<size_t>(width + 2));
   for (int64_t step = 0; step < reach_px; ++step) {
     before = mask;
@@ -61,7 +62,7 @@ Mask zone(const Masks& masks, int64_t reach_px) {
     for (size_t p = 0; p < pixels; ++p) {
       twice[p] |= once[p] & reached[p];
       once[p] |= reached[p];
-      closed[p] |= drawn[p];
+      closed[p] |= drawn[p] != 0 ? 1 : 0;
     }
   }
   const Mask drawn = closed;
@@ -76,7 +77,8 @@ Mask zone(const Masks& masks, int64_t reach_px) {
 void extend(float* values, int64_t channels, const Mask& known, int64_t height, int64_t width) {
   constexpr int kReachPx = 4;
   const auto pixels = static_cast<size_t>(height * width);
-  std::vector<float> weight(known.begin(), known.end());
+  std::vector<float> weight(pixels);
+  for (size_t p = 0; p < pixels; ++p) weight[p] = known[p] != 0 ? 1.0F : 0.0F;
   for (size_t p = 0; p < pixels * static_cast<size_t>(channels); ++p) {
     values[p] *= weight[p % pixels];
   }

@@ -7,9 +7,9 @@
 
 namespace blsgan::joint {
 
-using Mask = std::vector<uint8_t>;  // [H,W] of 0 and 1
+using Mask = std::vector<uint8_t>;  // [H,W]; 0, or not; what is returned has 0 and 1
 
-// Masks [N,H,W] of 0 and 1, contiguous and somebody else's.
+// Masks [N,H,W], 0 and not 0, contiguous and somebody else's.
 struct Masks {
   const uint8_t* values;
   int64_t count, height, width;

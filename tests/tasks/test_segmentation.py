@@ -66,7 +66,7 @@ class TestPhantoms:
         assert found.doubts == ()
         assert found.confidence.score > 0.5
 
-    @pytest.mark.parametrize("size", [64, 200, 600])
+    @pytest.mark.parametrize("size", [64, 93, 200, 210, 600])
     def test_any_size(self, segmenter, size):
         phantom = joint_phantom(3, size)
         found = segmenter(phantom.image)
