@@ -162,15 +162,15 @@ Joint read_joint(const Options& options, std::vector<std::string>& notes) {
   const Radiograph radiograph =
       decode_radiograph(read_file(options.image, "image"), options.bit_depth, options.invert);
   const int64_t height = radiograph.height, width = radiograph.width;
-  std::vector<uint8_t> upper = decode_mask(read_file(options.upper_mask, "mask"), height, width);
-  std::vector<uint8_t> lower = decode_mask(read_file(options.lower_mask, "mask"), height, width);
+  const std::vector<uint8_t> upper = decode_mask(read_file(options.upper_mask, "mask"), height, width);
+  const std::vector<uint8_t> lower = decode_mask(read_file(options.lower_mask, "mask"), height, width);
   if (upper == lower) {
     throw data_failure(options.upper_mask + " and " + options.lower_mask +
                        " hold the same mask; give one mask for each bone.");
   }
   notes = radiograph.notes;
   try {
-    return {height, width, radiograph.pixels, std::move(upper), std::move(lower)};
+    return {height, width, radiograph.pixels, upper, lower};
   } catch (const Failure& failure) {
     throw Failure(failure.status, options.image + ": " + failure.what());
   }
