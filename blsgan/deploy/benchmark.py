@@ -28,6 +28,7 @@ from blsgan.deploy.samples import Sample, phantom_sample
 from blsgan.errors import BackendError, BlsganError
 from blsgan.machine import processor
 from blsgan.runtimes.session import Session
+from blsgan.tasks.task import find_weights
 
 Float32 = NDArray[np.float32]
 
@@ -305,7 +306,10 @@ def _load_torch(job: dict[str, Any]) -> Session:
     from blsgan.models import load_generator
     from blsgan.runtimes.torch import TorchSession
 
-    generator = load_generator(job["weights"])
+    weights = find_weights(job["weights"])
+    assert weights.safetensors is not None  # or there would be no graph
+    file = weights.load(weights.safetensors)
+    generator = load_generator(file.path, file.data)
 
     def whole(image: Any, masks: Any) -> Any:
         return generator.separate(image, masks)[0]

@@ -48,6 +48,16 @@ def test_a_table_of_runtimes(small_weights, tmp_path, capfd):
     assert "| small | torch fp32 | 2 |" in table
 
 
+def test_weights_are_named_as_everywhere(tmp_path):
+    sample = benchmark.phantom_sample(1, 64, 64, 0)
+    np.savez(tmp_path / "inputs.npz", image=sample.image, masks=sample.masks)
+    prepared = benchmark.Prepared("lite", "lite", {})
+    eager = Variant("torch", "fp32", "torch")
+    row, layers = benchmark._measured(prepared, eager, sample, tmp_path, 1, 0.01)
+    assert layers is not None, row["note"]
+    assert layers.shape == sample.masks.shape
+
+
 def test_what_cannot_run_says_why(small_weights, tmp_path):
     prepared = benchmark.Prepared("small", small_weights, {"fp32": tmp_path / "none.onnx"})
     sample = benchmark.phantom_sample(1, 64, 64, 0)
