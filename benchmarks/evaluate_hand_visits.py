@@ -86,6 +86,8 @@ def main(root: Path, most: int, output: Path) -> None:
         picture = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
         if picture is not None and len(pictures) < most and accepted(picture, networks):
             pictures.append(picture)
+    if not pictures:
+        raise click.UsageError(f"{root}: no picture shows a hand whose MCP joints are all accepted")
     rows = [
         {"hand": number, "noise": noise, **row}
         for number, picture in enumerate(track(pictures, "visits"))
