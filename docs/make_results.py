@@ -1,4 +1,4 @@
-"""Write the tables of docs/results.md from benchmarks/results: ``python docs/make_results.py``.
+"""Write tables of measured figures from benchmarks/results: ``python docs/make_results.py``.
 
 A table stands between ``<!-- made: NAME -->`` and ``<!-- end -->``; all else is written by hand.
 """
@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-PAGE = Path(__file__).parent / "results.md"
+PAGES = [Path(__file__).parent / name for name in ("results.md", "explanation/evaluation.md")]
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 
 
@@ -82,6 +82,41 @@ def _cross_validation() -> str:
     return _table([*header, "outline, worst", "ring, plain dB", "texture"], body)
 
 
+def _edges() -> str:
+    """What the other bone's blurred edge adds to a bone beside it, and what truths keep of it."""
+    body = [
+        [
+            f"{row['bone']}, {row['px']} px",
+            row["joints"],
+            f"{float(row['with_edge']):+.3f}",
+            _between(row, "without", "+.3f"),
+        ]
+        for row in _read("edges")
+    ]
+    header = ["bone, px from the other bone's mask", "joints", "edge's light"]
+    return _table([*header, "left in truths"], body)
+
+
+def _laws() -> str:
+    """Laws between display and attenuation."""
+    body = [
+        [
+            row["law"],
+            _between(row, "rmse", ".3f"),
+            _between(row, "ratio", ".2f"),
+            _between(row, "parameter", ".2f"),
+        ]
+        for row in _read("laws")
+    ]
+    return _table(["law", "RMSE", "ratio to the paper's", "parameter"], body)
+
+
+def _between(row: dict[str, str], key: str, form: str) -> str:
+    """A figure with its interval."""
+    mean, low, high = (format(float(row[k]), form) for k in (key, f"{key}_low", f"{key}_high"))
+    return f"{mean} [{low}, {high}]"
+
+
 def _separation() -> str:
     """One joint through the network, and the command from the cold."""
     body = [
@@ -124,9 +159,12 @@ def _archive() -> str:
 TABLES = {
     "archive": _archive,
     "cross_validation": _cross_validation,
+    "edges": _edges,
+    "laws": _laws,
     "ops": _ops,
     "separation": _separation,
 }
 
 if __name__ == "__main__":
-    PAGE.write_text(results(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        page.write_text(results(page.read_text(encoding="utf-8")), encoding="utf-8")

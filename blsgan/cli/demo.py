@@ -19,7 +19,6 @@ from blsgan.synthesis.phantoms import Phantom, joint_phantom
 from blsgan.tasks.separation import Separator
 
 _NAME = "phantom"
-_LAW = 8.0  # by which radiographs compose, nearly (docs/explanation/physics.md)
 
 
 @click.command(epilog="Example: blsgan demo -o demo")
@@ -55,7 +54,7 @@ def command(
     The phantom is written as files and separated exactly as `blsgan separate` would.
     """
     check_writable_folder(output)
-    phantom = joint_phantom(seed, size, law=_LAW)
+    phantom = joint_phantom(seed, size, edges=True)
     item = _write_phantom(phantom, output)
     options = SeparationOptions(pixel_spacing_mm=[phantom.pixel_spacing_mm] * 2)
     separator = Separator.from_pretrained(weights, backend, device=device)

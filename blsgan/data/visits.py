@@ -2,7 +2,8 @@
 
 For an image A with an overlap and another visit B of the same joint, each bone of B is registered
 rigidly onto A on A's free pixels of that bone; B's intensities are mapped to A's by a fitted line.
-Where a pixel of A's overlap lies, at B, on this bone and off the other, B shows what A hides.
+Where a pixel of A's overlap lies, at B, on this bone and off the other, B shows what A hides, and
+beside the other bone's mask some of its blurred edge, which is taken off.
 The protocol and its thresholds are ours (docs/explanation/evaluation.md); registration maximises
 the enhanced correlation coefficient (Evangelidis & Psarakis, PAMI 2008) through OpenCV.
 """
@@ -23,6 +24,17 @@ RING_PX = 8  # how far beside A's overlap a truth tells where B shows the bone f
 CLEARANCE_PX = 5  # pixels nearer than this to A's overlap do not guide the registration
 REACH_ROWS = 60  # nor do pixels farther than this many rows from it
 MIN_GUIDE_PX = 200
+
+EDGE_LIGHT = (0.123, 0.054)
+EDGE_REACH_PX = (1.73, 1.87)
+"""How much brighter the other bone's blurred edge makes a bone at a distance of 0 px from the other
+bone's mask, upper and lower bone, and how it fades: deviation of a Gaussian. Measured where one
+visit shows a pixel beside the other bone's mask and another one far from it
+(``benchmarks/measure_edges.py``)."""
+
+NEAREST_PX = 1
+"""Up to this distance from the other bone's mask a visit tells nothing: there the edge is as bright
+as what it hides."""
 _MAX_SHIFT_PX = 256.0
 
 
@@ -54,12 +66,13 @@ class VisitTruth:
         image: name of A (``JOINT/HASH``).
         other: name of B.
         bone: 0 upper, 1 lower.
-        truth: float32 [H,W] in [0,1], B's bone registered onto A with A's intensities.
+        truth: float32 [H,W] in [0,1], B's bone registered onto A with A's intensities, without the
+            other bone's blurred edge (:func:`edge_light`).
         valid: bool [H,W], the pixels of A's overlap where ``truth`` holds (at least 40).
         clear_px: int16 [H,W], in A's overlap and within 8 px of it: how far the other bone's mask
             is at B, rounded up; negative where B shows neither bone, 0 where it does not show this
-            bone free. ``valid`` is where it is positive in the overlap. Within some 4 px the other
-            bone's blurred edge may show at B.
+            bone free or nearer than 1 px to the other. ``valid`` is where it is positive in the
+            overlap. Within some 4 px what was taken off as the other bone's edge is a mean.
         guide: bool [H,W], the free pixels of the bone at A that guided the registration.
         correlation: Pearson correlation of A and registered B on ``guide``.
         floor_mse: mean squared error of ``truth`` against A on ``guide``: what no method can beat.
@@ -84,6 +97,20 @@ class VisitTruth:
             and self.correlation >= thresholds.correlation
             and int(np.count_nonzero(self.valid)) >= thresholds.truth_px
         )
+
+
+def edge_light(bone: int, away_px: np.ndarray) -> np.ndarray:
+    """What the other bone's blurred edge adds to a bone's display intensity, on average.
+
+    Args:
+        bone: 0 upper, 1 lower; the edge is the other one's.
+        away_px: distance from the other bone's mask, of any shape.
+
+    Returns:
+        float32 of that shape.
+    """
+    fading = np.exp(-0.5 * (np.asarray(away_px, np.float32) / EDGE_REACH_PX[bone]) ** 2)
+    return np.asarray(EDGE_LIGHT[bone] * fading, np.float32)
 
 
 def _dilate(mask: np.ndarray, radius_px: int) -> np.ndarray:
@@ -212,16 +239,19 @@ def match(
         for i in (bone, 1 - bone)
     )
     overlap = a.masks[0] & a.masks[1]
-    valid = overlap & own & ~other
+    away = cv2.distanceTransform((~b.masks[1 - bone]).astype(np.uint8), cv2.DIST_L2, 5)
+    away = _warp(away, matrix, cv2.INTER_LINEAR)
+    clear = ~other & (away > NEAREST_PX)
+    valid = overlap & own & clear
     if valid.sum() < thresholds.truth_px:
         return None
     slope, offset = np.polyfit(warped[guide], image_a[guide], 1)
     truth = np.clip(slope * warped + offset, 0, 1).astype(np.float32)
+    truth = np.maximum(truth - edge_light(bone, away), 0)
     floor_mse = float(np.mean((truth[guide] - image_a[guide]) ** 2))
     near = cv2.distanceTransform((~overlap).astype(np.uint8), cv2.DIST_L2, 5) <= RING_PX
-    away = cv2.distanceTransform((~b.masks[1 - bone]).astype(np.uint8), cv2.DIST_L2, 5)
-    away = np.clip(np.ceil(_warp(away, matrix, cv2.INTER_LINEAR)), 1, 255).astype(np.int16)
-    clear_px = np.where(near & ~other, np.where(own, away, -away), np.int16(0))
+    away_px = np.clip(np.ceil(away), 1, 255).astype(np.int16)
+    clear_px = np.where(near & clear, np.where(own, away_px, -away_px), np.int16(0))
     return VisitTruth(
         name_a,
         name_b,

@@ -82,9 +82,9 @@ def rows(steps: int = DEFAULT_STEPS) -> list[Row]:
     return [
         Row("complete", "lite, exact head, both stages, supervisor, real overlaps", ()),
         Row(
-            "paper-law",
-            "the paper's transmission law instead of the exponential one",
-            ("model.configuration.law=0",),
+            "exponential-law",
+            "the exponential law, b = 7, instead of the paper's",
+            ("model.configuration.law=7",),
         ),
         Row(
             "one-k",

@@ -17,7 +17,6 @@ from blsgan.ops.native import split_attenuation
 
 RING_PX = 6  # how far from the overlap the ring reaches that k is read from
 K_RING_RANGE = (0.05, 0.9)
-EXPONENT = 7.4  # b of the exponential law (benchmarks/compare_laws.py)
 PENUMBRA_PX = 3  # how far a bone's picture reaches beyond its drawn mask
 SOFT_TISSUE_FALLBACK = 0.35  # the mean over real overlaps, where nothing lies beside the bones
 K_RING_FALLBACK = 0.46  # the median over real overlaps, for an overlap without a ring
@@ -174,24 +173,14 @@ def soft_tissue_beside(image: np.ndarray, masks: np.ndarray) -> float:
     return float(np.percentile(image[beside], 60)) if beside.any() else SOFT_TISSUE_FALLBACK
 
 
-def _equal_exponential(image: np.ndarray, soft_tissue: float) -> np.ndarray:
-    """What each of two bones alone shows of ``image`` where both share alike, float64 [H,W]."""
-    both = np.exp(EXPONENT * image.astype(np.float64)) + np.exp(EXPONENT * soft_tissue)
-    return np.log(both / 2) / EXPONENT
-
-
-def equal_split_exponential(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Equal shares of the overlap of two bones under the exponential law.
-
-    e^(bI) + e^(bS) = e^(bU) + e^(bL) with b = 7.4 and S of :func:`soft_tissue_beside`; U = L.
-    """
-    shared = np.minimum(_equal_exponential(image, soft_tissue_beside(image, masks)), 1)
-    return (np.where(masks.all(axis=0), shared, image) * masks).astype(np.float32)
+def equal_split_beside(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """:func:`equal_split` with the soft tissue of :func:`soft_tissue_beside`."""
+    return equal_split(image, masks, min(soft_tissue_beside(image, masks), K_MAX))
 
 
 def halved_with_harmonic(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Mean of :func:`equal_split_exponential` and :func:`harmonic`."""
-    return (equal_split_exponential(image, masks) + harmonic(image, masks)) / np.float32(2)
+    """Mean of :func:`equal_split_beside` and :func:`harmonic`."""
+    return (equal_split_beside(image, masks) + harmonic(image, masks)) / np.float32(2)
 
 
 def zone_of(masks: np.ndarray) -> np.ndarray:
@@ -205,11 +194,11 @@ def zone_of(masks: np.ndarray) -> np.ndarray:
 def prior(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
     """The strongest closed form: what a network that separates well starts from.
 
-    In the overlap of two bones the mean of equal shares under the exponential law and the harmonic
+    In the overlap of two bones the mean of :func:`equal_split_beside` and the harmonic
     continuation, which starts outside the zone (:func:`zone_of`), clear of blurred edges; in the
     rest of the zone the mean of the image and the continuation.
     """
     zone = zone_of(masks)
     continued = harmonic(image, masks | zone)
-    level = np.where(masks.all(axis=0), equal_split_exponential(image, masks), image)
+    level = np.where(masks.all(axis=0), equal_split_beside(image, masks).max(axis=0), image)
     return (np.where(zone, (continued + level) / 2, image) * masks).astype(np.float32)

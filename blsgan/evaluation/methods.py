@@ -220,7 +220,7 @@ def real_baselines() -> list[Method]:
     ]
 
 
-PRIOR = Method("prior: exponential law + harmonic of the zone", _closed(baselines.prior))
+PRIOR = Method("prior: equal split + harmonic of the zone", _closed(baselines.prior))
 
 
 def hidden_baselines() -> list[Method]:
@@ -230,9 +230,9 @@ def hidden_baselines() -> list[Method]:
         Method(f"equal split, k={K_HALF}", _equal(K_HALF)),
         Method(f"equal split, k={K_REAL}", _equal(K_REAL)),
         EQUAL_RING,
-        Method("equal split, exponential law", _closed(baselines.equal_split_exponential)),
+        Method("equal split, soft tissue beside", _closed(baselines.equal_split_beside)),
         HARMONIC,
         HARMONIC_RING,
-        Method("exponential law + harmonic, halved", _closed(baselines.halved_with_harmonic)),
+        Method("equal split + harmonic, halved", _closed(baselines.halved_with_harmonic)),
         PRIOR,
     ]

@@ -29,8 +29,8 @@ UPPER, LOWER = 0, 1
 
 LAYER_TRUST = np.array(
     [
-        [0.55, 0.40, 0.26, 0.27, 0.38, 0.53, 0.69, 0.83],  # upper bone
-        [0.53, 0.44, 0.50, 0.66, 0.83, 0.94, 1.00, 1.00],
+        [0.55, 0.55, 0.35, 0.37, 0.48, 0.59, 0.70, 0.78],  # upper bone; the first two together
+        [0.61, 0.60, 0.56, 0.72, 0.87, 0.98, 1.00, 1.00],
     ]
 )
 """Weight of a layer's pixels in registration at -4..-3 to +3..+4 px from the border between overlap

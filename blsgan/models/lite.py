@@ -2,18 +2,17 @@
 
 It sees a window around the overlap: the radiograph with the soft tissue beside the bones, the
 masks, and the priors of :mod:`blsgan.models.priors`. It moves the prior's layers, pixel by pixel,
-and the soft tissue that those layers would need to compose to the radiograph is smoothed. Of the
-detail that smoothing takes away the network says how much is soft tissue's and, for half of the
-rest, which bone's; the other half is every bone's. The exact split then gives each bone its share
-of the attenuation above that soft tissue. So levels and edges are the network's, while the texture
-is the radiograph's own. There is no normalisation layer: one image's answer never depends on its
+and the soft tissue that those layers would need to compose to the radiograph is smoothed, as soft
+tissue is. The detail that smoothing takes away belongs to the bones: half of it to every bone
+alike, half to the one that the network says. The exact split then gives each bone its share of the
+attenuation above that soft tissue. So levels and edges are the network's, while the texture is the
+radiograph's own. There is no normalisation layer: one image's answer never depends on its
 neighbours in a batch.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 from typing import Any
 
 import torch
@@ -25,21 +24,8 @@ from blsgan.models.generator import Generator, Head
 from blsgan.models.priors import Priors, attenuation, box_sum, display, slope
 from blsgan.ops import K_MAX
 
-EXPONENTIAL_LAW = 7.0
-"""Exponent b of the display law by which layers compose. Levels are the network's; the law decides
-how the radiograph's texture is divided among the layers. Higher ones, towards that which overlaps
-obey, bring outline and texture nearer to free bones, and cost the upper bone's level where layers
-would need less soft tissue than none (docs/results.md)."""
-
-PRIOR_LAW = 8.0
-"""Exponent of the law that predicts real overlaps best with one soft tissue for all
-(docs/explanation/physics.md): of the even split that the network starts from."""
-
-_FIRST_KEPT = 0.12
-"""Share of the detail that is soft tissue's at first."""
-
 _LARGEST_MOVE = 0.5  # of a layer away from its prior, in display intensity
-_SMOOTHING_PX = 3  # side of the window that smooths the soft tissue
+_SMOOTHING_PX = 7  # side of the window that smooths the soft tissue
 _SMOOTHINGS = 2
 _LEAST_SHARE = 1e-3  # that even an absent bone keeps, so that its logarithm is finite
 _LEAST_ATTENUATION = 1e-2  # of bones above soft tissue, below which shares mean nothing
@@ -89,7 +75,7 @@ class LiteGenerator(Generator):
         blocks: tuple[int, int, int, int] = (1, 1, 1, 1),
         layers: int = 2,
         head: Head = "exact",
-        law: float = EXPONENTIAL_LAW,
+        law: float = 0.0,
         reach_px: int = REACH_PX,
         dropout: float = 0.0,
         soft_tissue_map: bool = True,
@@ -111,12 +97,11 @@ class LiteGenerator(Generator):
         self.decoder = nn.ModuleList(
             _stage(w, n, dropout) for w, n in zip(widths[:-1], blocks[:-1], strict=True)
         )
-        # A move of each layer, each bone's share of the detail, and soft tissue's.
-        self.head_convolution = nn.Conv2d(widths[0], 2 * layers + 1, 3, padding=1)
+        # A move of each layer, and its share of the detail.
+        self.head_convolution = nn.Conv2d(widths[0], 2 * layers, 3, padding=1)
         with torch.no_grad():  # the start is the prior
             self.head_convolution.weight.normal_(std=1e-3)
             self.head_convolution.bias.zero_()  # type: ignore[union-attr]
-            self.head_convolution.bias[-1] = math.log(_FIRST_KEPT / (1 - _FIRST_KEPT))  # type: ignore[index]
 
     def configuration(self) -> dict[str, Any]:
         """What rebuilds this network: ``LiteGenerator(**configuration)``."""
@@ -169,33 +154,27 @@ class LiteGenerator(Generator):
         self, image: Tensor, priors: Priors, layers: Tensor, detail: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Share logits and soft tissue of layers [B,N,H,W] that need not compose to the image, and
-        of logits of the detail's shares [B,N+1,H,W]: softmax over bones, sigmoid for soft tissue's.
-        """
+        of logits of the detail's shares [B,N,H,W], a softmax."""
         bones, whole = attenuation(layers, self.law), attenuation(image, self.law)
         bones = bones * priors.supports
-        # The soft tissue that these layers need to compose to the radiograph, without most of its
-        # detail.
+        # The soft tissue that these layers need to compose to the radiograph, without its detail.
         extra = (priors.supports.sum(dim=1, keepdim=True) - 1).clamp(min=1.0)
         needed = (bones.sum(dim=1, keepdim=True) - whole) / extra
         smooth = _smoothed(needed, priors.zone, self.soft_tissue_map)
-        fine = needed - smooth
         # Layers that are darker together than the radiograph would need less soft tissue than none:
         # all become brighter, as smoothly, by the same display intensity.
         alike = slope(bones, self.law) * priors.supports
         bones = bones + _divided(extra * (-smooth).clamp(min=0.0), alike)
-        soft = smooth.clamp(min=0.0)
-        if self.soft_tissue_map:
-            soft = soft + torch.sigmoid(detail[:, -1:]) * fine
-        soft_tissue = display(soft, self.law).clamp(0.0, K_MAX)
+        soft_tissue = display(smooth, self.law).clamp(0.0, K_MAX)
         soft = attenuation(soft_tissue, self.law)
-        # The rest of the detail: half of it moves every layer's display intensity alike. Without
-        # that the network gives all of it to one bone, and single pixels stand out there.
-        share = torch.exp(detail[:, :-1].clamp(-9.0, 9.0))  # runtimes are slow at a softmax
+        # The detail: half of it moves every layer's display intensity alike. Without that the
+        # network gives all of it to one bone, and single pixels stand out there.
+        share = torch.exp(detail.clamp(-9.0, 9.0))  # runtimes are slow at a softmax
         share = share / share.sum(dim=1, keepdim=True) + 1 / self.layers
         rest = whole + extra * soft - bones.sum(dim=1, keepdim=True)
         bones = bones + _divided(rest, slope(bones, self.law) * priors.supports * share)
         # Less than 0 where the radiograph is darker than soft tissue. Only ratios of shares count.
-        above = (bones - soft) * (whole - soft).sign()
+        above = (bones - soft) * (whole - soft).sign() * priors.fading
         shares = above / above.clamp(min=0.0).sum(1, keepdim=True).clamp(min=_LEAST_ATTENUATION)
         # Between the masks: what is brighter than soft tissue are the bones' blurred edges.
         shares = torch.where(priors.gap > 0, 1.0, shares)
@@ -210,13 +189,13 @@ class LiteGenerator(Generator):
             image,
             masks.float(),
             self.reach_px,
-            self.law and PRIOR_LAW,
+            self.law,
             soft_tissue_seen=self.soft_tissue_seen,
         )
         if not self.continued:
             priors.without_continuation()
         answers = self._answers(priors.planes(image, masks)).float()
-        moves, detail = answers.split((self.layers, self.layers + 1), dim=1)
+        moves, detail = answers.split(self.layers, dim=1)
         layers = (priors.layers + _LARGEST_MOVE * torch.tanh(moves)).clamp(0.0, 1.0)
         return priors, layers, detail
 

@@ -30,6 +30,7 @@ public dataset's real overlaps (SD 0.06)."""
 _LEVELS = 5
 _SWEEPS = 6
 _PRIOR_SIDE_PX = 5  # side of the window that blurs the prior
+_FADING_PX = 3  # over which a bone's share ends where its picture does
 _SATURATED = 1e-3  # least transmission taken seriously
 
 
@@ -179,6 +180,8 @@ class Priors:
         gap: {0,1} [B,1,H,W], the zone beside all masks: soft tissue and the bones' blurred edges,
             which every layer has an even share of.
         supports: {0,1} [B,N,H,W], each mask with zone and gap: where its layer may be more than 0.
+        fading: [B,N,H,W], 1 in each mask and up to 2 px before its picture's reach, then 2/3 and 1/3:
+            what is left of a share there. Without it a layer would step where the zone ends.
         soft_tissue: [B,1,H,W] in [0, K_MAX], display intensity of soft tissue, continued from
             beside the bones across them.
         continued: [B,N,H,W], each bone continued from its free part into the zone.
@@ -203,6 +206,8 @@ class Priors:
         both, union = zone(masks, reach_px), masks.amax(dim=1, keepdim=True)
         self.zone, self.gap = both * union, both * (1 - union)
         self.supports = torch.maximum(masks, both)
+        fading = [grown(masks, max(reach_px - before_px, 0)) for before_px in range(_FADING_PX)]
+        self.fading = torch.stack(fading).mean(dim=0)
         estimated = torch.maximum(masks, self.zone)
         beside, enough = soft_tissue_beside(image, masks)
         known = torch.cat((masks * (1 - self.zone), beside), dim=1)

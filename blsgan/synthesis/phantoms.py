@@ -19,7 +19,6 @@ import numpy as np
 
 from blsgan.errors import UsageError
 from blsgan.joint.geometry import distance_px
-from blsgan.ops import LAW_MAX, LAW_MIN
 from blsgan.synthesis.overlap import compose_image
 
 FIELD_MM = 25.6  # side of the square field of view: 0.1 mm per pixel at 256x256
@@ -43,7 +42,7 @@ class Phantom:
         image: float32 [H,W] in [0,1], bones and the soft tissue around them.
         masks: bool [N,H,W]: upper bone, lower bone and, for N = 3, the sesamoid.
         layers: float32 [N,H,W] in [0,1], each bone with its soft tissue, 0 outside its mask;
-            under the paper's law ``compose_layers`` gives ``image`` back on the union of the masks.
+            without ``edges`` ``compose_layers`` gives ``image`` back on the union of the masks.
         soft_tissue: k, the intensity of the soft tissue at the joint.
         background: float32 [H,W] in [0,1], the soft tissue alone.
         pixel_spacing_mm: side of a pixel.
@@ -281,7 +280,7 @@ def joint_phantom(
     bones: int = 2,
     gap_px: float | None = None,
     spacing_mm: float | None = None,
-    law: float = 0.0,
+    edges: bool = False,
 ) -> Phantom:
     """A metacarpophalangeal joint as a radiograph with known layers.
 
@@ -296,9 +295,9 @@ def joint_phantom(
         gap_px: rows from the cup's edge down to the head's top on the joint's axis, in px of a
             256 px field (0.1 mm); negative values overlap. -40..40.
         spacing_mm: side of a pixel; by default that of a field of view of 25.6 mm.
-        law: by which bones add up on the picture: 0, the paper's with one k; else the exponent of
-            the exponential law, with the soft tissue that there is, and bones whose blurred edges
-            reach beyond their masks (docs/explanation/physics.md).
+        edges: whether bones have their blurred edges beyond their masks and lie on the soft tissue
+            that there is, as on radiographs; else they are cut out, with one k for all, as in the
+            paper's synthetic overlaps (docs/explanation/physics.md).
 
     Raises:
         UsageError: an argument outside its range.
@@ -312,8 +311,6 @@ def joint_phantom(
     if gap_px is not None and not -_MAX_GAP <= gap_px <= _MAX_GAP:
         raise UsageError(f"gap {gap_px} px is outside {-_MAX_GAP:g}..{_MAX_GAP:g} px")
     spacing = FIELD_MM / size if spacing_mm is None else float(spacing_mm)
-    if law and not LAW_MIN <= law <= LAW_MAX:
-        raise UsageError(f"law {law} is neither 0 nor within {LAW_MIN:g}..{LAW_MAX:g}")
     if not (np.isfinite(spacing) and spacing > 0):
         raise UsageError(f"pixel spacing {spacing} mm is not a positive number")
 
@@ -340,11 +337,9 @@ def joint_phantom(
     layers = np.where(masks, -np.expm1(-np.maximum(attenuations, 0)), 0).astype(np.float32)
     soft_tissue = float(-np.expm1(-at_joint))
     background = -np.expm1(-tissue)
-    if law:
-        edges = np.stack([field.blur(part.attenuation, 0.9) for part in parts])
-        soft = np.exp(law * background)
-        above = np.exp(-law * np.expm1(-tissue - edges)) - soft
-        image = np.log(soft + above.sum(axis=0)) / law + grain()
+    if edges:
+        bones_alone = sum(field.blur(part.attenuation, 0.9) for part in parts)
+        image = -np.expm1(-tissue - bones_alone) + grain()
     else:
         free = -np.expm1(-np.maximum(tissue + grain(), 0))
         image = np.where(masks.any(axis=0), compose_image(layers, masks, soft_tissue), free)

@@ -1,8 +1,8 @@
 """Overlaps composed of real bones as radiographs show them, with every pixel's truth known.
 
 Two free bones of the dataset are cut out with their blurred edges, each as its attenuation above
-the soft tissue behind it, moved over each other and composed under the display law on that soft
-tissue. The published pairs (:class:`~blsgan.training.pairs.SyntheticPairs`) cut bones out by their
+the soft tissue behind it, moved over each other and composed on that soft tissue by the law of Beer
+and Lambert. The published pairs (:class:`~blsgan.training.pairs.SyntheticPairs`) cut bones out by their
 masks: whoever learns from those alone leaves the outline of the other bone in real overlaps.
 """
 
@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blsgan.joint.zone import REACH_PX
-from blsgan.models.lite import PRIOR_LAW
 from blsgan.models.priors import attenuation, display, zone
 from blsgan.training.config import DataConfig
 from blsgan.training.pairs import PairBatch, SyntheticPairs, Variation, Window, sent
 
+_LAW = 0.0  # of the ops
 _STRANGER_SHARE = 0.3  # of the pairs, whose lower bone is another joint's
 _LARGEST_MOVE_PX = 9.0  # of each bone towards the other
 _TAPER = 0.5  # most that a bone loses at its border where it lies over another
@@ -71,8 +71,8 @@ class Composites:
             ).mirrored(varied.mirrored)
             seen = window.sample_of(planes, index, (0, 1 + bone, 3))
             edge = _blurred(seen[:, 1:2], 2)
-            alone = attenuation(seen[:, :1], PRIOR_LAW) - attenuation(
-                _blurred(seen[:, 2:], 1), PRIOR_LAW
+            alone = attenuation(seen[:, :1], _LAW) - attenuation(
+                _blurred(seen[:, 2:], 1), _LAW
             )
             bones.append(alone * edge)
             masks.append((seen[:, 1:2] > 0.5).float())
@@ -85,9 +85,9 @@ class Composites:
         union = mask.amax(dim=1, keepdim=True)
         level = level + F.interpolate(slopes, size=size, mode="bicubic")
         behind = torch.where(union > 0, (tissue + level).clamp(0.05, 0.7), tissue)
-        soft = attenuation(behind, PRIOR_LAW)
-        image = display(soft + bones[0] + bones[1], PRIOR_LAW) + noise
-        layers = torch.cat([display(soft + bone, PRIOR_LAW) for bone in bones], dim=1)
+        soft = attenuation(behind, _LAW)
+        image = display(soft + bones[0] + bones[1], _LAW) + noise
+        layers = torch.cat([display(soft + bone, _LAW) for bone in bones], dim=1)
         known = zone(mask, REACH_PX).expand(-1, 2, -1, -1)
         return PairBatch(
             varied.toned(image.clamp(0, 1)),

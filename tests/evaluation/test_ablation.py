@@ -71,7 +71,7 @@ def test_rows_that_drop_a_part_really_drop_it():
     configs = {row.name: config_of(row) for row in rows(60)}
     assert configs["complete"].has_supervisor()
     assert not configs["no-supervisor"].has_supervisor()
-    assert configs["paper-law"].model.configuration["law"] == 0
+    assert configs["exponential-law"].model.configuration["law"] == 7
     assert configs["no-zone"].model.configuration["reach_px"] == 0
     assert configs["free-head"].model.configuration["head"] == "free"
     assert [s.name for s in stages_of(configs["no-pre-training"], unused)] == ["supervised"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from blsgan.models import build_generator
-from blsgan.models.lite import PRIOR_LAW, LiteGenerator
+from blsgan.models.lite import LiteGenerator
 from blsgan.models.priors import Priors
 from blsgan.ops import compose_layers
 
@@ -80,17 +80,17 @@ def test_a_fresh_network_says_nearly_what_the_prior_says():
     with torch.no_grad():
         fresh.dropout = 0.0
         layers, _ = fresh.separate(image, masks)
-    priors = Priors(image, masks, fresh.reach_px, PRIOR_LAW)
+    priors = Priors(image, masks, fresh.reach_px, fresh.law)
     inside = (priors.zone > 0).expand_as(layers)
     assert (layers - priors.layers)[inside].abs().mean() < 0.02
 
 
-def answering(*, first=0.0, soft_tissue=0.0, **options):
+def answering(*, first=0.0, **options):
     """A network that leaves the prior's layers, and says whose the radiograph's detail is."""
     generator = LiteGenerator(**SMALL, **options).eval()
     with torch.no_grad():
         generator.head_convolution.weight.zero_()
-        generator.head_convolution.bias.copy_(torch.tensor([0.0, 0.0, first, 0.0, soft_tissue]))
+        generator.head_convolution.bias.copy_(torch.tensor([0.0, 0.0, first, 0.0]))
     return generator
 
 
@@ -101,22 +101,18 @@ def roughness(plane, zone):
 
 
 @pytest.mark.parametrize(
-    ("said", "smoother", "rougher"),
-    [
-        ({"first": -9, "soft_tissue": -9}, "upper", "lower"),
-        ({"first": 9, "soft_tissue": -9}, "lower", "upper"),
-        ({"soft_tissue": 9}, "upper", "soft tissue"),
-    ],
+    ("first", "smoother", "rougher"), [(-9, "upper", "lower"), (9, "lower", "upper")]
 )
-def test_detail_goes_where_the_network_says_and_the_layers_compose(said, smoother, rougher):
+def test_detail_goes_where_the_network_says_and_the_layers_compose(first, smoother, rougher):
     image, masks = joint()
-    generator = answering(**said)
+    generator = answering(first=first)
     with torch.no_grad():
         layers, soft_tissue = generator.separate(image, masks)
-    planes = {"upper": layers[:, :1], "lower": layers[:, 1:], "soft tissue": soft_tissue}
-    zone = Priors(image, masks, generator.reach_px, PRIOR_LAW).zone
+    planes = {"upper": layers[:, :1], "lower": layers[:, 1:]}
+    zone = Priors(image, masks, generator.reach_px, generator.law).zone
     found = {name: roughness(plane, zone) for name, plane in planes.items()}
     assert found[rougher] > 1.5 * found[smoother]
+    assert roughness(soft_tissue, zone) < 0.3 * found[smoother]
     composed = compose_layers(layers, generator.supports(masks), soft_tissue, law=generator.law)
     assert (composed - image)[zone > 0].abs().max() < 2e-5
 
@@ -125,10 +121,10 @@ def test_detail_goes_where_the_network_says_and_the_layers_compose(said, smoothe
 def test_no_detail_is_one_bone_s_alone(first):
     """Where one bone had all of it, single pixels stood out of its layer."""
     image, masks = joint()
-    generator = answering(first=first, soft_tissue=-9)
+    generator = answering(first=first)
     with torch.no_grad():
         free, exact, _ = generator.learnt(image, masks)
-    overlap = Priors(image, masks, generator.reach_px, PRIOR_LAW).overlap
+    overlap = Priors(image, masks, generator.reach_px, generator.law).overlap
     upper, lower = (roughness((exact - free)[:, i : i + 1], overlap) for i in range(2))
     more, less = (upper, lower) if first > 0 else (lower, upper)
     assert 0.2 * more < less < 0.5 * more
@@ -137,18 +133,34 @@ def test_no_detail_is_one_bone_s_alone(first):
 def test_layers_that_are_too_dark_become_brighter_together():
     """There is no soft tissue that would make up for it."""
     image, masks = joint()
-    generator = answering(first=9, soft_tissue=-9)
+    generator = answering(first=9)
     with torch.no_grad():
         generator.head_convolution.bias[:2] = -1.0
         layers, soft_tissue = generator.separate(image, masks)
         free, _, _ = generator.learnt(image, masks)
-    both = Priors(image, masks, generator.reach_px, PRIOR_LAW).overlap > 0
+    both = Priors(image, masks, generator.reach_px, generator.law).overlap > 0
     assert soft_tissue[both].max() < 0.05
     upper, lower = ((layers - free)[:, bone : bone + 1][both] for bone in range(2))
     assert min(upper.min(), lower.min()) > 0
     assert (upper - lower).abs().median() < 0.1 * upper.median()
     composed = compose_layers(layers, generator.supports(masks), soft_tissue, law=generator.law)
     assert (composed - image)[both].abs().max() < 2e-5
+
+
+def test_a_share_fades_where_the_bone_s_picture_ends():
+    """A layer that is the radiograph beside the zone would step there otherwise."""
+    image, masks = joint()
+    generator = answering()
+    priors = Priors(image, masks, generator.reach_px, generator.law)
+    below = masks[0, 1, :, 32].nonzero().min()  # the lower bone's first row
+    fading = priors.fading[0, 1, below - 5 : below + 1, 32]
+    assert fading.tolist() == pytest.approx([0, 1 / 3, 2 / 3, 1, 1, 1])
+    with torch.no_grad():
+        generator.head_convolution.bias[:2] = torch.tensor([-0.2, 0.2])
+        upper = generator.separate(image, masks)[0][0, 0, :, 32]
+    missing = (image[0, 0, :, 32] - upper)[below - 5 : below - 1]
+    assert missing[0] == 0
+    assert 0 < missing[1] < 0.6 * missing[3]
 
 
 def test_a_free_head_gives_the_layers_before_they_are_made_exact():
@@ -198,7 +210,7 @@ def test_degenerate_inputs_stay_finite(generator, case):
 
 
 @pytest.mark.parametrize(
-    "switch", [{"law": 0.0}, {"reach_px": 0}, {"continued": False}, {"soft_tissue_seen": False}]
+    "switch", [{"law": 7.0}, {"reach_px": 0}, {"continued": False}, {"soft_tissue_seen": False}]
 )
 def test_what_can_be_switched_off_changes_the_answer_and_is_remembered(switch):
     image, masks = joint()

@@ -9,7 +9,7 @@ import torch
 
 from blsgan.errors import WeightsError
 from blsgan.models import build_generator, load_generator, save_weights
-from blsgan.models.lite import EXPONENTIAL_LAW, LiteGenerator
+from blsgan.models.lite import LiteGenerator
 from blsgan.models.weights import safetensors_bytes
 from blsgan.tasks.backend import create
 from blsgan.tasks.task import WEIGHTS_FOLDER, find_weights
@@ -57,7 +57,7 @@ def test_onnx_holds_no_path_of_the_machine_that_wrote_it(card):
 def test_the_card_names_what_it_binds(card):
     fields = json.loads(card.read_text())
     assert fields["architecture"] == "lite"
-    assert fields["configuration"] == {**SMALL, "law": EXPONENTIAL_LAW, "reach_px": 4}
+    assert fields["configuration"] == {**SMALL, "law": 0.0, "reach_px": 4}
     assert set(fields["sha256"]) == {"small.safetensors", "small.onnx"}
     assert fields["note"] == "a test"
 
@@ -147,7 +147,7 @@ def test_a_switch_survives_a_round_trip(tmp_path):
     small = {"widths": [4, 4, 4, 4], "blocks": [1, 1, 1, 1], "continued": False}
     path = tmp_path / "small.safetensors"
     path.write_bytes(safetensors_bytes(build_generator("lite", small)))
-    assert load_generator(path).configuration() == {**small, "law": EXPONENTIAL_LAW, "reach_px": 4}
+    assert load_generator(path).configuration() == {**small, "law": 0.0, "reach_px": 4}
     with pytest.raises(WeightsError, match="'widths' is True and no switch"):
         build_generator("lite", {"widths": True})
 

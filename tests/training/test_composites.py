@@ -5,8 +5,7 @@ import torch
 
 from blsgan.data.dataset import load_root
 from blsgan.joint.zone import REACH_PX
-from blsgan.models.lite import PRIOR_LAW
-from blsgan.models.priors import attenuation, zone
+from blsgan.models.priors import attenuation, display, zone
 from blsgan.training.composites import Composites
 from blsgan.training.config import DataConfig
 from blsgan.training.pairs import SyntheticPairs
@@ -27,10 +26,10 @@ def test_layers_are_known_in_the_whole_zone_and_explain_the_image(joints):
     known = batch.weight[:, :1] > 0
     assert torch.equal(known, zone(batch.masks, REACH_PX) > 0)
     assert known.flatten(1).any(dim=1).float().mean() > 0.8
-    bones = attenuation(batch.layers, PRIOR_LAW)
-    needed = bones.sum(dim=1, keepdim=True) - attenuation(batch.image, PRIOR_LAW)
+    bones = attenuation(batch.layers, 0.0)
+    needed = bones.sum(dim=1, keepdim=True) - attenuation(batch.image, 0.0)
     # What is left is the soft tissue that they share: smooth, and as dark as soft tissue is.
-    tissue = torch.log1p(needed.clamp(min=0)) / PRIOR_LAW
+    tissue = display(needed, 0.0)
     assert 0.02 < tissue[known].median() < 0.75
     assert torch.isnan(batch.soft_tissue).all()
 
