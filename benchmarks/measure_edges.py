@@ -1,4 +1,4 @@
-"""How bright the other bone's blurred edge makes a bone beside it, and what is left of it in truths.
+"""How bright the other bone's blurred edge makes a bone beside it, and what truths keep of that.
 
     python benchmarks/measure_edges.py --data Data --cache RESULTS -o benchmarks/results
 
@@ -61,7 +61,11 @@ def rows_of(found: Sequence[tuple[int, int, str, float]], seed: int) -> list[dic
         joints = list(by_joint)
         mean = bootstrap_mean([float(np.mean(by_joint[j])) for j in joints], joints, seed=seed)
         light = float(edge_light(bone, np.float32(px - 0.5)))
-        row: dict[str, Any] = {"bone": BONES[bone], "px": f"{px - 1} to {px}", "joints": len(joints)}
+        row: dict[str, Any] = {
+            "bone": BONES[bone],
+            "px": f"{px - 1} to {px}",
+            "joints": len(joints),
+        }
         for name, shift in (("with_edge", light), ("without", 0.0)):
             row[name] = round(mean.mean + shift, 4)
             row[f"{name}_low"] = round(mean.low + shift, 4)

@@ -180,8 +180,8 @@ class Priors:
         gap: {0,1} [B,1,H,W], the zone beside all masks: soft tissue and the bones' blurred edges,
             which every layer has an even share of.
         supports: {0,1} [B,N,H,W], each mask with zone and gap: where its layer may be more than 0.
-        fading: [B,N,H,W], 1 in each mask and up to 2 px before its picture's reach, then 2/3 and 1/3:
-            what is left of a share there. Without it a layer would step where the zone ends.
+        fading: [B,N,H,W], what is left of a bone's share: 1 in its mask and up to 2 px before its
+            picture's reach, then 2/3 and 1/3. Without it a layer would step where the zone ends.
         soft_tissue: [B,1,H,W] in [0, K_MAX], display intensity of soft tissue, continued from
             beside the bones across them.
         continued: [B,N,H,W], each bone continued from its free part into the zone.

@@ -2,8 +2,8 @@
 
 Two free bones of the dataset are cut out with their blurred edges, each as its attenuation above
 the soft tissue behind it, moved over each other and composed on that soft tissue by the law of Beer
-and Lambert. The published pairs (:class:`~blsgan.training.pairs.SyntheticPairs`) cut bones out by their
-masks: whoever learns from those alone leaves the outline of the other bone in real overlaps.
+and Lambert. The published pairs (:class:`~blsgan.training.pairs.SyntheticPairs`) cut bones out by
+their masks: whoever learns from those alone leaves the outline of the other bone in real overlaps.
 """
 
 from __future__ import annotations
@@ -71,9 +71,7 @@ class Composites:
             ).mirrored(varied.mirrored)
             seen = window.sample_of(planes, index, (0, 1 + bone, 3))
             edge = _blurred(seen[:, 1:2], 2)
-            alone = attenuation(seen[:, :1], _LAW) - attenuation(
-                _blurred(seen[:, 2:], 1), _LAW
-            )
+            alone = attenuation(seen[:, :1], _LAW) - attenuation(_blurred(seen[:, 2:], 1), _LAW)
             bones.append(alone * edge)
             masks.append((seen[:, 1:2] > 0.5).float())
             redrawn.append(varied.mask(planes, index, window, bone))

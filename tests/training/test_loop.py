@@ -471,7 +471,7 @@ def test_dry_run_prints_the_configuration_and_touches_nothing(dataset, tmp_path)
     )
     assert result.exit_code == 0, result.output
     assert "learning_rate: 0.0005" in result.output
-    assert "232,005 parameters" in result.output
+    assert "231,860 parameters" in result.output
     assert not (tmp_path / "run").exists()
 
 
