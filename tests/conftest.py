@@ -236,7 +236,7 @@ def small_weights(tmp_path_factory):
         torch.manual_seed(0)
         generator = build_generator("lite", _SMALL)
         with torch.no_grad():
-            generator.head_convolution.weight.normal_(std=0.15)
+            generator.head_convolution.weight.normal_(std=0.1)
     path = tmp_path_factory.mktemp("small") / "small.safetensors"
     path.write_bytes(safetensors_bytes(generator))
     return path
